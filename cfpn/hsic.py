@@ -5,8 +5,9 @@ batch and returns a scalar. What depends on one matrix only is offered apart (`c
 the matrices of the images and labels are centred once per batch and not once per unit.
 
 All arithmetic is float32 (float64 for float64 input), also under autocast: centring subtracts nearly equal numbers,
-and matrices made in bfloat16 lose all that it leaves. Differences within rounding error count as zero and carry no
-gradient, so that a constant feature map or a batch of one class gives 0, not noise. NaN input stays NaN.
+and matrices made in bfloat16 lose all that it leaves. `backward` belongs outside autocast, as PyTorch asks.
+Differences within rounding error count as zero and carry no gradient, so that a constant feature map or a batch of
+one class gives 0, not noise. NaN input stays NaN.
 """
 # ruff: noqa: E741  (k, l: the two kernel matrices, as in Song et al.)
 
@@ -36,10 +37,7 @@ def _diagonal(k: Tensor) -> Tensor:
 
 
 def squared_distances(z: Tensor) -> Tensor:
-    """Squared Euclidean distances (l, l), >= 0, between the rows of z (l, d).
-
-    The diagonal is 0; pairs that differ by no more than rounding error are at distance 0 with gradient 0.
-    """
+    """Squared Euclidean distances (l, l), >= 0, of rows of z (l, d); exactly 0, without gradient, within rounding."""
     z = _full(z)
     # Distances do not depend on the origin, but what cancels in the products does.
     z = z - z.detach().mean(0)
@@ -54,9 +52,8 @@ def squared_distances(z: Tensor) -> Tensor:
 class Gaussian:
     """exp(-||a - b||^2 / (2 w^2)) of rows a, b.
 
-    The width w is `sigma` ("fixed"), sigma sqrt(d) for rows of d features ("scaled", Ma et al., "The HSIC Bottleneck",
-    AAAI 2020), or sigma times the median distance of two different rows ("median", without gradient; 1 in place of a
-    median of 0). Raises ValueError unless sigma > 0.
+    w is sigma ("fixed"), sigma sqrt(d) for rows of d features ("scaled"; Ma et al., "The HSIC Bottleneck", AAAI 2020),
+    or sigma times the median distance of two rows, without gradient, 1 in place of 0 ("median"). ValueError otherwise.
     """
 
     name: Literal["gaussian"] = "gaussian"
@@ -64,10 +61,8 @@ class Gaussian:
     bandwidth: Literal["scaled", "median", "fixed"] = "scaled"
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"sigma must be positive, not {self.sigma}")
-        if self.bandwidth not in ("scaled", "median", "fixed"):
-            raise ValueError(f"bandwidth must be scaled, median or fixed, not {self.bandwidth!r}")
+        if not self.sigma > 0 or self.bandwidth not in ("scaled", "median", "fixed"):
+            raise ValueError(f"expected sigma > 0 and bandwidth scaled, median or fixed, not {self}")
 
     def __call__(self, z: Tensor) -> Tensor:
         """Kernel matrix (l, l) of z (l, d), values in [0, 1], float32 or z's float64."""
@@ -114,8 +109,7 @@ Kernel = Gaussian | Linear | Cosine
 def label_kernel(labels: Tensor, classes: int, balanced: bool = False) -> Tensor:
     """Kernel matrix (l, l), float32, of class numbers (l,) in [0, classes): 1 where equal, else 0.
 
-    Balanced: 1 / (number of that class in the batch) where equal, so that every class present weighs the same.
-    Raises ValueError for a label outside the range.
+    Balanced: 1 / (number of that class in the batch) where equal. Raises ValueError for a label outside the range.
     """
     if bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(f"labels must lie in 0..{classes - 1}, not {int(labels.min())}..{int(labels.max())}")
@@ -136,8 +130,7 @@ def centred(k: Tensor) -> Tensor:
 def centred_unbiased(k: Tensor) -> Tensor:
     """U-centred kernel matrix (l, l): rows sum to 0, the diagonal is ignored and 0.
 
-    Szekely & Rizzo, "Partial distance correlation with methods for dissimilarities", Annals of Statistics 2014.
-    Raises ValueError for fewer than 4 rows.
+    Szekely & Rizzo, "Partial distance correlation", Annals of Statistics 2014. Raises ValueError if l < 4.
     """
     n = len(k)
     if n < 4:
@@ -152,7 +145,7 @@ def centred_unbiased(k: Tensor) -> Tensor:
 def hsic_biased(k: Tensor, l: Tensor) -> Tensor:
     """(n - 1)^-1 tr(K H L H), >= 0, as eqs (3), (5), (6) print it, for kernel matrices (n, n).
 
-    The usual estimator of eq (2) divides by (n - 1)^2; this one grows with the batch. ValueError if n < 2.
+    The usual estimate of eq (2) divides by (n - 1)^2; this one grows with the batch. ValueError if n < 2.
     """
     if len(k) < 2:
         raise ValueError(f"HSIC needs a batch of at least 2, not {len(k)}")
@@ -169,16 +162,14 @@ def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
 
 
 def hsic_normalised(k: Tensor, l: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """tr(K~ L~) in [0, n), K~ = KH (KH + epsilon n I)^-1, of kernel matrices (n, n) (Ma et al., AAAI 2020).
-
-    It counts directions shared by both and saturates where features outnumber the batch.
-    """
-    return (_resolvent(centred(k), epsilon) * _resolvent(centred(l), epsilon)).sum()
+    """tr(K~ L~) in [0, n), K~ = KH (KH + epsilon n I)^-1, of kernel matrices (n, n) (Ma et al., AAAI 2020)."""
+    return (resolvent(k, epsilon) * resolvent(l, epsilon)).sum()
 
 
-def _resolvent(kc: Tensor, epsilon: float) -> Tensor:
-    # H K H in place of K H leaves the trace as it is and allows Cholesky, whose gradient is stable; the jitter
-    # outweighs eigenvalues that rounding made negative.
+def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """K~ = HKH (HKH + epsilon n I)^-1 of a kernel matrix K (n, n), the part of `hsic_normalised` due to one side."""
+    kc = centred(k)
+    # H K H in place of K H leaves the trace as it is and allows Cholesky; jitter outweighs rounding's negative values.
     jitter = ROUNDING * torch.finfo(kc.dtype).eps * kc.detach().trace()
     shift = (epsilon * len(kc) + jitter) * torch.eye(len(kc), dtype=kc.dtype, device=kc.device)
     return torch.cholesky_solve(kc, torch.linalg.cholesky(kc + shift))
@@ -199,16 +190,10 @@ def debiased_cka_centred(ku: Tensor, lu: Tensor) -> Tensor:
 
 
 def cka(k: Tensor, l: Tensor) -> Tensor:
-    """Centred kernel alignment in [0, 1] of kernel matrices (n, n) (Kornblith et al., ICML 2019).
-
-    Biased: independent samples of many features give values well above 0. 0 for constant features or labels.
-    """
+    """Centred kernel alignment in [0, 1] (Kornblith et al., ICML 2019); far above 0 for independent wide features."""
     return cka_centred(centred(k), centred(l))
 
 
 def debiased_cka(k: Tensor, l: Tensor) -> Tensor:
-    """CKA in [-1, 1] from unbiased HSIC: 0 on average for independent samples, 0 for constant features or labels.
-
-    Raises ValueError if n < 4.
-    """
+    """CKA in [-1, 1] from unbiased HSIC: 0 on average for independent samples. Raises ValueError if n < 4."""
     return debiased_cka_centred(centred_unbiased(k), centred_unbiased(l))
