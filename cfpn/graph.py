@@ -1,0 +1,104 @@
+"""A network is an ordered list of named nodes; a partition into units says how far a gradient may travel."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+IMAGE = "image"
+
+Cuts = Literal["network", "block", "layer"] | list[str]
+
+
+class Node(NamedTuple):
+    """A module with the names of the earlier nodes (or "image") whose features it takes, in order."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[str, ...]
+
+
+class Unit(NamedTuple):
+    """Consecutive nodes that share one loss; no gradient enters or leaves.
+
+    `outputs` are the features that later units take (the last unit: its last node's), `dropped` those that no later
+    unit takes, so that they can be freed once this unit has run.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    outputs: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
+    """Partition nodes into units.
+
+    cuts: "network" one unit, which is back-propagation; "block" one unit per name prefix before "/"; "layer" one unit
+    per node; or a list of node names or prefixes after whose last node the gradient stops.
+    Raises ValueError for a cut that names no node, or the last one.
+    """
+    groups = _groups(nodes, cuts)
+    result = []
+    for i, group in enumerate(groups):
+        later = {name for g in groups[i + 1 :] for node in g for name in node.inputs}
+        here = [node.name for node in group]
+        earlier = [IMAGE] + [node.name for g in groups[:i] for node in g]
+        outputs = tuple(name for name in here if name in later) or (here[-1],)
+        used = {name for g in groups[i:] for node in g for name in node.inputs}
+        dropped = tuple(name for name in earlier if name in used and name not in later)
+        result.append(Unit(_name(here, cuts), tuple(group), outputs, dropped))
+    return result
+
+
+def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:
+    if cuts == "network":
+        return [list(nodes)]
+    if cuts == "layer":
+        return [[node] for node in nodes]
+    if cuts == "block":
+        ends = {prefix(node.name): node.name for node in nodes}.values()
+    else:
+        ends = [_last(nodes, cut) for cut in cuts]
+    groups: list[list[Node]] = [[]]
+    for node in nodes:
+        groups[-1].append(node)
+        if node.name in ends and node is not nodes[-1]:
+            groups.append([])
+    return groups
+
+
+def _last(nodes: Sequence[Node], cut: str) -> str:
+    names = [node.name for node in nodes if cut in (node.name, prefix(node.name))]
+    if not names or names[-1] == nodes[-1].name:
+        known = ", ".join(dict.fromkeys(prefix(node.name) for node in nodes[:-1]))
+        raise ValueError(f"units: {cut!r} is no node after which a gradient can stop; the network has {known}")
+    return names[-1]
+
+
+def _name(names: list[str], cuts: Cuts) -> str:
+    if cuts in ("network", "layer"):
+        return "network" if cuts == "network" else names[0]
+    first, last = prefix(names[0]), prefix(names[-1])
+    return first if first == last else f"{first}-{last}"
+
+
+def prefix(name: str) -> str:
+    """The part of a node's name before the slash: "block1" of "block1/3"."""
+    return name.split("/")[0]
+
+
+def run(nodes: Iterable[Node], features: dict[str, Tensor], keep: Iterable[str]) -> dict[str, Tensor]:
+    """Run nodes in order on the given features and return the features named in `keep`.
+
+    A feature is let go after its last consumer, so that what autograd does not need is freed at once.
+    """
+    nodes, keep = list(nodes), set(keep)
+    last = {name: i for i, node in enumerate(nodes) for name in node.inputs}
+    live = dict(features)
+    for i, node in enumerate(nodes):
+        live[node.name] = node.module(*(live[name] for name in node.inputs))
+        for name in node.inputs:
+            if last[name] == i and name not in keep:
+                live.pop(name, None)
+    return {name: live[name] for name in keep}

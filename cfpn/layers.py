@@ -1,0 +1,84 @@
+"""The layers of the CFPN: paper equations (7) to (15)."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["relu", "tanh", "elu"]
+
+
+def activation(name: Activation) -> nn.Module:
+    """The paper's three activation functions (Fig 9)."""
+    return {"relu": nn.ReLU(inplace=True), "tanh": nn.Tanh(), "elu": nn.ELU(inplace=True)}[name]
+
+
+def concatenate(inputs: tuple[Tensor, ...]) -> Tensor:
+    """Concatenate feature maps along channels; smaller ones are upsampled (nearest) to the first input's size."""
+    size = inputs[0].shape[-2:]
+    return torch.cat([x if x.shape[-2:] == size else F.interpolate(x, size=size) for x in inputs], 1)
+
+
+class Stem(nn.Sequential):
+    """The first layer: an ordinary 3x3 convolution of stride 2, because a separable one on 1 channel has one filter."""
+
+    def __init__(self, channels: int, act: Activation) -> None:
+        super().__init__(
+            nn.Conv2d(1, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), activation(act)
+        )
+
+
+class SeparableConvolution(nn.Module):
+    """T W([o_0 .. o_(i-1)]): connection weights, separable 3x3 convolution, batch norm, activation; eqs (7), (9), (10).
+
+    Takes any number of feature maps of shape (n, c_j, h, w) with sum c_j = inputs and returns (n, outputs, h', w'):
+    h' = h / stride, or `size` where that is given (the upsampling of eq (13)). W, one learned weight per incoming
+    feature map, scales the depthwise kernel of its channel, which equals scaling the map and costs nothing.
+    """
+
+    def __init__(self, inputs: int, outputs: int, act: Activation, stride: int = 1, size: int | None = None) -> None:
+        super().__init__()
+        self.stride, self.size = stride, size
+        self.connection = nn.Parameter(torch.ones(inputs))  # W of eq (7)
+        self.depthwise = nn.Parameter(torch.empty(inputs, 1, 3, 3))
+        nn.init.kaiming_uniform_(self.depthwise, nonlinearity="linear")
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.act = activation(act)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = concatenate(inputs)
+        kernel = self.connection.view(-1, 1, 1, 1) * self.depthwise
+        x = F.conv2d(x, kernel, stride=self.stride, padding=1, groups=len(kernel))
+        x = self.act(self.norm(self.pointwise(x)))
+        return x if self.size is None else F.interpolate(x, size=(self.size, self.size))
+
+
+class Fusion3(nn.Module):
+    """X F2{F1[GAP(X)]} with X the concatenated pyramid maps, eq (15); F is batch norm, ReLU, full connection.
+
+    F2 starts at weight 0 and bias 1, so that the attention begins as the identity.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.f1 = nn.Sequential(nn.BatchNorm1d(channels), nn.ReLU(), nn.Linear(channels, hidden))
+        self.f2 = nn.Sequential(nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        nn.init.zeros_(self.f2[2].weight)
+        nn.init.ones_(self.f2[2].bias)
+
+    def forward(self, *pyramids: Tensor) -> Tensor:
+        x = torch.cat(pyramids, 1)
+        return x * self.f2(self.f1(x.mean((2, 3))))[:, :, None, None]
+
+
+class Classifier(nn.Module):
+    """Global average pooling and one full connection to the classes: (n, channels, h, w) -> (n, classes)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.full = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.full(x.mean((2, 3)))

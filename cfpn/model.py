@@ -1,0 +1,121 @@
+"""The cascaded feature pyramid network as a table of nodes (paper section III.B, Figs 1 and 3)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from cfpn.graph import IMAGE, Node
+from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem
+
+LEVELS = 5  # feature maps of a pyramid
+
+
+@dataclass(frozen=True)
+class CFPN:
+    """Parameters of the network; the defaults are the paper's.
+
+    width: channels of a block's output, a multiple of 16. Half of it goes through fusions and pyramids, an eighth is
+    the growth of a dense layer; with `layers` of them the block's first map takes the remaining channels.
+    """
+
+    name: Literal["cfpn"] = "cfpn"
+    input_size: int = 224
+    width: int = 128
+    activation: Activation = "relu"
+    blocks: int = 4
+    layers: int = 5
+    pyramids: int = 3
+    classes: int = 7
+
+    def __post_init__(self) -> None:
+        if self.width < 16 or self.width % 16:
+            raise ValueError(f"model.width: expected a positive multiple of 16, found {self.width}")
+        if self.blocks < 2 or self.pyramids < 1 or not 1 <= self.layers <= 7:
+            raise ValueError("model: expected blocks >= 2, pyramids >= 1 and 1 <= layers <= 7")
+        if self.input_size < 2**self.blocks:
+            raise ValueError(f"model.input_size: {self.blocks} blocks need at least {2**self.blocks}")
+
+
+def build(model: CFPN, seed: int) -> list[Node]:
+    """Nodes of the CFPN with weights drawn from `seed`; comments give the sizes at the paper's parameters."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        nodes = _dense_blocks(model) + _fusion1(model) + _pyramids(model) + _classifier(model)
+    for node in nodes:
+        node.module.to(memory_format=torch.channels_last)
+    return nodes
+
+
+def modules(nodes: list[Node]) -> nn.ModuleDict:
+    """The nodes' modules under their names, for a state dict."""
+    return nn.ModuleDict({node.name: node.module for node in nodes})
+
+
+def _block(model: CFPN, block: int) -> tuple[str, ...]:
+    return tuple(f"block{block}/{i}" for i in range(model.layers + 1))
+
+
+def _dense_blocks(model: CFPN) -> list[Node]:
+    act, growth = model.activation, model.width // 8
+    first = model.width - model.layers * growth
+    nodes = [Node("block1/0", Stem(first, act), (IMAGE,))]  # 112x112x48
+    for block in range(1, model.blocks + 1):
+        names = _block(model, block)
+        if block > 1:
+            down = SeparableConvolution(model.width, first, act, stride=2)
+            nodes.append(Node(names[0], down, _block(model, block - 1)))  # 56x56x48, 28x28x48, 14x14x48
+        for i in range(1, model.layers + 1):
+            layer = SeparableConvolution(first + (i - 1) * growth, growth, act)
+            nodes.append(Node(names[i], layer, names[:i]))  # o_i, eq (7): 16 maps each, with o_0 128 in all
+    return nodes
+
+
+def _fusion1(model: CFPN) -> list[Node]:
+    act, half = model.activation, model.width // 2
+    size = _size(model, model.blocks - 1)
+    deep = SeparableConvolution(model.width, half, act, size=size)
+    shallow = SeparableConvolution(model.width, half, act)
+    return [  # eq (13); the two together are the base feature, 28x28x128
+        Node("fusion1/deep", deep, _block(model, model.blocks)),  # 14x14x64, upsampled to 28x28x64
+        Node("fusion1/shallow", shallow, _block(model, model.blocks - 1)),  # 28x28x64
+    ]
+
+
+def _pyramids(model: CFPN) -> list[Node]:
+    act, half = model.activation, model.width // 2
+    base = ("fusion1/deep", "fusion1/shallow")
+    nodes, level1 = [], base
+    for i in range(1, model.pyramids + 1):
+        if i > 1:
+            fusion2 = SeparableConvolution(model.width, half, act)
+            nodes.append(Node(f"pyramid{i}/fusion2", fusion2, base))  # eq (14): T(base), 28x28x64
+            level1 = (f"pyramid{i}/fusion2", f"pyramid{i - 1}/up1")  # 28x28x128
+        levels = [level1]
+        for level in range(2, LEVELS + 1):
+            down = SeparableConvolution(model.width if level == 2 else half, half, act, stride=2)
+            nodes.append(Node(f"pyramid{i}/down{level}", down, levels[-1]))  # 14, 7, 4 and 2 pixels wide, 64 maps
+            levels.append((f"pyramid{i}/down{level}",))
+        above = levels[-1]
+        for level in range(LEVELS - 1, 0, -1):
+            up = SeparableConvolution(model.width + (half if level == 1 else 0), half, act)
+            nodes.append(Node(f"pyramid{i}/up{level}", up, levels[level - 1] + above))  # 4, 7, 14 and 28 pixels wide
+            above = (f"pyramid{i}/up{level}",)
+    return nodes
+
+
+def _classifier(model: CFPN) -> list[Node]:
+    channels = model.pyramids * (model.width // 2)
+    maps = tuple(f"pyramid{i}/up3" for i in range(1, model.pyramids + 1))
+    return [
+        Node("fusion3", Fusion3(channels, channels // 8), maps),  # 7x7x192, eq (15), 24 hidden units
+        Node("classifier", Classifier(channels, model.classes), ("fusion3",)),  # 7
+    ]
+
+
+def _size(model: CFPN, halvings: int) -> int:
+    size = model.input_size
+    for _ in range(halvings):
+        size = (size + 1) // 2
+    return size

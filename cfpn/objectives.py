@@ -1,0 +1,232 @@
+"""What a hidden unit minimises: HSIC(Z,X) - beta HSIC(Z,Y) (eq 4) in five forms, and a classifier of the unit's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpn import hsic
+from cfpn.hsic import Cosine, Gaussian, Kernel, label_kernel
+
+CLASSES = 7
+
+
+class References(NamedTuple):
+    """What units are compared with, made once per batch of n faces.
+
+    x, y: kernel matrices (n, n) of images and labels as the dependence wants them (empty where it needs none);
+    labels: (n,) int64.
+    """
+
+    x: Tensor
+    y: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Eq4:
+    """The paper's objective as printed: HSIC(Z,X) - beta HSIC(Z,Y) with the biased estimator of eqs (5) and (6)."""
+
+    name: Literal["eq4"] = "eq4"
+    beta: float = 100.0
+    kernel: Kernel = field(default_factory=Gaussian)
+    balanced: bool = False
+
+    def prepare(self, k: Tensor) -> Tensor:
+        """Centred kernel matrix: tr(KHLH) = tr(K HLH)."""
+        return hsic.centred(k)
+
+    def values(self, z: Tensor, to: References) -> tuple[Tensor, Tensor]:
+        """HSIC(Z,X) and HSIC(Z,Y) of Z (n, d)."""
+        k = self.kernel(z)
+        return (k * to.x).sum() / (len(z) - 1), (k * to.y).sum() / (len(z) - 1)
+
+    def __call__(self, z: Tensor, to: References, x: float) -> Tensor:
+        """The loss; x multiplies the first term."""
+        zx, zy = self.values(z, to)
+        return x * zx - self.beta * zy
+
+
+@dataclass(frozen=True)
+class NormalisedHSIC:
+    """nHSIC(Z,X) - beta nHSIC(Z,Y) (Ma, Lewis, Kleijn: The HSIC Bottleneck, AAAI 2020)."""
+
+    name: Literal["normalised_hsic"] = "normalised_hsic"
+    beta: float = 100.0
+    kernel: Kernel = field(default_factory=Gaussian)
+    balanced: bool = False
+
+    def prepare(self, k: Tensor) -> Tensor:
+        """The resolvent K~ of the kernel matrix."""
+        return hsic.resolvent(k)
+
+    def values(self, z: Tensor, to: References) -> tuple[Tensor, Tensor]:
+        """nHSIC(Z,X) and nHSIC(Z,Y) of Z (n, d)."""
+        k = hsic.resolvent(self.kernel(z))
+        return (k * to.x).sum(), (k * to.y).sum()
+
+    def __call__(self, z: Tensor, to: References, x: float) -> Tensor:
+        """The loss, divided by beta so that its size does not hang on it; x multiplies the first term."""
+        zx, zy = self.values(z, to)
+        return x * zx / self.beta - zy
+
+
+@dataclass(frozen=True)
+class CKA:
+    """CKA(Z,X) / beta - CKA(Z,Y) with the biased estimator (Kornblith et al., ICML 2019)."""
+
+    name: Literal["cka"] = "cka"
+    beta: float = 100.0
+    kernel: Kernel = field(default_factory=Cosine)
+    balanced: bool = False
+
+    def prepare(self, k: Tensor) -> Tensor:
+        """Centred kernel matrix."""
+        return hsic.centred(k)
+
+    def values(self, z: Tensor, to: References) -> tuple[Tensor, Tensor]:
+        """CKA(Z,X) and CKA(Z,Y) of Z (n, d)."""
+        k = hsic.centred(self.kernel(z))
+        return hsic.cka_centred(k, to.x), hsic.cka_centred(k, to.y)
+
+    def __call__(self, z: Tensor, to: References, x: float) -> Tensor:
+        """The loss; x multiplies the first term."""
+        zx, zy = self.values(z, to)
+        return x * zx / self.beta - zy
+
+
+@dataclass(frozen=True)
+class DebiasedCKA:
+    """dCKA(Z,X) / beta - dCKA(Z,Y) with the unbiased estimator of Song et al. (JMLR 2012)."""
+
+    name: Literal["debiased_cka"] = "debiased_cka"
+    beta: float = 100.0
+    kernel: Kernel = field(default_factory=Cosine)
+    balanced: bool = False
+
+    def prepare(self, k: Tensor) -> Tensor:
+        """U-centred kernel matrix."""
+        return hsic.centred_unbiased(k)
+
+    def values(self, z: Tensor, to: References) -> tuple[Tensor, Tensor]:
+        """dCKA(Z,X) and dCKA(Z,Y) of Z (n, d)."""
+        k = hsic.centred_unbiased(self.kernel(z))
+        return hsic.debiased_cka_centred(k, to.x), hsic.debiased_cka_centred(k, to.y)
+
+    def __call__(self, z: Tensor, to: References, x: float) -> Tensor:
+        """The loss; x multiplies the first term."""
+        zx, zy = self.values(z, to)
+        return x * zx / self.beta - zy
+
+
+@dataclass(frozen=True)
+class SimilarityMatching:
+    """Mean squared difference of the cosine similarities of Z and of the labels (Nokland & Eidnes, ICML 2019)."""
+
+    name: Literal["similarity_matching"] = "similarity_matching"
+    kernel: Kernel = field(default_factory=Cosine)
+    balanced: bool = False
+
+    def prepare(self, k: Tensor) -> Tensor:
+        """The kernel matrix as it is."""
+        return k
+
+    def __call__(self, z: Tensor, to: References, x: float) -> Tensor:
+        """The loss; there is no first term for x to multiply."""
+        return (self.kernel(z) - to.y).square().mean()
+
+
+@dataclass(frozen=True)
+class NoDependence:
+    """No HSIC term: the control in which a unit has only its own classifier (Belilovsky et al., ICML 2019)."""
+
+    name: Literal["none"] = "none"
+
+
+Dependence = Eq4 | NormalisedHSIC | CKA | DebiasedCKA | SimilarityMatching | NoDependence
+
+
+@dataclass(frozen=True)
+class Head:
+    """A unit's own auxiliary network: `hidden` convolutions (1x1, then 3x3) of `width` maps on pool x pool features.
+
+    hidden 0 with pool 2 is a linear head. pool 0 leaves the features at their own size.
+    """
+
+    hidden: int = 2
+    width: int = 128
+    pool: int = 6
+
+
+@dataclass(frozen=True)
+class Objective:
+    """weight * dependence(Z) + cross_entropy * CE of the unit's own classifier.
+
+    on: Z is the unit's features, pooled to pool x pool (0: as they are), or the embedding of its head.
+    x_first, x_last: factor of the HSIC(Z,X) term at the first and last hidden unit, linear between; a negative one
+    keeps information about X.
+    """
+
+    dependence: Dependence = field(default_factory=DebiasedCKA)
+    weight: float = 0.5
+    cross_entropy: float = 0.5
+    on: Literal["features", "embedding"] = "features"
+    pool: int = 4
+    input_pool: int = 12
+    head: Head = field(default_factory=Head)
+    x_first: float = 1.0
+    x_last: float = 1.0
+
+    def references(self, images: Tensor, labels: Tensor) -> References:
+        """Kernel matrices of images (n, 1, h, w), pooled to input_pool, and labels (n,)."""
+        how = self.dependence
+        if isinstance(how, NoDependence):
+            nothing = images.new_zeros(())
+            return References(nothing, nothing, labels)
+        with torch.no_grad():
+            x = how.prepare(how.kernel(pooled([images], self.input_pool).flatten(1)))
+            return References(x, how.prepare(label_kernel(labels, CLASSES, how.balanced)), labels)
+
+    def __call__(self, outputs: Sequence[Tensor], to: References, head: "UnitHead", depth: float) -> Tensor:
+        """Loss of a unit whose outputs are maps (n, c_j, h_j, w_j); depth in [0, 1] is its place among hidden units."""
+        embedding = head(outputs) if self.cross_entropy or self.on == "embedding" else None
+        loss = outputs[0].new_zeros((), dtype=torch.float32)
+        if not isinstance(self.dependence, NoDependence):
+            z = pooled(outputs, self.pool).flatten(1) if self.on == "features" else embedding
+            x = self.x_first + (self.x_last - self.x_first) * depth
+            loss = loss + self.weight * self.dependence(z, to, x)
+        if self.cross_entropy:
+            loss = loss + self.cross_entropy * F.cross_entropy(head.classifier(embedding).float(), to.labels)
+        return loss
+
+
+class UnitHead(nn.Module):
+    """The auxiliary network of `Head` for a unit of so many feature maps: (n, c_j, h, w) -> embedding (n, d)."""
+
+    def __init__(self, how: Head, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        self.pool = min(how.pool, size) if how.pool else 0
+        layers: list[nn.Module] = [] if how.hidden else [nn.BatchNorm2d(channels)]
+        for i in range(how.hidden):
+            kernel = 1 if i == 0 else 3
+            layers += [nn.Conv2d(channels, how.width, kernel, padding=kernel // 2, bias=False)]
+            layers += [nn.BatchNorm2d(how.width), nn.ReLU(inplace=True)]
+            channels = how.width
+        self.trunk = nn.Sequential(*layers)
+        self.final = 2 if min(self.pool or size, size) >= 2 else 1
+        self.classifier = nn.Linear(channels * self.final**2, classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        return pooled([self.trunk(pooled(outputs, self.pool))], self.final).flatten(1)
+
+
+def pooled(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Maps (n, c_j, h_j, w_j), averaged to size x size (or to the smallest of them; 0: no averaging), as one tensor."""
+    size = min([size or maps[0].shape[-1]] + [x.shape[-1] for x in maps])
+    return torch.cat([x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size) for x in maps], 1)

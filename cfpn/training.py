@@ -1,0 +1,301 @@
+"""One trainer: back-propagation, local training and deep supervision differ in the partition into units alone."""
+
+import ctypes
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cfpn import data
+from cfpn.data import Augmentation, Faces
+from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units
+from cfpn.objectives import CLASSES, Objective, References, UnitHead
+
+SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a network is trained.
+
+    units: where gradients stop (see `graph.units`). detach False lets them pass all the same: deep supervision, the
+    control. alternate k: a hidden unit learns in every k-th step only, neighbours in different ones; the last unit
+    learns in each.
+    """
+
+    units: Cuts = "block"
+    detach: bool = True
+    objective: Objective = field(default_factory=Objective)
+    alternate: int = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is equal for all methods: optimiser Adam, its schedule, the data order and the arithmetic.
+
+    schedule: "constant", or "one_cycle" (linear warm-up over 30 % of the steps, then cosine to 0).
+    precision: "bfloat16" is autocast.
+    """
+
+    epochs: int = 10
+    batch: int = 128
+    learning_rate: float = 0.005
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Record(NamedTuple):
+    """What training says: after a step its losses, after an epoch also the validation; seconds are of this epoch."""
+
+    epoch: int
+    step: int
+    seconds: float
+    scalars: dict[str, float]
+    complete: bool
+
+
+class DivergedError(FloatingPointError):
+    """The loss of a unit is no longer finite; the message names step, unit and value."""
+
+
+class Learner(NamedTuple):
+    """A unit with what belongs to it alone: its head (None: the last unit, cross-entropy) and its optimiser."""
+
+    unit: Unit
+    head: UnitHead | None
+    optimizer: torch.optim.Adam
+    depth: float
+
+
+@dataclass
+class State:
+    """Everything that training changes, so that it can be saved after any epoch and continued bit for bit."""
+
+    nodes: list[Node]
+    learners: list[Learner]
+    epoch: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights as "model/<node>.<name>", heads as "head/<unit>.<name>", Adam as "adam/<unit>/<parameter>/<name>"."""
+        result = {f"model/{key}": value for key, value in weights(self.nodes).items()}
+        for learner in self.learners:
+            name = learner.unit.name
+            if learner.head is not None:
+                result |= {f"head/{name}.{key}": value for key, value in learner.head.state_dict().items()}
+            for index, moments in learner.optimizer.state_dict()["state"].items():
+                result |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+        return result
+
+    def load(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        """Take over what `tensors` gave after `epoch`; raises KeyError or RuntimeError where names or shapes differ."""
+        load_weights(self.nodes, _below(tensors, "model/"))
+        for learner in self.learners:
+            if learner.head is not None:
+                learner.head.load_state_dict(_below(tensors, f"head/{learner.unit.name}."))
+            adam = learner.optimizer.state_dict()
+            adam["state"] = {}
+            for key, value in _below(tensors, f"adam/{learner.unit.name}/").items():
+                index, name = key.split("/")
+                adam["state"].setdefault(int(index), {})[name] = value
+            learner.optimizer.load_state_dict(adam)
+        self.epoch = epoch
+
+
+def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
+
+
+def weights(nodes: list[Node]) -> dict[str, Tensor]:
+    """Parameters and buffers of a network as "<node>.<name>"."""
+    return {f"{n.name}.{key}": value for n in nodes for key, value in n.module.state_dict().items()}
+
+
+def load_weights(nodes: list[Node], tensors: dict[str, Tensor]) -> None:
+    """Set the weights of a network; a leading "module." or "_orig_mod." is cut, anything else must match.
+
+    Raises RuntimeError or KeyError where names or shapes differ.
+    """
+    tensors = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}
+    known = set(weights(nodes))
+    if known != set(tensors):
+        strange = sorted(known ^ set(tensors))[0]
+        raise KeyError(f"weights: {strange!r} is {'missing' if strange in known else 'not part of this network'}")
+    for node in nodes:
+        node.module.load_state_dict(_below(tensors, f"{node.name}."))
+
+
+def start(nodes: list[Node], method: Method, recipe: Recipe, input_size: int, seed: int, device: torch.device) -> State:
+    """The state before the first step; heads are drawn from `seed` without touching the network's weights."""
+    for node in nodes:
+        node.module.to(device)
+    partition = units(nodes, method.units)
+    shapes = _shapes(nodes, input_size, device)
+    learners = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(data.generator(seed, SEED_HEADS).initial_seed())
+        for i, unit in enumerate(partition):
+            head = None if unit is partition[-1] else _head(unit, method.objective, shapes).to(device)
+            parameters = [p for node in unit.nodes for p in node.module.parameters()]
+            parameters += head.parameters() if head is not None else []
+            optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
+            learners.append(Learner(unit, head, optimizer, i / max(1, len(partition) - 2)))
+    return State(nodes, learners)
+
+
+def _shapes(nodes: list[Node], input_size: int, device: torch.device) -> dict[str, torch.Size]:
+    for node in nodes:
+        node.module.eval()
+    image = torch.zeros(1, 1, input_size, input_size, device=device)
+    with torch.no_grad():
+        features = run(nodes, {IMAGE: image}, [node.name for node in nodes])
+    return {name: feature.shape for name, feature in features.items()}
+
+
+def _head(unit: Unit, objective: Objective, shapes: dict[str, torch.Size]) -> UnitHead:
+    outputs = [shapes[name] for name in unit.outputs]
+    return UnitHead(objective.head, sum(s[1] for s in outputs), min(s[-1] for s in outputs), CLASSES)
+
+
+def train(
+    state: State, method: Method, recipe: Recipe, faces: Faces, validation: Faces, input_size: int, seed: int
+) -> Iterator[Record]:
+    """Train from state.epoch to recipe.epochs; yields a Record per step and one with the validation per epoch.
+
+    When a complete record is yielded, the state is whole. Data order and augmentation depend on (seed, epoch, step)
+    alone. Raises DivergedError at the first loss that is not finite.
+    """
+    device = faces.pixels.device
+    per_epoch = len(faces.labels) // recipe.batch
+    for epoch in range(state.epoch, recipe.epochs):
+        begin, sums = time.perf_counter(), {}
+        _mode(state, training=True)
+        for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
+            step = epoch * per_epoch + i
+            random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
+            images = data.augment(data.images(pixels, input_size), recipe.augmentation, random)
+            rate = recipe.learning_rate * factor(recipe.schedule, step, recipe.epochs * per_epoch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                scalars = train_step(state.learners, method, images, labels, step, rate)
+            for name, value in scalars.items():
+                sums[name] = sums.get(name, 0.0) + value
+            yield Record(epoch, step + 1, time.perf_counter() - begin, scalars, complete=False)
+        state.epoch = epoch + 1
+        seconds = time.perf_counter() - begin
+        scalars = {name: value / per_epoch for name, value in sums.items()} | validate(
+            state.nodes, validation, input_size
+        )
+        yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, scalars, complete=True)
+
+
+def factor(schedule: str, step: int, steps: int) -> float:
+    """Share of the learning rate in `step` (0-based) of `steps`."""
+    if schedule == "constant":
+        return 1.0
+    warm = max(1.0, 0.3 * steps)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+
+
+def train_step(
+    learners: list[Learner], method: Method, images: Tensor, labels: Tensor, step: int, rate: float
+) -> dict[str, float]:
+    """One optimiser step of every unit on images (n, 1, h, w) and labels (n,); returns its losses by name.
+
+    A unit takes detached features, and nothing but its own loss reaches its parameters. Raises DivergedError.
+    """
+    hidden = len(learners) > 1
+    references = method.objective.references(images, labels) if hidden else None
+    features, losses = {IMAGE: images}, []
+    for i, learner in enumerate(learners):
+        last = learner.head is None
+        due = last or not method.detach or (step + i) % method.alternate == 0
+        with torch.set_grad_enabled(due):
+            outputs = run(learner.unit.nodes, features, learner.unit.outputs)
+            loss = _loss(learner, method.objective, outputs, references, labels) if due else None
+        if last:
+            accuracy = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()
+        if method.detach:
+            outputs = {name: feature.detach() for name, feature in outputs.items()}
+            if due:
+                _update([learner], loss, rate)
+        if due:
+            losses.append((learner.unit.name, loss.detach()) if method.detach else (learner.unit.name, loss))
+        features = {name: f for name, f in (features | outputs).items() if name not in learner.unit.dropped}
+    if not method.detach:
+        _update(learners, sum(loss for _, loss in losses), rate)
+    return _scalars(losses, accuracy, step)
+
+
+def _loss(
+    learner: Learner, objective: Objective, outputs: dict[str, Tensor], references: References | None, labels: Tensor
+) -> Tensor:
+    if learner.head is None:
+        return F.cross_entropy(next(iter(outputs.values())).float(), labels)
+    return objective(list(outputs.values()), references, learner.head, learner.depth)
+
+
+def _update(learners: list[Learner], loss: Tensor, rate: float) -> None:
+    loss.backward()
+    for learner in learners:
+        for group in learner.optimizer.param_groups:
+            group["lr"] = rate
+        learner.optimizer.step()
+        learner.optimizer.zero_grad()
+
+
+def _scalars(losses: list[tuple[str, Tensor]], accuracy: Tensor, step: int) -> dict[str, float]:
+    names = [name for name, _ in losses]
+    *values, correct = torch.stack([loss.detach() for _, loss in losses] + [accuracy]).tolist()  # one synchronisation
+    for name, value in zip(names, values, strict=True):
+        if not math.isfinite(value):
+            raise DivergedError(f"step {step + 1}: the loss of unit {name} is {value}")
+    scalars = {f"unit/{name}/loss": value for name, value in zip(names[:-1], values, strict=False)}
+    return scalars | {"train/loss": values[-1], "train/accuracy": correct}
+
+
+def _mode(state: State, training: bool) -> None:
+    for node in state.nodes:
+        node.module.train(training)
+
+
+def predict(nodes: list[Node], faces: Faces, input_size: int, batch: int = 256) -> Tensor:
+    """Probabilities (n, 7) float32 of the classes for all faces, in their order, from running statistics."""
+    for node in nodes:
+        node.module.eval()
+    result = []
+    with torch.no_grad():
+        for pixels in faces.pixels.split(batch):
+            features = run(nodes, {IMAGE: data.images(pixels, input_size)}, [nodes[-1].name])
+            result.append(features[nodes[-1].name].float().softmax(1))
+    return torch.cat(result)
+
+
+def validate(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, float]:
+    """Loss and accuracy over all faces, each counted once."""
+    probabilities = predict(nodes, faces, input_size)
+    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), faces.labels)
+    accuracy = (probabilities.argmax(1) == faces.labels).float().mean()
+    return {"val/loss": loss.item(), "val/accuracy": accuracy.item()}
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next step: it gives them back to the kernel otherwise (Linux only)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(M_MMAP_MAX, 0)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def parameters(nodes: list[Node]) -> int:
+    """Number of trained parameters."""
+    return sum(p.numel() for node in nodes for p in node.module.parameters())

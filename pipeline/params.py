@@ -1,0 +1,116 @@
+"""params.yaml in, frozen dataclasses of cfpn out: profile chosen, overrides applied, unknown names refused."""
+
+import difflib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cfpn.model import CFPN
+from cfpn.training import Method, Recipe
+from pipeline.baselines import Baseline
+from pipeline.stage import InputError
+
+
+@dataclass(frozen=True)
+class Training(Recipe):
+    """The recipe with the file that the faces come from: the 7x augmented one or the train split itself."""
+
+    faces: Literal["augmented", "original"] = "original"
+
+    @property
+    def recipe(self) -> Recipe:
+        """What cfpn knows of it."""
+        return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and with how many threads one training runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 2
+
+
+class Params(BaseModel):
+    """What a training needs of params.yaml with the profile's part merged in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: str
+    model: CFPN | Baseline
+    train: Training
+    methods: dict[str, Method]
+    compute: Compute
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Params:
+    """Validated parameters of the profile that `path` names; overrides are dotted names, with or without the profile.
+
+    Raises InputError for a name or value that is not one, naming it.
+    """
+    raw = read(path)
+    for name, value in (overrides or {}).items():
+        override(raw, name, value)
+    chosen = {key: value for key, value in merged(raw).items() if key in Params.model_fields}
+    try:
+        return Params.model_validate(chosen)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from error
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The YAML file as it stands; raises InputError where it is missing or no mapping."""
+    try:
+        raw = YAML(typ="safe").load(path)
+    except (FileNotFoundError, YAMLError) as error:
+        raise InputError(f"{path}: {error}") from error
+    if not isinstance(raw, dict) or not {"profile", "profiles"} <= set(raw):
+        raise InputError(f"{path}: expected a mapping with the keys 'profile' and 'profiles'")
+    if raw["profile"] not in raw["profiles"]:
+        raise InputError(f"{path}: profile: expected one of {', '.join(raw['profiles'])}, found {raw['profile']!r}")
+    return raw
+
+
+def merged(raw: dict[str, Any]) -> dict[str, Any]:
+    """Common keys and those of the chosen profile in one mapping; raises InputError for a key that stands in both."""
+    common = {key: value for key, value in raw.items() if key != "profiles"}
+    own = raw["profiles"][raw["profile"]]
+    twice = sorted(set(common) & set(own))
+    if twice:
+        raise InputError(f"{twice[0]}: stands both for all profiles and in profiles.{raw['profile']}; keep one")
+    return common | own
+
+
+def override(raw: dict[str, Any], name: str, value: object) -> None:
+    """Set a dotted name ("train.epochs", "profiles.sample.train.epochs") in place; InputError where it is unknown."""
+    parts = name.split(".")
+    own = raw["profiles"][raw["profile"]]
+    place = own if parts[0] in own else raw
+    for depth, part in enumerate(parts[:-1]):
+        if not isinstance(place, dict) or part not in place:
+            known = ".".join(parts[:depth]), place if isinstance(place, dict) else {}
+            raise InputError(f"{name}: no parameter {part!r} {_nearest(part, *known)}")
+        place = place[part]
+    if not isinstance(place, dict):
+        raise InputError(f"{name}: {'.'.join(parts[:-1])} is a value, not a group of parameters")
+    if len(parts) == 1 and parts[0] not in place:
+        raise InputError(f"{name}: no such parameter {_nearest(parts[0], '', place)}")
+    place[parts[-1]] = value
+
+
+def _nearest(part: str, parent: str, known: dict[str, Any]) -> str:
+    close = difflib.get_close_matches(part, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+    return f"in {parent or 'params.yaml'}{hint}"
+
+
+def _explain(error: ValidationError) -> str:
+    """The faults of one union member only: the one whose `name` was given."""
+    faults = error.errors(include_url=False, include_context=False)
+    others = [fault["loc"][:-1] for fault in faults if fault["type"] == "literal_error" and fault["loc"][-1] == "name"]
+    own = [fault for fault in faults if not any(fault["loc"][: len(loc)] == loc for loc in others)] or faults
+    return "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}, found {f['input']!r}" for f in own[:5])
