@@ -2,9 +2,10 @@
 # ruff: noqa: E741  (k, l: the two kernel matrices)
 
 from collections.abc import Callable
+from importlib import import_module
 from itertools import permutations, product
+from types import ModuleType
 
-import dcor
 import numpy as np
 import pytest
 import torch
@@ -42,6 +43,15 @@ every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=name_of)
 # The median width is a constant to the gradient but not to finite differences; it has a test of its own.
 differentiable_kernel = pytest.mark.parametrize("kernel", [k for k in KERNELS if k != MEDIAN], ids=name_of)
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda estimator: estimator.__name__)
+
+
+@pytest.fixture(scope="module")
+def dcor() -> ModuleType:
+    # Importing it (through numba) raises the number of threads of torch, which makes tiny operations very slow.
+    threads = torch.get_num_threads()
+    module = import_module("dcor")
+    torch.set_num_threads(threads)
+    return module
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -194,13 +204,13 @@ def test_biased_hsic_is_the_trace_of_eq_3() -> None:
     assert float(hsic_biased(torch.from_numpy(k), torch.from_numpy(l))) == pytest.approx(expected, rel=1e-10)
 
 
-def test_biased_hsic_agrees_with_dcor() -> None:
+def test_biased_hsic_agrees_with_dcor(dcor: ModuleType) -> None:
     k, l = linear_pair(11)
     expected = dcor.mean_product(dcor.double_centered(k.numpy()), dcor.double_centered(l.numpy())) * 11**2 / 10
     assert float(hsic_biased(k, l)) == pytest.approx(expected, rel=1e-10)
 
 
-def test_unbiased_hsic_agrees_with_dcor() -> None:
+def test_unbiased_hsic_agrees_with_dcor(dcor: ModuleType) -> None:
     k, l = (matrix.numpy() for matrix in linear_pair(11))
     u, v = (dcor.u_centered(matrix - np.diag(np.diag(matrix))) for matrix in (k, l))
     assert float(hsic_unbiased(torch.from_numpy(k), torch.from_numpy(l))) == pytest.approx(
@@ -209,7 +219,7 @@ def test_unbiased_hsic_agrees_with_dcor() -> None:
     torch.testing.assert_close(centred_unbiased(torch.from_numpy(k)), torch.from_numpy(u))
 
 
-def test_debiased_cka_of_distances_is_dcors_bias_corrected_distance_correlation() -> None:
+def test_debiased_cka_of_distances_is_dcors_bias_corrected_distance_correlation(dcor: ModuleType) -> None:
     z, x = draw(12, 3), draw(12, 2, seed=1)
     x = x + z[:, :2]
     expected = dcor.u_distance_correlation_sqr(z.numpy(), x.numpy())
