@@ -100,13 +100,19 @@ class State:
         for learner in self.learners:
             if learner.head is not None:
                 learner.head.load_state_dict(_below(tensors, f"head/{learner.unit.name}."))
-            adam = learner.optimizer.state_dict()
-            adam["state"] = {}
-            for key, value in _below(tensors, f"adam/{learner.unit.name}/").items():
-                index, name = key.split("/")
-                adam["state"].setdefault(int(index), {})[name] = value
-            learner.optimizer.load_state_dict(adam)
+            _load_adam(learner.optimizer, _below(tensors, f"adam/{learner.unit.name}/"))
         self.epoch = epoch
+
+
+def _load_adam(optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
+    saved = optimizer.state_dict() | {"state": {}}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, value in tensors.items():
+        index, name = key.split("/")
+        # The fused step walks memory: moments must lie as their parameter does, channels last included.
+        value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value
+        saved["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(saved)
 
 
 def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:

@@ -1,0 +1,91 @@
+"""Where the records of a training go: progress bar, DVCLive, Weights & Biases. The history is the truth."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cfpn.training import Record
+
+Row = dict[str, float]
+Sink = Callable[[Record], None]
+
+
+@contextmanager
+def progress_bar(title: str, steps: int, done: int) -> Iterator[Sink]:
+    """A bar on standard error, none without a terminal, and a line per epoch on standard output."""
+    from tqdm import tqdm
+
+    with tqdm(total=steps, initial=done, desc=title, unit="step", disable=None) as bar:
+
+        def show(record: Record) -> None:
+            if record.complete:
+                shown = ", ".join(f"{name} {value:.4f}" for name, value in record.scalars.items() if "unit" not in name)
+                tqdm.write(f"{title} epoch {record.epoch}: {shown} ({record.seconds:.0f} s)", file=sys.stdout)
+            else:
+                bar.update(record.step - bar.n)
+
+        yield show
+
+
+@contextmanager
+def dvclive(folder: Path, history: list[Row]) -> Iterator[Sink]:
+    """Metrics per epoch by DVCLive, begun anew from the history: its own way of resuming doubles rows after a kill."""
+    from dvclive import Live
+
+    with Live(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None) as live:
+
+        def log(row: Row) -> None:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    live.log_metric(name, value)
+            live.next_step()
+
+        for row in history:
+            live.step = int(row["epoch"])
+            log(row)
+        yield lambda record: log(record.scalars) if record.complete else None
+
+
+@contextmanager
+def wandb(
+    project: str, group: str, name: str, identity: str, config: dict[str, Any], history: list[Row], folder: Path
+) -> Iterator[Sink]:
+    """One W&B run, offline unless logged in; an offline run begun before is replaced by a replay of the history.
+
+    Trouble with W&B is said on standard error and never ends a training.
+    """
+    import wandb as client
+
+    online = bool(client.api.api_key) and os.environ.get("WANDB_MODE") is None
+    mode = "online" if online else os.environ.get("WANDB_MODE", "offline")
+    if not online:
+        for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
+            shutil.rmtree(stale)
+    settings = client.Settings(silent=True, console="off")
+    run = client.init(
+        project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder, config=config,
+        settings=settings,
+    )  # fmt: skip
+    run.define_metric("*", step_metric="epoch")
+    if not online or run.step == 0:
+        for row in history:
+            run.log(row, step=int(row["epoch"]))
+
+    def log(record: Record) -> None:
+        if record.complete:
+            run.log({"epoch": record.epoch, "step": record.step} | record.scalars, step=record.epoch)
+
+    try:
+        yield log
+    finally:
+        run.finish()
+
+
+def dump(path: Path, value: object) -> None:
+    """Strict JSON, sorted, for a metrics file; raises ValueError for a number that is not finite."""
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
