@@ -53,7 +53,7 @@ def atomic(path: Path) -> Iterator[Path]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         temporary.chmod(0o666 & ~current_umask())
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)
