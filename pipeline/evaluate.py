@@ -1,0 +1,240 @@
+"""Stage `evaluate`: the weights of a run on the test split -> metrics, predictions and the confusion matrix.
+
+`python -m pipeline.evaluate RUN_DIR SPLITS_DIR OUT_DIR` writes metrics.json, predictions.parquet and confusion.csv, all
+of them or none, the same bytes every time. Every test face counts once and as it is: nothing is drawn at random.
+
+Rules for what could be read in two ways:
+- A test face is a copy when all its pixels equal those of a face of the training split; accuracy_without_copies leaves
+  such faces out and is null where no other is left.
+- A class that the test split lacks has no entry under `recall` and does not count in macro-F1, unless it is predicted.
+- A run has collapsed when its accuracy is not more than one standard error above the share of the largest class.
+"""
+
+import argparse
+import csv
+import json
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from lightning_utilities.core.imports import RequirementCache
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cfpn import model as cfpn_model
+from cfpn.data import EXPRESSIONS, Faces, load
+from cfpn.graph import Node
+from cfpn.model import CFPN
+from cfpn.training import keep_freed_memory, load_weights, predict, weights
+from pipeline import baselines
+from pipeline.baselines import Baseline
+from pipeline.stage import InputError, atomic, only_one, run
+
+BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
+BINS = 15  # of confidence, for the expected calibration error
+ROWS_AT_ONCE = 2048  # of the training split
+
+
+class Network(NamedTuple):
+    """Nodes with trained weights, and the side of the image they take."""
+
+    nodes: list[Node]
+    input_size: int
+
+
+def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) -> dict[str, Any]:
+    """Write metrics.json, predictions.parquet and confusion.csv of a run into `out`; returns the metrics.
+
+    Raises InputError where weights or splits are missing, damaged or do not fit; then nothing is written.
+    """
+    network = load_network(run_folder / "model.safetensors")
+    faces = load_faces(splits / "test.parquet")
+    copied = copies(faces, splits / "train.parquet")
+    for node in network.nodes:
+        node.module.to(device)
+    probabilities = predict(network.nodes, faces.to(device), network.input_size, BATCH).cpu()
+    check_finite(probabilities, faces, run_folder)
+    report = metrics(probabilities, faces.labels, copied)
+    with only_one(out), ExitStack() as outputs:
+        paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
+        confusion = outputs.enter_context(atomic(out / "confusion.csv"))
+        paths[0].write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        pq.write_table(predictions(probabilities, faces), paths[1], compression="zstd")
+        write_confusion(confusion, faces.labels, probabilities.argmax(1))
+    return report
+
+
+def load_network(path: Path) -> Network:
+    """The network that a checkpoint describes, with its weights, on the CPU.
+
+    Raises InputError where the file is missing, is none or describes no known model, and for a tensor whose name, shape
+    or values are wrong, naming it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected the weights that the train stage writes") from error
+    except SafetensorError as error:
+        raise InputError(f"{path}: {error}; expected the weights that the train stage writes") from error
+    model = read_model(metadata, path)
+    nodes = cfpn_model.build(model, 0) if isinstance(model, CFPN) else baselines.build(model, 0)
+    for name, value in tensors.items():
+        if not value.isfinite().all():
+            raise InputError(f"{path}: tensor {name!r} holds values that are not finite")
+    try:
+        load_weights(nodes, tensors)
+    except KeyError as error:
+        raise InputError(f"{path}: {error.args[0]}") from error
+    except RuntimeError as error:
+        raise InputError(f"{path}: {misfit(weights(nodes), tensors)}") from error
+    return Network(nodes, model.input_size)
+
+
+def read_model(metadata: Mapping[str, str], path: Path) -> CFPN | Baseline:
+    """The model's dataclass from the checkpoint's metadata; raises InputError where it is missing or unknown."""
+    if "model" not in metadata:
+        raise InputError(f"{path}: no 'model' in its metadata; expected weights that the train stage writes")
+    try:
+        raw = json.loads(metadata["model"])
+        kind = CFPN if isinstance(raw, dict) and raw.get("name") == "cfpn" else Baseline
+        return TypeAdapter(kind).validate_python(raw, extra="forbid")
+    except ValueError as error:
+        raise InputError(f"{path}: metadata 'model': {error}") from error
+
+
+def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """The first tensor whose shape is not the network's; names in `found` may carry a prefix."""
+    pairs = [(name, found[other].shape) for name in expected for other in found if other.endswith(name)]
+    name, shape = next((name, shape) for name, shape in pairs if shape != expected[name].shape)
+    return f"tensor {name!r} has the shape {tuple(shape)}; this network has {tuple(expected[name].shape)}"
+
+
+def load_faces(path: Path) -> Faces:
+    """The faces of a split; raises InputError where it is missing, empty or not one."""
+    try:
+        faces = load(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected a split written by the ingest stage") from error
+    except ValueError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    if not len(faces.labels):
+        raise InputError(f"{path}: no face in it")
+    return faces
+
+
+def copies(faces: Faces, train: Path) -> Tensor:
+    """Which faces (n,) have an identical copy in the training split; it is read in parts, 5 MB at a time."""
+    own = [face.tobytes() for face in faces.pixels.numpy()]
+    wanted, found = set(own), set()
+    try:
+        for batch in pq.ParquetFile(train).iter_batches(ROWS_AT_ONCE, columns=["pixels"]):
+            found |= wanted.intersection(batch["pixels"].to_pylist())
+    except (FileNotFoundError, KeyError, pa.ArrowInvalid) as error:
+        raise InputError(f"{train}: {error}; expected a split written by the ingest stage") from error
+    return torch.tensor([face in found for face in own])
+
+
+def check_finite(probabilities: Tensor, faces: Faces, run_folder: Path) -> None:
+    """Raise InputError with the first row whose probabilities (n, 7) are not finite."""
+    wrong = (~probabilities.isfinite().all(1)).nonzero().flatten()
+    if len(wrong):
+        row = faces.rows[wrong[0]].item()
+        raise InputError(f"{run_folder}: the probabilities of row {row} of the test split are not finite")
+
+
+def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, Any]:
+    """Metrics of probabilities (n, 7) against labels (n,); copied (n,) bool marks faces that training may have seen.
+
+    All are shares in 0..1 but for counts, the negative log likelihood (nats per face) and `collapsed`.
+    """
+    multiclass, classes = classification(), len(EXPRESSIONS)
+    correct = (probabilities.argmax(1) == labels).double()
+    accuracy, count = correct.mean().item(), len(labels)
+    error = math.sqrt(accuracy * (1 - accuracy) / count)
+    support = torch.bincount(labels, minlength=classes)
+    majority = support.max().item() / count
+    recall = multiclass.multiclass_recall(probabilities, labels, classes, average="none").tolist()
+    return {
+        "accuracy": accuracy,
+        "accuracy_standard_error": error,
+        "accuracy_without_copies": correct[~copied].mean().item() if not copied.all() else None,
+        "test_faces": count,
+        "test_faces_without_copies": int((~copied).sum()),
+        "majority_accuracy": majority,
+        "macro_f1": multiclass.multiclass_f1_score(probabilities, labels, classes, average="macro").item(),
+        "recall": {name: recall[label] for label, name in enumerate(EXPRESSIONS) if support[label]},
+        "expected_calibration_error": multiclass.multiclass_calibration_error(
+            probabilities, labels, classes, n_bins=BINS
+        ).item(),
+        "negative_log_likelihood": F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item(),
+        "collapsed": accuracy <= majority + error,
+    }
+
+
+def classification() -> ModuleType:
+    """torchmetrics' metrics of classes, imported without torchvision.
+
+    torchmetrics imports torchvision wherever it is installed, also one that was built for another torch and fails.
+    """
+    met = RequirementCache.__bool__
+    with mock.patch.object(RequirementCache, "__bool__", lambda it: it.requirement != "torchvision" and met(it)):
+        from torchmetrics.functional import classification as result
+    return result
+
+
+def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:
+    """One row per face: row in the CSV, label, predicted label and the probabilities p0..p6."""
+    columns = {
+        "row": pa.array(faces.rows.numpy(), pa.int32()),
+        "label": pa.array(faces.labels.numpy(), pa.int8()),
+        "predicted": pa.array(probabilities.argmax(1).numpy(), pa.int8()),
+    }
+    return pa.table(columns | {f"p{i}": pa.array(p.numpy(), pa.float32()) for i, p in enumerate(probabilities.T)})
+
+
+def write_confusion(path: Path, labels: Tensor, predicted: Tensor) -> None:
+    """One line per face with the names of its label and of the prediction."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("actual", "predicted"))
+        pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
+        writer.writerows((EXPRESSIONS[label], EXPRESSIONS[guess]) for label, guess in pairs)
+
+
+def main() -> None:
+    """Command line of the stage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.evaluate",
+        description="Score the weights of a run on the test split.",
+        epilog="example: python -m pipeline.evaluate runs/nbp-0 data/splits results/evaluate/nbp-0",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run's folder: model.safetensors is read")
+    parser.add_argument("splits", type=Path, metavar="SPLITS_DIR", help="test.parquet and train.parquet are read")
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where the three files go")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+    arguments = parser.parse_args()
+    if arguments.threads < 1:
+        parser.error(f"--threads: expected 1 or more, found {arguments.threads}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device: cuda is not available here; take auto or cpu")
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
+    name = "cuda" if arguments.device != "cpu" and torch.cuda.is_available() else "cpu"
+    report = evaluate(arguments.run, arguments.splits, arguments.out, torch.device(name))
+    print(json.dumps({key: report[key] for key in ("accuracy", "accuracy_standard_error", "collapsed")}))
+
+
+if __name__ == "__main__":
+    run(main)

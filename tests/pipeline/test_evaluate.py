@@ -1,0 +1,265 @@
+"""A run is scored once, on every test face, and never with weights that do not belong to it."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn import metrics as reference
+from torch import Tensor
+
+from cfpn.data import EXPRESSIONS
+from cfpn.model import CFPN, build
+from cfpn.training import weights
+from pipeline import evaluate as stage
+from pipeline.baselines import Baseline
+from pipeline.stage import InputError
+
+MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
+CPU = torch.device("cpu")
+FILES = ("metrics.json", "predictions.parquet", "confusion.csv")
+
+
+def write_split(path: Path, pixels: np.ndarray, labels: list[int], first_row: int = 1) -> None:
+    """A split as the ingest stage writes it, of pixels (n, 2304) uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "pixels": pa.array([face.tobytes() for face in pixels], pa.binary(2304)),
+        "label": pa.array(labels, pa.int8()),
+        "row": pa.array(range(first_row, first_row + len(labels)), pa.int32()),
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], model: object = MODEL) -> None:
+    """A checkpoint as the train stage writes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"model": json.dumps(asdict(model)), "epoch": "1", "method": "nbp", "seed": "0", "profile": "sample"}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """A run and splits: 70 test faces, the first 10 with a copy among the 21 training faces."""
+    random = np.random.default_rng(0)
+    test = random.integers(0, 256, (70, 2304), np.uint8)
+    train = random.integers(0, 256, (21, 2304), np.uint8)
+    train[5:15] = test[:10]
+    write_split(tmp_path / "splits/test.parquet", test, [i % 6 for i in range(70)], 101)
+    write_split(tmp_path / "splits/train.parquet", train, [0] * 21)
+    write_weights(tmp_path / "run/model.safetensors", weights(build(MODEL, 3)))
+    return tmp_path / "run", tmp_path / "splits"
+
+
+def random_probabilities(count: int, labels: int = 7) -> tuple[Tensor, Tensor]:
+    """Probabilities (count, 7) and labels (count,) below `labels`, right more often than by chance."""
+    random = torch.Generator().manual_seed(0)
+    truth = torch.randint(labels, (count,), generator=random)
+    logits = torch.randn(count, 7, generator=random) + 1.5 * torch.eye(7)[truth]
+    return logits.softmax(1), truth
+
+
+def test_metrics_agree_with_scikit_learn() -> None:
+    probabilities, labels = random_probabilities(500)
+    predicted, exact = probabilities.argmax(1), probabilities.double() / probabilities.double().sum(1, keepdim=True)
+    report = stage.metrics(probabilities, labels, torch.zeros(500, dtype=torch.bool))
+    assert report["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted))
+    assert report["macro_f1"] == pytest.approx(reference.f1_score(labels, predicted, average="macro"))
+    recalls = reference.recall_score(labels, predicted, average=None)
+    assert list(report["recall"].values()) == pytest.approx(recalls.tolist())
+    assert list(report["recall"]) == list(EXPRESSIONS)
+    assert report["negative_log_likelihood"] == pytest.approx(reference.log_loss(labels, exact), rel=1e-6)
+    assert report["majority_accuracy"] == pytest.approx(np.bincount(labels).max() / 500)
+
+
+def test_the_calibration_error_is_the_sum_of_its_definition() -> None:
+    probabilities, labels = random_probabilities(500)
+    confidence, predicted = (value.numpy() for value in probabilities.max(1))
+    bins = np.ceil(confidence * 15)
+    expected = 0.0
+    for one in np.unique(bins):
+        inside = bins == one
+        expected += inside.mean() * abs(confidence[inside].mean() - (predicted == labels.numpy())[inside].mean())
+    report = stage.metrics(probabilities, labels, torch.zeros(500, dtype=torch.bool))
+    assert report["expected_calibration_error"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_standard_error_is_that_of_a_share() -> None:
+    probabilities = torch.eye(7)[torch.tensor([0] * 70 + [1] * 30)]
+    labels = torch.tensor([0] * 50 + [1] * 50)
+    report = stage.metrics(probabilities, labels, torch.zeros(100, dtype=torch.bool))
+    assert report["accuracy"] == 0.8
+    assert report["accuracy_standard_error"] == pytest.approx(math.sqrt(0.8 * 0.2 / 100))
+
+
+def test_a_class_that_the_split_lacks_has_no_recall_and_leaves_macro_f1_alone() -> None:
+    probabilities, labels = torch.eye(7)[[0, 0, 1, 1]], torch.tensor([0, 1, 1, 1])
+    report = stage.metrics(probabilities, labels, torch.zeros(4, dtype=torch.bool))
+    assert set(report["recall"]) == {"anger", "disgust"}
+    assert report["macro_f1"] == pytest.approx(reference.f1_score(labels, [0, 0, 1, 1], average="macro"))
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize("predicted", [0, 4])
+def test_a_network_that_predicts_one_class_has_collapsed(predicted: int) -> None:
+    probabilities = torch.eye(7)[[predicted] * 100]
+    labels = torch.tensor([0] * 25 + [1, 2, 3, 4, 5] * 15)
+    assert stage.metrics(probabilities, labels, torch.zeros(100, dtype=torch.bool))["collapsed"]
+
+
+def test_a_network_that_beats_the_majority_share_has_not_collapsed() -> None:
+    probabilities, labels = random_probabilities(500)
+    assert not stage.metrics(probabilities, labels, torch.zeros(500, dtype=torch.bool))["collapsed"]
+
+
+def test_accuracy_without_copies_counts_the_other_faces_only() -> None:
+    probabilities, labels = torch.eye(7)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 2])
+    report = stage.metrics(probabilities, labels, torch.tensor([True, True, False, False]))
+    assert (report["accuracy"], report["accuracy_without_copies"]) == (0.75, 0.5)
+    assert report["test_faces_without_copies"] == 2
+
+
+def test_accuracy_without_copies_is_null_where_every_face_is_a_copy() -> None:
+    probabilities, labels = random_probabilities(20)
+    report = stage.metrics(probabilities, labels, torch.ones(20, dtype=torch.bool))
+    assert report["accuracy_without_copies"] is None
+    assert report["test_faces_without_copies"] == 0
+
+
+def test_faces_with_a_copy_in_training_are_found_across_parts(
+    inputs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "ROWS_AT_ONCE", 7)
+    faces = stage.load_faces(inputs[1] / "test.parquet")
+    assert stage.copies(faces, inputs[1] / "train.parquet").tolist() == [True] * 10 + [False] * 60
+
+
+def test_a_second_evaluation_writes_the_same_bytes(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    for name in "ab":
+        stage.evaluate(*inputs, tmp_path / name, CPU)
+    for file in FILES:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(FILES)
+
+
+@pytest.mark.parametrize("batch", [1, 9, 70, 1000])
+def test_every_face_counts_once_whatever_the_batch(
+    inputs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr(stage, "BATCH", batch)
+    report = stage.evaluate(*inputs, tmp_path / "out", CPU)
+    table = pd.read_parquet(tmp_path / "out/predictions.parquet")
+    assert table["row"].tolist() == list(range(101, 171))
+    assert report["accuracy"] == pytest.approx((table["label"] == table["predicted"]).mean())
+    assert table[[f"p{i}" for i in range(7)]].sum(axis=1).to_numpy() == pytest.approx(np.ones(70), abs=1e-5)
+    confusion = pd.read_csv(tmp_path / "out/confusion.csv")
+    assert confusion["actual"].tolist() == [EXPRESSIONS[label] for label in table["label"]]
+    assert confusion["predicted"].tolist() == [EXPRESSIONS[label] for label in table["predicted"]]
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == report
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_saved_from_a_wrapped_network_give_the_same_predictions(
+    inputs: tuple[Path, Path], tmp_path: Path, prefix: str
+) -> None:
+    tensors = load_file(inputs[0] / "model.safetensors")
+    write_weights(tmp_path / "wrapped/model.safetensors", {prefix + name: value for name, value in tensors.items()})
+    plain = stage.evaluate(*inputs, tmp_path / "plain", CPU)
+    assert stage.evaluate(tmp_path / "wrapped", inputs[1], tmp_path / "out", CPU) == plain
+
+
+def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
+    model = Baseline("alexnet", input_size=64)
+    write_weights(tmp_path / "model.safetensors", weights(stage.baselines.build(model, 0)), model)
+    network = stage.load_network(tmp_path / "model.safetensors")
+    assert network.input_size == 64
+    assert [node.name for node in network.nodes] == ["alexnet"]
+
+
+def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("classifier.", "head."): value for name, value in tensors.items()}
+
+
+def leave_out(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in tensors.items() if name != "fusion3.f2.weight" and "classifier" not in name}
+
+
+def reshape(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = next(name for name in tensors if name.startswith("classifier."))
+    return {f"module.{key}": value[:1] if key == name else value for key, value in tensors.items()}
+
+
+def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    name = next(name for name in tensors if name.startswith("classifier."))
+    return tensors | {name: torch.full_like(tensors[name], math.nan)}
+
+
+@pytest.mark.parametrize("change", [rename, leave_out, reshape, spoil])
+def test_weights_that_do_not_fit_are_refused_naming_the_tensor(
+    inputs: tuple[Path, Path], tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> None:
+    path = inputs[0] / "model.safetensors"
+    write_weights(path, change(load_file(path)))
+    with pytest.raises(InputError, match=r"model\.safetensors: .*'classifier\.|'head\."):
+        stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_weights_are_an_error_that_names_the_file(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere/model\.safetensors: no such file"):
+        stage.evaluate(tmp_path / "nowhere", inputs[1], tmp_path / "out", CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", bytes(100)])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.safetensors: .*; expected the weights"):
+        stage.load_network(path)
+
+
+@pytest.mark.parametrize(
+    "about",
+    [None, {}, {"model": "{"}, {"model": "[]"}, {"model": '{"name": "vgg"}'}, {"model": '{"name":"cfpn","x":1}'}],
+)
+def test_a_checkpoint_of_an_unknown_model_is_refused(tmp_path: Path, about: dict[str, str] | None) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"weight": torch.zeros(1)}, path, about)
+    with pytest.raises(InputError, match=r"model\.safetensors: .*model"):
+        stage.load_network(path)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "columns"])
+def test_a_split_that_cannot_be_read_is_refused_naming_the_file(
+    inputs: tuple[Path, Path], tmp_path: Path, split: str, damage: str
+) -> None:
+    path = inputs[1] / f"{split}.parquet"
+    path.unlink()
+    if damage == "garbage":
+        path.write_bytes(b"no parquet at all")
+    elif damage == "columns":
+        pq.write_table(pa.table({"label": pa.array([1], pa.int8())}), path)
+    with pytest.raises(InputError, match=rf"{split}\.parquet"):
+        stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_test_split_is_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    write_split(inputs[1] / "test.parquet", np.zeros((0, 2304), np.uint8), [])
+    with pytest.raises(InputError, match=r"test\.parquet: no face"):
+        stage.evaluate(*inputs, tmp_path / "out", CPU)
+
+
+def test_constant_faces_give_finite_metrics(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    write_split(inputs[1] / "test.parquet", np.repeat(np.array([[0], [255]], np.uint8), 2304, 1), [1, 2])
+    report = stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert all(math.isfinite(value) for value in report.values() if isinstance(value, float))
