@@ -5,7 +5,7 @@ Training, which flatters every test score that is not told apart; so the audit c
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")  # as cfpn.data, which imports torch
@@ -36,10 +36,11 @@ def audit(faces: Sequence[Face], rules: Collection[str] = ()) -> tuple[dict[str,
     All counts describe the file as it was read, but for `dropped` (per rule) and `written` (per split). Every key is
     there for every file, so that two audits can be compared.
     """
-    reasons = drop(faces, rules)
+    every_group = by_pixels(faces)
+    groups = [group for group in every_group if len(group) > 1]
+    reasons = drop(every_group, rules)
     reason_counts = Counter(reasons.values())
     written = Counter(face.split for face in faces if face.row not in reasons)
-    groups = identical(faces)
     report: dict[str, Count] = {
         "rows": {"total": len(faces)} | {split: per_class(faces, split) for split in SPLITS},
         "constant_faces": per_split(face.split for face in faces if face.constant),
@@ -68,12 +69,12 @@ def per_split(splits: Iterable[str]) -> dict[str, Count]:
     return {"total": counts.total()} | {split: counts[split] for split in SPLITS}
 
 
-def identical(faces: Iterable[Face]) -> list[list[Face]]:
-    """Groups of two or more identical faces, each in the order of the file."""
+def by_pixels(faces: Iterable[Face]) -> list[list[Face]]:
+    """Groups of identical faces, a single face being one as well; groups and their faces in the order of the file."""
     groups: defaultdict[bytes, list[Face]] = defaultdict(list)
     for face in faces:
         groups[face.digest].append(face)
-    return [group for group in groups.values() if len(group) > 1]
+    return list(groups.values())
 
 
 def conflicting(group: Iterable[Face]) -> bool:
@@ -101,13 +102,10 @@ def copies_across(groups: Iterable[Sequence[Face]]) -> dict[str, Count]:
     return {holder: dict(row) for holder, row in counts.items()}
 
 
-def drop(faces: Iterable[Face], rules: Collection[str]) -> Mapping[int, str]:
+def drop(groups: Iterable[Sequence[Face]], rules: Collection[str]) -> dict[int, str]:
     """Row number -> the first rule, in the order of RULES, that drops the face; only training faces are dropped."""
-    groups: defaultdict[bytes, list[Face]] = defaultdict(list)
-    for face in faces:
-        groups[face.digest].append(face)
     reasons: dict[int, str] = {}
-    for group in groups.values():
+    for group in groups if rules else ():
         training = [face for face in group if face.split == "train"]
         matches = {
             "constant": [face for face in training if face.constant],
@@ -118,4 +116,4 @@ def drop(faces: Iterable[Face], rules: Collection[str]) -> Mapping[int, str]:
         for rule in RULES:
             if rule in rules:
                 reasons |= {face.row: rule for face in matches[rule] if face.row not in reasons}
-    return dict(sorted(reasons.items()))
+    return reasons

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline.audit import EXPRESSIONS, RULES, SPLITS, Count, Face, audit
-from pipeline.stage import InputError, atomic, only_one, run
+from pipeline.stage import InputError, atomic, keep_freed_memory, only_one, run
 
 PIXELS = 48 * 48
 USAGES = dict(zip((b"Training", b"PublicTest", b"PrivateTest"), SPLITS, strict=True))
@@ -325,7 +325,7 @@ def parse_clean(texts: Sequence[bytes]) -> NDArray[np.uint8] | None:
         return None
     digits *= numeric
     before3, before2, before1, here, after = (numeric[k : k - 4 or None] for k in range(5))
-    ends = here & ~after
+    ends = here > after
     hundreds = digits[1:-3] * before1
     rest = digits[2:-2] * np.uint8(10) + digits[3:-1]
     too_large = (hundreds > 2) | ((hundreds == 2) & (rest > 55))
@@ -518,6 +518,7 @@ def main() -> None:
         parser.add_argument(f"--{name}-share", type=parse_share, default=0.0, metavar="SHARE", help=help_text)
     parser.add_argument("--seed", type=int, default=0, help="of the cut (default: %(default)s)")
     arguments = parser.parse_args()
+    keep_freed_memory()
     report = ingest(arguments.source, arguments.folder, arguments.drop, parse_cut(parser, arguments))
     print(json.dumps({key: report[key] for key in ("written", "dropped")}))
 

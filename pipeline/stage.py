@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 TEMPORARY = ".part"
 
 
@@ -35,6 +36,13 @@ def die_with_parent() -> None:
     """Ask Linux to end this process when `dvc repro` is killed: DVC itself leaves its stages running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed arrays: handing large ones back to the kernel costs up to two thirds of the speed."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager
