@@ -47,7 +47,7 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
         outputs = tuple(name for name in here if name in later) or (here[-1],)
         used = {name for g in groups[i:] for node in g for name in node.inputs}
         dropped = tuple(name for name in earlier if name in used and name not in later)
-        result.append(Unit(_name(here, cuts), tuple(group), outputs, dropped))
+        result.append(Unit(_name(here, nodes, cuts), tuple(group), outputs, dropped))
     return result
 
 
@@ -76,11 +76,13 @@ def _last(nodes: Sequence[Node], cut: str) -> str:
     return names[-1]
 
 
-def _name(names: list[str], cuts: Cuts) -> str:
+def _name(here: list[str], nodes: Sequence[Node], cuts: Cuts) -> str:
     if cuts in ("network", "layer"):
-        return "network" if cuts == "network" else names[0]
-    first, last = prefix(names[0]), prefix(names[-1])
-    return first if first == last else f"{first}-{last}"
+        return "network" if cuts == "network" else here[0]
+    # A cut inside a block leaves two units in it: only a whole block gives a unit its name.
+    torn = {prefix(node.name) for node in nodes if node.name not in here}
+    ends = [name if prefix(name) in torn else prefix(name) for name in (here[0], here[-1])]
+    return "-".join(dict.fromkeys(ends))
 
 
 def prefix(name: str) -> str:
@@ -89,11 +91,11 @@ def prefix(name: str) -> str:
 
 
 def run(nodes: Iterable[Node], features: dict[str, Tensor], keep: Iterable[str]) -> dict[str, Tensor]:
-    """Run nodes in order on the given features and return the features named in `keep`.
+    """Run nodes in order on the given features and return the features named in `keep`, in that order.
 
     A feature is let go after its last consumer, so that what autograd does not need is freed at once.
     """
-    nodes, keep = list(nodes), set(keep)
+    nodes, keep = list(nodes), tuple(keep)
     last = {name: i for i, node in enumerate(nodes) for name in node.inputs}
     live = dict(features)
     for i, node in enumerate(nodes):

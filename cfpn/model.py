@@ -1,7 +1,7 @@
 """The cascaded feature pyramid network as a table of nodes (paper section III.B, Figs 1 and 3)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -30,6 +30,8 @@ class CFPN:
     classes: int = 7
 
     def __post_init__(self) -> None:
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"model.activation: expected one of {get_args(Activation)}, found {self.activation!r}")
         if self.width < 16 or self.width % 16:
             raise ValueError(f"model.width: expected a positive multiple of 16, found {self.width}")
         if self.blocks < 2 or self.pyramids < 1 or not 1 <= self.layers <= 7:

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -35,6 +36,10 @@ class Method:
     objective: Objective = field(default_factory=Objective)
     alternate: int = 1
 
+    def __post_init__(self) -> None:
+        if self.alternate < 1:
+            raise ValueError(f"alternate: expected 1 or more, found {self.alternate}")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -50,6 +55,10 @@ class Recipe:
     schedule: Literal["constant", "one_cycle"] = "constant"
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 2 or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"train: expected epochs >= 1, batch >= 2 and learning_rate > 0, found {self}")
 
 
 class Record(NamedTuple):
@@ -71,7 +80,7 @@ class Learner(NamedTuple):
 
     unit: Unit
     head: UnitHead | None
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Adam | None
     depth: float
 
 
@@ -96,6 +105,11 @@ class State:
 
     def load(self, tensors: dict[str, Tensor], epoch: int) -> None:
         """Take over what `tensors` gave after `epoch`; raises KeyError or RuntimeError where names or shapes differ."""
+        names = [learner.unit.name for learner in self.learners]
+        known = tuple(start for name in names for start in (f"head/{name}.", f"adam/{name}/"))
+        for key in tensors:
+            if key.startswith(("head/", "adam/")) and not key.startswith(known):
+                raise KeyError(f"state: {key!r} belongs to none of the units {', '.join(names)}")
         load_weights(self.nodes, _below(tensors, "model/"))
         for learner in self.learners:
             if learner.head is not None:
@@ -110,7 +124,7 @@ def _load_adam(optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
     for key, value in tensors.items():
         index, name = key.split("/")
         # The fused step walks memory: moments must lie as their parameter does, channels last included.
-        value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value
+        value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value.clone()
         saved["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(saved)
 
@@ -125,11 +139,11 @@ def weights(nodes: list[Node]) -> dict[str, Tensor]:
 
 
 def load_weights(nodes: list[Node], tensors: dict[str, Tensor]) -> None:
-    """Set the weights of a network; a leading "module." or "_orig_mod." is cut, anything else must match.
+    """Set the weights of a network; leading "module." and "_orig_mod." are cut, anything else must match.
 
     Raises RuntimeError or KeyError where names or shapes differ.
     """
-    tensors = {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in tensors.items()}
+    tensors = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in tensors.items()}
     known = set(weights(nodes))
     if known != set(tensors):
         strange = sorted(known ^ set(tensors))[0]
@@ -175,10 +189,9 @@ def train(
 ) -> Iterator[Record]:
     """Train from state.epoch to recipe.epochs; yields a Record per step and one with the validation per epoch.
 
-    When a complete record is yielded, the state is whole. Data order and augmentation depend on (seed, epoch, step)
-    alone. Raises DivergedError at the first loss that is not finite.
+    When a complete record is yielded, the state is whole. Data order, augmentation and dropout depend on (seed, epoch,
+    step) alone. Raises DivergedError at the first loss that is not finite.
     """
-    device = faces.pixels.device
     per_epoch = len(faces.labels) // recipe.batch
     for epoch in range(state.epoch, recipe.epochs):
         begin, sums = time.perf_counter(), {}
@@ -188,7 +201,9 @@ def train(
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
             images = data.augment(data.images(pixels, input_size), recipe.augmentation, random)
             rate = recipe.learning_rate * factor(recipe.schedule, step, recipe.epochs * per_epoch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
+            with torch.random.fork_rng([device] if device.type == "cuda" else []), low:
+                torch.manual_seed(random.initial_seed())  # for the dropout of comparison networks
                 scalars = train_step(state.learners, method, images, labels, step, rate)
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0.0) + value
@@ -212,7 +227,13 @@ def factor(schedule: str, step: int, steps: int) -> float:
 
 
 def train_step(
-    learners: list[Learner], method: Method, images: Tensor, labels: Tensor, step: int, rate: float
+    learners: list[Learner],
+    method: Method,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+    rate: float,
+    precision: str = "float32",
 ) -> dict[str, float]:
     """One optimiser step of every unit on images (n, 1, h, w) and labels (n,); returns its losses by name.
 
@@ -224,9 +245,13 @@ def train_step(
     for i, learner in enumerate(learners):
         last = learner.head is None
         due = last or not method.detach or (step + i) % method.alternate == 0
-        with torch.set_grad_enabled(due):
+        # Forward alone under autocast: in the backward of a Gram matrix it would round to bfloat16 what float32 kept.
+        with (
+            torch.set_grad_enabled(due),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
+        ):
             outputs = run(learner.unit.nodes, features, learner.unit.outputs)
-            loss = _loss(learner, method.objective, outputs, references, labels) if due else None
+            loss = unit_loss(learner, method.objective, outputs, references, labels) if due else None
         if last:
             accuracy = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()
         if method.detach:
@@ -241,16 +266,18 @@ def train_step(
     return _scalars(losses, accuracy, step)
 
 
-def _loss(
+def unit_loss(
     learner: Learner, objective: Objective, outputs: dict[str, Tensor], references: References | None, labels: Tensor
 ) -> Tensor:
+    """What a unit minimises, given its outputs: cross-entropy of the logits for the last, else the local objective."""
     if learner.head is None:
         return F.cross_entropy(next(iter(outputs.values())).float(), labels)
     return objective(list(outputs.values()), references, learner.head, learner.depth)
 
 
 def _update(learners: list[Learner], loss: Tensor, rate: float) -> None:
-    loss.backward()
+    with torch.autocast(loss.device.type, enabled=False):  # else products of the backward pass are bfloat16 too
+        loss.backward()
     for learner in learners:
         for group in learner.optimizer.param_groups:
             group["lr"] = rate

@@ -32,7 +32,7 @@ class Compute:
     """Where and with how many threads one training runs."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 2
+    threads: int = 1
 
 
 class Params(BaseModel):
@@ -53,7 +53,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     Raises InputError for a name or value that is not one, naming it.
     """
     raw = read(path)
-    for name, value in (overrides or {}).items():
+    # The profile comes first: it decides where the other names stand.
+    for name, value in sorted((overrides or {}).items(), key=lambda item: item[0] != "profile"):
         override(raw, name, value)
     chosen = {key: value for key, value in merged(raw).items() if key in Params.model_fields}
     try:
@@ -70,15 +71,21 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
     if not isinstance(raw, dict) or not {"profile", "profiles"} <= set(raw):
         raise InputError(f"{path}: expected a mapping with the keys 'profile' and 'profiles'")
-    if raw["profile"] not in raw["profiles"]:
-        raise InputError(f"{path}: profile: expected one of {', '.join(raw['profiles'])}, found {raw['profile']!r}")
+    _chosen(raw)
     return raw
+
+
+def _chosen(raw: dict[str, Any]) -> dict[str, Any]:
+    """The part of the chosen profile; raises InputError where there is no such profile."""
+    if raw["profile"] not in raw["profiles"]:
+        raise InputError(f"profile: expected one of {', '.join(raw['profiles'])}, found {raw['profile']!r}")
+    return raw["profiles"][raw["profile"]]
 
 
 def merged(raw: dict[str, Any]) -> dict[str, Any]:
     """Common keys and those of the chosen profile in one mapping; raises InputError for a key that stands in both."""
     common = {key: value for key, value in raw.items() if key != "profiles"}
-    own = raw["profiles"][raw["profile"]]
+    own = _chosen(raw)
     twice = sorted(set(common) & set(own))
     if twice:
         raise InputError(f"{twice[0]}: stands both for all profiles and in profiles.{raw['profile']}; keep one")
@@ -88,17 +95,17 @@ def merged(raw: dict[str, Any]) -> dict[str, Any]:
 def override(raw: dict[str, Any], name: str, value: object) -> None:
     """Set a dotted name ("train.epochs", "profiles.sample.train.epochs") in place; InputError where it is unknown."""
     parts = name.split(".")
-    own = raw["profiles"][raw["profile"]]
+    own = _chosen(raw)
     place = own if parts[0] in own else raw
     for depth, part in enumerate(parts[:-1]):
         if not isinstance(place, dict) or part not in place:
-            known = ".".join(parts[:depth]), place if isinstance(place, dict) else {}
-            raise InputError(f"{name}: no parameter {part!r} {_nearest(part, *known)}")
+            known = raw | own if depth == 0 else place if isinstance(place, dict) else {}
+            raise InputError(f"{name}: no parameter {part!r} {_nearest(part, '.'.join(parts[:depth]), known)}")
         place = place[part]
     if not isinstance(place, dict):
         raise InputError(f"{name}: {'.'.join(parts[:-1])} is a value, not a group of parameters")
     if len(parts) == 1 and parts[0] not in place:
-        raise InputError(f"{name}: no such parameter {_nearest(parts[0], '', place)}")
+        raise InputError(f"{name}: no such parameter {_nearest(parts[0], '', raw | own)}")
     place[parts[-1]] = value
 
 
@@ -113,4 +120,23 @@ def _explain(error: ValidationError) -> str:
     faults = error.errors(include_url=False, include_context=False)
     others = [fault["loc"][:-1] for fault in faults if fault["type"] == "literal_error" and fault["loc"][-1] == "name"]
     own = [fault for fault in faults if not any(fault["loc"][: len(loc)] == loc for loc in others)] or faults
-    return "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}, found {f['input']!r}" for f in own[:5])
+    return "; ".join(_fault(f["type"], [str(part) for part in f["loc"]], f["msg"], f["input"]) for f in own[:5])
+
+
+def _fault(kind: str, place: list[str], message: str, value: object) -> str:
+    if kind == "unexpected_keyword_argument":
+        types = Params.model_json_schema()["$defs"].values()
+        close = difflib.get_close_matches(place[-1], {name for kind in types for name in kind["properties"]}, 1)
+        message = "no such parameter" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{'.'.join(place)}: {message}, found {value!r}"
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """Overrides of "name=value" texts, values read as YAML; raises InputError where there is no "="."""
+    result = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"expected NAME=VALUE, found {text!r}")
+        result[name] = YAML(typ="safe").load(value)
+    return result

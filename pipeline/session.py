@@ -14,6 +14,7 @@ from torch import Tensor
 from cfpn import model as networks
 from cfpn import training
 from cfpn.data import Faces
+from cfpn.diagnostics import diagnose
 from cfpn.graph import Node
 from cfpn.model import CFPN
 from cfpn.training import Method, Record, State
@@ -59,10 +60,14 @@ def begin(params: Params, method: Method, seed: int) -> Session:
 def advance(
     session: Session, params: Params, method: Method, seed: int, faces: Faces, validation: Faces
 ) -> Iterator[Record]:
-    """Train on from where the session stands; a complete record is noted in the session before it is yielded."""
+    """Train on from where the session stands; a complete record is noted in the session before it is yielded.
+
+    A complete record carries the diagnostics of every block as well.
+    """
     size = params.model.input_size
     for record in training.train(session.state, method, params.train.recipe, faces, validation, size, seed):
         if record.complete:
+            record.scalars.update(diagnose(session.state, method, faces, validation, size))
             session.note(record)
         yield record
 
@@ -98,7 +103,7 @@ def restore(session: Session, path: Path) -> None:
     try:
         saved = json.loads(about["session"])
         session.state.load(tensors, len(saved["history"]))
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint of this training: {error}") from error
     session.history, session.seconds = saved["history"], saved["seconds"]
     session.best_epoch = saved["best_epoch"]

@@ -61,8 +61,8 @@ def wandb(
     """
     import wandb as client
 
-    online = bool(client.api.api_key) and os.environ.get("WANDB_MODE") is None
-    mode = "online" if online else os.environ.get("WANDB_MODE", "offline")
+    mode = os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
+    online = mode == "online"
     if not online:
         for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
             shutil.rmtree(stale)

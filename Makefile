@@ -1,0 +1,40 @@
+# The workflow's two commands, `make repro` and `make test`, set up all they need in .venv.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export PATH := $(abspath $(BIN)):$(PATH)
+export RAY_USAGE_STATS_ENABLED := 0
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lint bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create the virtual environment with everything pinned in requirements.lock
+
+# torch first and by its exact name, since its dependencies differ between CPU and CUDA builds; the rest as locked.
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	touch $@
+
+repro: $(READY) ## run the whole workflow on the profile of params.yaml; the page is report/index.html
+	dvc repro
+	@echo "report: report/index.html"
+
+test: $(READY) ## ruff and the test suite
+	ruff check .
+	ruff format --check .
+	pytest
+
+bench: $(READY) ## paired measurements of the training step
+	python -m bench.step --methods bp nbp
+
+clean: ## remove what a run leaves behind, not the DVC cache
+	rm -rf .checkpoints wandb runs results/evaluate report data/splits data/augmented.parquet data/sample.csv
