@@ -201,18 +201,16 @@ def train(
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
             images = data.augment(data.images(pixels, input_size), recipe.augmentation, random)
             rate = recipe.learning_rate * factor(recipe.schedule, step, recipe.epochs * per_epoch)
-            low = torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-            with torch.random.fork_rng([device] if device.type == "cuda" else []), low:
+            with torch.random.fork_rng([images.device] if images.is_cuda else []):
                 torch.manual_seed(random.initial_seed())  # for the dropout of comparison networks
-                scalars = train_step(state.learners, method, images, labels, step, rate)
+                scalars = train_step(state.learners, method, images, labels, step, rate, recipe.precision)
             for name, value in scalars.items():
                 sums[name] = sums.get(name, 0.0) + value
             yield Record(epoch, step + 1, time.perf_counter() - begin, scalars, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
-        scalars = {name: value / per_epoch for name, value in sums.items()} | validate(
-            state.nodes, validation, input_size
-        )
+        scalars = {name: value / per_epoch for name, value in sums.items()}
+        scalars |= validate(state.nodes, validation, input_size)
         yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, scalars, complete=True)
 
 
