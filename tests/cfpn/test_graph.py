@@ -1,0 +1,145 @@
+"""Partitions of a list of nodes into units, and running them."""
+
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cfpn.graph import IMAGE, Cuts, Node, prefix, run, units
+from cfpn.model import CFPN, build
+
+CUTS: list[Cuts] = ["network", "block", "layer", [], ["a"], ["a", "b/1"], ["a/0", "b/0"], ["c"]]
+NETWORKS = ["toy", "cfpn"]
+
+
+class Sum(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return sum(inputs) + 1.0
+
+
+def toy() -> list[Node]:
+    """Skips over one, two and all nodes; b/1 is the end of a dead branch."""
+    table = [("a/0", IMAGE), ("a/1", "a/0"), ("b/0", "a/0 a/1"), ("b/1", "b/0"), ("c", "a/1 b/0"), ("d", f"c {IMAGE}")]
+    return [Node(name, Sum(), tuple(inputs.split())) for name, inputs in table]
+
+
+def network(name: str) -> list[Node]:
+    return toy() if name == "toy" else build(CFPN(input_size=16, width=16), 0)
+
+
+def names(nodes: list[Node], cuts: Cuts) -> list[list[str]]:
+    return [[node.name for node in unit.nodes] for unit in units(nodes, cuts)]
+
+
+def test_network_is_one_unit() -> None:
+    assert names(toy(), "network") == [["a/0", "a/1", "b/0", "b/1", "c", "d"]]
+    assert units(toy(), "network")[0].name == "network"
+
+
+def test_block_cuts_where_the_prefix_changes() -> None:
+    assert names(toy(), "block") == [["a/0", "a/1"], ["b/0", "b/1"], ["c"], ["d"]]
+    assert [unit.name for unit in units(toy(), "block")] == ["a", "b", "c", "d"]
+
+
+def test_layer_makes_a_unit_of_every_node() -> None:
+    assert names(toy(), "layer") == [[node.name] for node in toy()]
+    assert [unit.name for unit in units(toy(), "layer")] == [node.name for node in toy()]
+
+
+def test_a_list_cuts_after_nodes_and_prefixes_and_leaves_the_rest_as_one_unit() -> None:
+    assert names(toy(), ["a", "b/0"]) == [["a/0", "a/1"], ["b/0"], ["b/1", "c", "d"]]
+    assert names(toy(), ["b"]) == [["a/0", "a/1", "b/0", "b/1"], ["c", "d"]]
+    assert [unit.name for unit in units(toy(), ["b"])] == ["a-b", "c-d"]
+
+
+@pytest.mark.parametrize("cuts", [["a", "z"], ["a/2"], ["d"], ["image"], "blocks"])
+def test_a_cut_after_which_no_gradient_can_stop_is_refused(cuts: Cuts) -> None:
+    with pytest.raises(ValueError, match="no node after which a gradient can stop; the network has a, b, c"):
+        units(toy(), cuts)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_units_partition_the_nodes_in_order_under_names_of_their_own(kind: str, cuts: Cuts) -> None:
+    nodes = network(kind)
+    if kind == "cfpn" and isinstance(cuts, list):
+        cuts = [{"a": "block1", "b": "block2", "c": "pyramid1"}[cut[0]] + cut[1:] for cut in cuts]
+        cuts = [cut.replace("pyramid1/", "pyramid1/up") for cut in cuts]
+    partition = units(nodes, cuts)
+    assert [node for unit in partition for node in unit.nodes] == nodes
+    assert len({unit.name for unit in partition}) == len(partition)
+
+
+def test_two_units_inside_one_block_have_different_names() -> None:
+    found = [unit.name for unit in units(network("cfpn"), ["block1/2", "block1/4", "block2"])]
+    assert found == ["block1/0-block1/2", "block1/3-block1/4", "block1/5-block2", "block3-classifier"]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", ["network", "block", "layer"])
+def test_outputs_are_what_later_units_take(kind: str, cuts: Cuts) -> None:
+    partition = units(network(kind), cuts)
+    for i, unit in enumerate(partition):
+        later = {name for other in partition[i + 1 :] for node in other.nodes for name in node.inputs}
+        here = [node.name for node in unit.nodes]
+        assert list(unit.outputs) == ([name for name in here if name in later] or here[-1:])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", ["network", "block", "layer"])
+def test_every_feature_that_is_taken_is_dropped_once_and_after_its_last_consumer(kind: str, cuts: Cuts) -> None:
+    partition = units(network(kind), cuts)
+    taken = [{name for node in unit.nodes for name in node.inputs} for unit in partition]
+    dropped_at = {name: i for i, unit in enumerate(partition) for name in unit.dropped}
+    assert len(dropped_at) == sum(len(unit.dropped) for unit in partition)
+    crossing = {IMAGE} | {name for unit in partition for name in unit.outputs}
+    for name in crossing & set().union(*taken):
+        assert dropped_at[name] == max(i for i, inputs in enumerate(taken) if name in inputs)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", ["network", "block", "layer", []], ids=str)
+def test_units_run_one_after_the_other_give_what_the_network_gives(kind: str, cuts: Cuts) -> None:
+    nodes = network(kind)
+    for node in nodes:
+        node.module.eval()
+    image = torch.rand(2, 1, 16, 16)
+    features = {IMAGE: image}
+    for unit in units(nodes, cuts):
+        features |= run(unit.nodes, features, unit.outputs)
+        features = {name: feature for name, feature in features.items() if name not in unit.dropped}
+    expected = run(nodes, {IMAGE: image}, [nodes[-1].name])
+    assert torch.equal(features[nodes[-1].name], expected[nodes[-1].name])
+
+
+def test_run_returns_the_features_in_the_order_asked_for() -> None:
+    # A set would give the channels of a unit's head another order in every process.
+    for keep in (["c", "a/0", "d", "b/1", "a/1", "b/0"], ["b/0", "b/1", "a/0", "a/1"]):
+        assert list(run(toy(), {IMAGE: torch.zeros(1)}, keep)) == keep
+
+
+def test_run_leaves_the_given_features_alone() -> None:
+    given = {IMAGE: torch.zeros(1)}
+    run(toy(), given, ["d"])
+    assert list(given) == [IMAGE]
+
+
+def test_run_frees_a_feature_after_its_last_consumer() -> None:
+    alive: list[int] = []
+    made: list[weakref.ref[Tensor]] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            result = x + 1
+            made.append(weakref.ref(result))
+            alive.append(sum(reference() is not None for reference in made))
+            return result
+
+    chain = [Node(f"n{i}", Counting(), (f"n{i - 1}" if i else IMAGE,)) for i in range(6)]
+    run(chain, {IMAGE: torch.zeros(1)}, ["n5"])
+    assert alive == [1, 2, 2, 2, 2, 2]
+
+
+def test_a_prefix_is_what_stands_before_the_slash() -> None:
+    assert [prefix(name) for name in ("block1/3", "fusion3")] == ["block1", "fusion3"]
