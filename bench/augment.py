@@ -1,0 +1,56 @@
+"""Speed and memory of the augment stage: `python -m bench.augment TRAIN.parquet`.
+
+The stage runs as a whole process, its start, imports, reading and writing included; the bar is 2,000 source faces a
+second on 2 cores.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import pyarrow.parquet as pq
+
+from pipeline.stage import InputError, run
+
+BAR = 2000  # source faces a second
+
+
+def measure(source: Path) -> tuple[float, float, float]:
+    """Run the stage once: seconds, processor seconds and peak resident memory in MB; InputError where it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "augmented.parquet"
+        command = [sys.executable, "-m", "pipeline.augment", str(source), str(target)]
+        start = time.perf_counter()
+        process = os.posix_spawn(command[0], command, os.environ)
+        _, status, usage = os.wait4(process, 0)
+        seconds = time.perf_counter() - start
+        if status or pq.read_metadata(target).num_rows != 7 * pq.read_metadata(source).num_rows:
+            raise InputError(f"{source}: the augment stage did not write seven rows for each face")
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    """Command line: measure, print, and exit with 1 where the bar is missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.augment",
+        description="Measure the augment stage in source faces a second.",
+        epilog="example: python -m bench.augment data/splits/train.parquet",
+    )
+    parser.add_argument("train", type=Path, metavar="TRAIN.parquet")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of the stage (default: %(default)s)")
+    arguments = parser.parse_args()
+    faces = pq.read_metadata(arguments.train).num_rows
+    seconds, processor, memory = map(
+        median, zip(*(measure(arguments.train) for _ in range(arguments.rounds)), strict=True)
+    )
+    print(f"{faces} faces: {seconds:.2f} s, {processor:.2f} s of processor, {memory:.0f} MB at the peak")
+    print(f"{'met   ' if faces / seconds >= BAR else 'MISSED'} {faces / seconds:.0f} faces/s, {BAR} wanted")
+    sys.exit(faces / seconds < BAR)
+
+
+if __name__ == "__main__":
+    run(main)
