@@ -151,21 +151,23 @@ Dependence = Eq4 | NormalisedHSIC | CKA | DebiasedCKA | SimilarityMatching | NoD
 
 @dataclass(frozen=True)
 class Head:
-    """A unit's own auxiliary network: `hidden` convolutions (1x1, then 3x3) of `width` maps on pool x pool features.
+    """A unit's own auxiliary network: `hidden` convolutions of `width` maps, the first 1x1, the others separable 3x3.
 
-    hidden 0 with pool 2 is a linear head. pool 0 leaves the features at their own size.
+    After them (hidden 0: after a batch norm) the maps are averaged to 2x2, which is the embedding that a linear
+    classifier takes.
     """
 
     hidden: int = 2
     width: int = 128
-    pool: int = 6
 
 
 @dataclass(frozen=True)
 class Objective:
     """weight * dependence(Z) + cross_entropy * CE of the unit's own classifier.
 
-    on: Z is the unit's features, pooled to pool x pool (0: as they are), or the embedding of its head.
+    pool: a unit's outputs are averaged to pool x pool before anything else (0: left as they are).
+    on: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
+    input_pool: the image is averaged to input_pool x input_pool before its kernel.
     x_first, x_last: factor of the HSIC(Z,X) term at the first and last hidden unit, linear between; a negative one
     keeps information about X.
     """
@@ -174,15 +176,12 @@ class Objective:
     weight: float = 0.5
     cross_entropy: float = 0.5
     on: Literal["features", "embedding"] = "features"
-    pool: int = 4
+    pool: int = 6
+    grid: int = 4
     input_pool: int = 12
     head: Head = field(default_factory=Head)
     x_first: float = 1.0
     x_last: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.cross_entropy and (not self.weight or isinstance(self.dependence, NoDependence)):
-            raise ValueError("objective: without a dependence and without cross_entropy there is nothing to minimise")
 
     def references(self, images: Tensor, labels: Tensor) -> References:
         """Kernel matrices of images (n, 1, h, w), pooled to input_pool, and labels (n,)."""
@@ -196,10 +195,11 @@ class Objective:
 
     def __call__(self, outputs: Sequence[Tensor], to: References, head: "UnitHead", depth: float) -> Tensor:
         """Loss of a unit whose outputs are maps (n, c_j, h_j, w_j); depth in [0, 1] is its place among hidden units."""
-        embedding = head(outputs) if self.cross_entropy or self.on == "embedding" else None
-        loss = outputs[0].new_zeros((), dtype=torch.float32)
+        maps = pooled(outputs, self.pool)
+        embedding = head(maps) if self.cross_entropy or self.on == "embedding" else None
+        loss = maps.new_zeros((), dtype=torch.float32)
         if not isinstance(self.dependence, NoDependence):
-            z = pooled(outputs, self.pool).flatten(1) if self.on == "features" else embedding
+            z = pooled([maps], self.grid).flatten(1) if self.on == "features" else embedding
             x = self.x_first + (self.x_last - self.x_first) * depth
             loss = loss + self.weight * self.dependence(z, to, x)
         if self.cross_entropy:
@@ -208,29 +208,35 @@ class Objective:
 
 
 class UnitHead(nn.Module):
-    """The auxiliary network of `Head` for a unit of so many feature maps: (n, c_j, h, w) -> embedding (n, d)."""
+    """The auxiliary network of `Head`: maps (n, channels, h, w), h = w = size, to an embedding (n, d)."""
 
     def __init__(self, how: Head, channels: int, size: int, classes: int) -> None:
         super().__init__()
-        self.pool = min(how.pool, size) if how.pool else 0
         layers: list[nn.Module] = [] if how.hidden else [nn.BatchNorm2d(channels)]
         for i in range(how.hidden):
-            kernel = 1 if i == 0 else 3
-            layers += [nn.Conv2d(channels, how.width, kernel, padding=kernel // 2, bias=False)]
-            layers += [nn.BatchNorm2d(how.width), nn.ReLU(inplace=True)]
+            if i:
+                layers.append(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False))
+            layers += [nn.Conv2d(channels, how.width, 1, bias=False), nn.BatchNorm2d(how.width), nn.ReLU(inplace=True)]
             channels = how.width
         self.trunk = nn.Sequential(*layers)
-        self.final = 2 if min(self.pool or size, size) >= 2 else 1
-        self.classifier = nn.Linear(channels * self.final**2, classes)
+        self.classifier = nn.Linear(channels * min(2, size) ** 2, classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        return pooled([self.trunk(pooled(outputs, self.pool))], self.final).flatten(1)
+    def forward(self, maps: Tensor) -> Tensor:
+        return pooled([self.trunk(maps)], 2).flatten(1)
 
 
 def pooled(maps: Sequence[Tensor], size: int) -> Tensor:
     """Maps (n, c_j, h_j, w_j), averaged to size x size (or to the smallest of them; 0: no averaging), as one tensor."""
     size = min([size or maps[0].shape[-1]] + [x.shape[-1] for x in maps])
-    return torch.cat([x if x.shape[-1] == size else F.adaptive_avg_pool2d(x, size) for x in maps], 1)
+    return torch.cat([_averaged(x, size) for x in maps], 1)
+
+
+def _averaged(x: Tensor, size: int) -> Tensor:
+    side = x.shape[-1]
+    if side == size:
+        return x
+    # Where windows are equal, the plain operator's backward takes half the adaptive one's time.
+    return F.avg_pool2d(x, side // size) if side % size == 0 else F.adaptive_avg_pool2d(x, size)

@@ -181,7 +181,8 @@ def _shapes(nodes: list[Node], input_size: int, device: torch.device) -> dict[st
 
 def _head(unit: Unit, objective: Objective, shapes: dict[str, torch.Size]) -> UnitHead:
     outputs = [shapes[name] for name in unit.outputs]
-    return UnitHead(objective.head, sum(s[1] for s in outputs), min(s[-1] for s in outputs), CLASSES)
+    size = min([objective.pool or outputs[0][-1]] + [shape[-1] for shape in outputs])
+    return UnitHead(objective.head, sum(shape[1] for shape in outputs), size, CLASSES)
 
 
 def train(
