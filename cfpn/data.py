@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
@@ -53,7 +54,7 @@ def load(path: Path) -> Faces:
     if missing:
         raise ValueError(f"{path}: no column {missing[0]!r}; expected a split written by the ingest stage")
     column = table["pixels"].combine_chunks()
-    if column.type.bit_width != 8 * SIDE * SIDE:
+    if column.type != pa.binary(SIDE * SIDE):
         raise ValueError(f"{path}: expected {SIDE * SIDE} pixels in every row, found {column.type}")
     pixels = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, SIDE, SIDE)[column.offset :][: len(column)]
     labels, rows = (torch.from_numpy(table[name].to_numpy().astype(np.int64)) for name in ("label", "row"))

@@ -1,0 +1,229 @@
+"""Faces from Parquet, batches, resizing and augmentation, against naive references."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cfpn import data
+from cfpn.data import DEVIATION, EXPRESSIONS, MEAN, SIDE, Augmentation, Faces, augment, batches, generator, images
+
+
+def faces(number: int, seed: int = 0) -> Faces:
+    random = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (number, SIDE, SIDE), dtype=torch.uint8, generator=random)
+    return Faces(pixels, torch.randint(0, 7, (number,), generator=random), torch.arange(1, number + 1))
+
+
+def numbered(number: int) -> Faces:
+    """Faces whose label and every pixel are their number."""
+    numbers = torch.arange(number)
+    pixels = numbers.to(torch.uint8)[:, None, None].expand(-1, SIDE, SIDE)
+    return Faces(pixels, numbers, numbers + 1)
+
+
+def order(found: Faces, size: int, seed: int, epoch: int) -> list[int]:
+    return torch.cat([labels for _, labels in batches(found, size, seed, epoch)]).tolist()
+
+
+def table(found: Faces) -> pa.Table:
+    flat = pa.array([row.numpy().tobytes() for row in found.pixels], pa.binary(SIDE * SIDE))
+    return pa.table({"pixels": flat, "label": found.labels.to(torch.int8).numpy(), "row": found.rows.int().numpy()})
+
+
+@pytest.mark.parametrize("row_group", [3, 100])
+def test_load_returns_what_the_file_holds(tmp_path: Path, row_group: int) -> None:
+    expected = faces(10)
+    pq.write_table(table(expected), tmp_path / "train.parquet", row_group_size=row_group)
+    found = data.load(tmp_path / "train.parquet")
+    assert all(map(torch.equal, found, expected))
+    assert [tensor.dtype for tensor in found] == [torch.uint8, torch.int64, torch.int64]
+
+
+def test_load_takes_the_augmented_files_extra_column(tmp_path: Path) -> None:
+    extra = table(faces(4)).append_column("transform", pa.array(["flip"] * 4).dictionary_encode())
+    pq.write_table(extra, tmp_path / "augmented.parquet")
+    assert torch.equal(data.load(tmp_path / "augmented.parquet").pixels, faces(4).pixels)
+
+
+@pytest.mark.parametrize("column", ["pixels", "label", "row"])
+def test_load_names_a_missing_column(tmp_path: Path, column: str) -> None:
+    pq.write_table(table(faces(2)).drop_columns(column), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=rf"x\.parquet: no column '{column}'"):
+        data.load(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize(
+    "wrong", [pa.array([b"1234"], pa.binary(4)), pa.array(["1 2 3"]), pa.array([[1, 2]]), pa.array([b"12"])], ids=str
+)
+def test_load_refuses_pixels_of_another_size_or_type(tmp_path: Path, wrong: pa.Array) -> None:
+    pq.write_table(pa.table({"pixels": wrong, "label": [0], "row": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x\.parquet: expected 2304 pixels"):
+        data.load(tmp_path / "x.parquet")
+
+
+def test_there_are_seven_expressions() -> None:
+    assert EXPRESSIONS == ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")
+
+
+@pytest.mark.parametrize(("number", "size"), [(24, 8), (25, 8), (31, 8), (8, 8)])
+def test_an_epoch_takes_every_face_at_most_once_in_whole_batches(number: int, size: int) -> None:
+    found = order(numbered(number), size, 0, 0)
+    assert len(found) == number // size * size
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(range(number))
+
+
+def test_pixels_and_labels_stay_together() -> None:
+    for pixels, labels in batches(numbered(40), 8, 0, 0):
+        assert pixels.dtype == torch.uint8
+        assert torch.equal(pixels, labels.to(torch.uint8)[:, None, None].expand(-1, SIDE, SIDE))
+
+
+def test_the_order_hangs_on_seed_and_epoch_alone() -> None:
+    found = {(seed, epoch): order(numbered(64), 8, seed, epoch) for seed in range(4) for epoch in range(4)}
+    torch.manual_seed(1)
+    assert all(order(numbered(64), 8, *key) == value for key, value in found.items())
+    assert len({tuple(value) for value in found.values()}) == 16
+
+
+def test_over_the_epochs_every_face_is_left_out_now_and_then() -> None:
+    left_out = [set(range(10)) - set(order(numbered(10), 8, 0, epoch)) for epoch in range(40)]
+    assert set().union(*left_out) == set(range(10))
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch: 9 is more than the 8 training faces"):
+        next(batches(numbered(8), 9, 0, 0))
+
+
+def test_a_generator_hangs_on_its_key_alone() -> None:
+    draws = {key: torch.rand(4, generator=generator(*key)) for key in [(0,), (1,), (0, 1), (1, 1), (2**32 - 1, 3)]}
+    assert all(torch.equal(torch.rand(4, generator=generator(*key)), value) for key, value in draws.items())
+    assert len({tuple(value.tolist()) for value in draws.values()}) == len(draws)
+
+
+def test_at_their_own_size_images_are_only_scaled() -> None:
+    pixels = faces(3).pixels
+    expected = (pixels.numpy().astype(np.float64)[:, None] / 255 - MEAN) / DEVIATION
+    np.testing.assert_allclose(images(pixels, SIDE).numpy(), expected, atol=1e-6)
+    black_and_white = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(-1, SIDE, SIDE)
+    assert images(black_and_white, SIDE)[:, 0, 0, 0].tolist() == [-2.0, 2.0]
+
+
+def bilinear(picture: np.ndarray, size: int) -> np.ndarray:
+    """Half-pixel centres, edge pixels repeated: the textbook formula, one axis after the other."""
+    at = np.clip((np.arange(size) + 0.5) * len(picture) / size - 0.5, 0, len(picture) - 1)
+    low = np.minimum(np.floor(at).astype(int), len(picture) - 2)
+    share = (at - low)[:, None]
+    matrix = (1 - share) * np.eye(len(picture))[low] + share * np.eye(len(picture))[low + 1]
+    return matrix @ picture @ matrix.T
+
+
+@pytest.mark.parametrize("size", [16, 47, 96, 224])
+def test_other_sizes_are_bilinear(size: int) -> None:
+    pixels = faces(2).pixels
+    expected = np.stack([bilinear(face, size) for face in (pixels.numpy() / 255.0 - MEAN) / DEVIATION])
+    found = images(pixels, size)
+    assert found.shape == (2, 1, size, size)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, atol=2e-5)
+
+
+def smooth(number: int = 1) -> Tensor:
+    """Images (n, 1, 48, 48) of blurred noise, so that interpolation errs little."""
+    noise = torch.randn(number, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(noise, size=(SIDE, SIDE), mode="bicubic", align_corners=True)
+
+
+def changed(how: Augmentation, x: Tensor, seed: int = 0) -> Tensor:
+    return augment(x, how, generator(seed))
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    x = smooth(4)
+    assert changed(Augmentation(), x) is x
+    assert not Augmentation()
+
+
+@pytest.mark.parametrize("how", [Augmentation(flip=True), Augmentation(shift=1), Augmentation(scale=0.1)], ids=str)
+def test_any_one_change_is_an_augmentation(how: Augmentation) -> None:
+    assert how
+
+
+def test_flipping_mirrors_about_half_of_the_faces_and_leaves_the_others() -> None:
+    x = smooth(1).expand(400, -1, -1, -1)
+    found = changed(Augmentation(flip=True), x)
+    mirrored = (found - x.flip(3)).abs().amax((1, 2, 3)) < 1e-4
+    kept = (found - x).abs().amax((1, 2, 3)) < 1e-4
+    assert (mirrored ^ kept).all()
+    assert 150 < mirrored.sum() < 250
+
+
+def test_augmentation_hangs_on_its_generator_alone() -> None:
+    x, how = smooth(8), Augmentation(flip=True, shift=4, rotation=10, scale=0.1)
+    assert torch.equal(changed(how, x, 1), changed(how, x, 1))
+    assert not torch.equal(changed(how, x, 1), changed(how, x, 2))
+
+
+def test_every_face_is_changed_by_itself() -> None:
+    found = changed(Augmentation(shift=4, rotation=10), smooth(1).expand(16, -1, -1, -1))
+    assert len({round(face.sum().item(), 3) for face in found}) == 16
+
+
+def dot(x: int, y: int, side: int = SIDE) -> Tensor:
+    image = torch.zeros(1, 1, side, side)
+    image[0, 0, y - 1 : y + 2, x - 1 : x + 2] = 1.0
+    return image
+
+
+def centres(found: Tensor) -> Tensor:
+    """Centres of mass (n, 2) as x, y."""
+    mass, at = found.sum((1, 2, 3)), torch.arange(found.shape[-1], dtype=torch.float32)
+    return torch.stack([found.sum((1, 2)) @ at / mass, found.sum((1, 3)) @ at / mass], 1)
+
+
+@pytest.mark.parametrize("side", [48, 96])
+def test_shifts_fill_the_square_of_the_stated_width_in_pixels_of_48(side: int) -> None:
+    x = dot(side // 2, side // 2, side).expand(600, -1, -1, -1)
+    moved = (centres(changed(Augmentation(shift=4), x)) - side // 2) * 48 / side
+    assert moved.abs().max() <= 4 + 1e-3
+    assert (moved.amax(0) > 3.8).all()
+    assert (moved.amin(0) < -3.8).all()
+    assert abs(np.corrcoef(moved.T.numpy())[0, 1]) < 0.15
+
+
+def test_rotations_keep_the_radius_and_fill_the_stated_angles() -> None:
+    x = dot(38, 24).expand(600, -1, -1, -1)
+    arm = centres(changed(Augmentation(rotation=30), x)) - (SIDE - 1) / 2
+    start = torch.tensor([38.0, 24.0]) - (SIDE - 1) / 2
+    torch.testing.assert_close(arm.norm(dim=1), start.norm().expand(600), rtol=0.02, atol=0)
+    angles = torch.rad2deg(torch.atan2(arm[:, 1], arm[:, 0]) - torch.atan2(start[1], start[0]))
+    assert (29 < angles.max() < 31, -31 < angles.min() < -29) == (True, True)
+
+
+def test_scales_fill_the_stated_share_both_ways() -> None:
+    x = dot(38, 24).expand(600, -1, -1, -1)
+    arm = centres(changed(Augmentation(scale=0.2), x)) - (SIDE - 1) / 2
+    zoom = arm.norm(dim=1) / (torch.tensor([38.0, 24.0]) - (SIDE - 1) / 2).norm()
+    assert (1.18 < zoom.max() < 1.21, 0.79 < zoom.min() < 0.82) == (True, True)
+
+
+def test_the_border_repeats_the_nearest_pixel() -> None:
+    x = torch.full((32, 1, SIDE, SIDE), 0.7)
+    everything = Augmentation(flip=True, shift=10, rotation=45, scale=0.5)
+    torch.testing.assert_close(changed(everything, x), x)
+
+
+def test_augmented_images_stay_channels_last() -> None:
+    x = images(faces(4).pixels, SIDE)
+    assert changed(Augmentation(flip=True, shift=2), x).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_moving_faces_to_a_device_keeps_them() -> None:
+    assert all(map(torch.equal, faces(3).to(torch.device("cpu")), faces(3)))
