@@ -183,6 +183,10 @@ class Objective:
     x_first: float = 1.0
     x_last: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.cross_entropy and (not self.weight or isinstance(self.dependence, NoDependence)):
+            raise ValueError("objective: without a dependence and without cross_entropy there is nothing to minimise")
+
     def references(self, images: Tensor, labels: Tensor) -> References:
         """Kernel matrices of images (n, 1, h, w), pooled to input_pool, and labels (n,)."""
         how = self.dependence
