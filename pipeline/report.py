@@ -614,6 +614,7 @@ def group_tables(title: str, group: Mapping[str, Any]) -> Iterator[Table]:
     single = {key: value for key, value in group.items() if not isinstance(value, dict)}
     rows = {key: value for key, value in group.items() if is_counts(value)}
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    columns = [name for name in SPLITS if name in columns] + [name for name in columns if name not in SPLITS]
     if single and not (rows and list(single) == ["total"]):
         yield counts_table(title, single)
     if rows and all(key in AUDIT_TITLES for key in rows):
