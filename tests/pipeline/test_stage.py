@@ -1,0 +1,184 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import stage
+from pipeline.stage import InputError, atomic, current_umask, keep_freed_memory, only_one, run
+
+ROOT = Path(stage.__file__).parents[1]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# run
+
+
+def fail_with(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(InputError("row 3"), 2), (FileNotFoundError(2, "No such file", "x.csv"), 2), (PermissionError("no"), 2)],
+)
+def test_bad_input_and_refusals_of_the_system_are_one_line_and_exit_code_2(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: fail_with(error))
+    assert caught.value.code == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_an_interrupt_is_exit_code_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: fail_with(KeyboardInterrupt()))
+    assert caught.value.code == 130
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: fail_with(ZeroDivisionError()))
+
+
+CHILD = "import time, sys; from pipeline.stage import run; run(lambda: (print('up', flush=True), time.sleep(60)))"
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a signal of Linux")
+def test_a_stage_ends_when_its_parent_is_killed() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdout=subprocess.PIPE)
+    with parent:
+        assert parent.stdout.readline() == b"up\n"
+        parent.send_signal(signal.SIGKILL)
+        start = time.monotonic()
+        assert parent.stdout.read() == b""  # the pipe closes with its last holder, the stage
+    assert time.monotonic() - start < 30
+
+
+def test_keeping_freed_memory_is_harmless() -> None:
+    keep_freed_memory()
+    assert len(bytearray(1 << 22)) == 1 << 22
+
+
+# atomic
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert names(path.parent) == ["out.txt"]
+
+
+@pytest.mark.parametrize("error", [InputError, KeyboardInterrupt, SystemExit])
+def test_after_an_error_the_older_file_is_untouched_and_nothing_is_left(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(error), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["out.txt"]
+
+
+def test_a_temporary_file_may_be_replaced_or_removed_by_the_block(tmp_path: Path) -> None:
+    with atomic(tmp_path / "out.txt") as temporary:
+        (tmp_path / "other").write_text("moved")
+        (tmp_path / "other").replace(temporary)
+    assert (tmp_path / "out.txt").read_text() == "moved"
+    with pytest.raises(FileNotFoundError), atomic(tmp_path / "out.txt") as temporary:
+        temporary.unlink()
+    assert names(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_rights_that_the_umask_grants(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        with atomic(tmp_path / "out.txt") as temporary:
+            temporary.touch()
+        assert current_umask() == mask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "out.txt").stat().st_mode) == 0o666 & ~mask
+
+
+KILLED = (
+    "import os, pathlib, signal, sys; from pipeline.stage import atomic\n"
+    "with atomic(pathlib.Path(sys.argv[1])) as path: path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+)
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_for_the_same_file_only(tmp_path: Path) -> None:
+    for name in ("out[1].txt", "out1.txt"):
+        subprocess.run([sys.executable, "-c", KILLED, tmp_path / name], cwd=ROOT)
+    assert len(names(tmp_path)) == 2
+    with atomic(tmp_path / "out[1].txt") as temporary:
+        temporary.write_text("whole")
+    assert [name.partition("txt")[0] for name in names(tmp_path)] == [".out1.", "out[1]."]
+
+
+def test_the_temporary_file_of_a_live_process_stays(tmp_path: Path) -> None:
+    with atomic(tmp_path / "out.txt") as first:
+        first.write_text("first")
+        with atomic(tmp_path / "out.txt") as second:
+            second.write_text("second")
+        assert (tmp_path / "out.txt").read_text() == "second"
+        assert first.read_text() == "first"
+    assert (tmp_path / "out.txt").read_text() == "first"
+
+
+# only_one
+
+
+def test_a_second_holder_is_refused_and_a_later_one_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "made" / "here"
+    with only_one(folder), pytest.raises(InputError, match="another process is writing here"), only_one(folder):
+        pass
+    with only_one(folder):
+        pass
+
+
+def test_the_lock_goes_after_an_error_too(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), only_one(tmp_path):
+        raise ZeroDivisionError
+    with only_one(tmp_path):
+        pass
+
+
+def test_an_error_of_the_work_is_not_taken_for_a_held_lock(tmp_path: Path) -> None:
+    with pytest.raises(BlockingIOError, match="a pipe is full"), only_one(tmp_path):
+        raise BlockingIOError("a pipe is full")
+
+
+HOLDER = (
+    "import pathlib, sys, time; from pipeline.stage import only_one\n"
+    "with only_one(pathlib.Path(sys.argv[1])): print('up', flush=True); time.sleep(60)"
+)
+
+
+def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"up\n"
+        with pytest.raises(InputError), only_one(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+    with only_one(tmp_path):
+        pass
