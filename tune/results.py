@@ -1,0 +1,180 @@
+"""Tidy tables of a sweep: what happened in each trial and epoch, and means over seeds for the figures.
+
+Every table but timing.csv holds the same bytes whenever the same sweep is run.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from pipeline.sinks import dump
+from pipeline.stage import atomic
+from tune import spaces
+from tune.spaces import MODELS, SEED, Sweep
+from tune.trial import Score, Summary
+
+CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
+TEST = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "macro_f1", "majority_accuracy", "collapsed")
+RATE = "train.learning_rate"
+
+
+class Outcome(NamedTuple):
+    """How a trial ended. status: complete, stopped (by the scheduler), diverged, failed or unfinished."""
+
+    config: dict[str, Any]
+    status: str
+    reason: str
+    summary: Summary
+    score: Score | None
+
+
+def write(folder: Path, sweep: Sweep, about: dict[str, Any], outcomes: list[Outcome]) -> None:
+    """Write all tables of a sweep into `folder`, each as a whole or not at all."""
+    rows = trials(outcomes)
+    tables = {
+        "epochs.csv": epochs(outcomes),
+        "trials.csv": rows,
+        "curves.csv": curves(outcomes),
+        "timing.csv": timing(outcomes),
+    }
+    if sweep.models:
+        tables["models.csv"] = models(rows, spaces.common_rate(sweep))
+    for name, table in tables.items():
+        with atomic(folder / name) as path:
+            table.to_csv(path, index=False, lineterminator="\n")
+    _json(folder / "metrics.json", metrics(rows))
+    _json(folder / "sweep.json", about)
+
+
+def _json(path: Path, value: object) -> None:
+    with atomic(path) as temporary:
+        dump(temporary, value)
+
+
+def names(outcomes: list[Outcome]) -> list[str]:
+    """Names of the axes, the seed last."""
+    return list(outcomes[0].config) if outcomes else [SEED]
+
+
+def point(config: dict[str, Any]) -> dict[str, Any]:
+    """The columns that say which trial a row is of."""
+    plain = {name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+             for name, value in config.items()}  # fmt: skip
+    return {"trial": spaces.identifier(config), **plain}
+
+
+def epochs(outcomes: list[Outcome]) -> pd.DataFrame:
+    """One row per trial and complete epoch with all its metrics; empty cells where a network lacks a metric."""
+    rows = [point(outcome.config) | row for outcome in outcomes for row in outcome.summary.history]
+    return pd.DataFrame(rows, columns=None if rows else ["trial", *names(outcomes), "epoch", "step", *CURVES])
+
+
+def trials(outcomes: list[Outcome]) -> pd.DataFrame:
+    """One row per trial: how it ended, and its metrics at the best validation epoch."""
+    return pd.DataFrame([point(outcome.config) | _trial(outcome) for outcome in outcomes])
+
+
+def _trial(outcome: Outcome) -> dict[str, Any]:
+    history, best, score = outcome.summary.history, outcome.summary.best_epoch, outcome.score
+    row = history[best - 1] if history else {}
+    test = (score.test if score is not None else None) or {}
+    return (
+        {"status": outcome.status, "reason": outcome.reason, "epochs": len(history), "best_epoch": best or None}
+        | {name: row.get(name) for name in CURVES}
+        | {"parameters": score.parameters if score is not None else None}
+        | {f"test/{name}": test[name] for name in TEST if name in test}
+    )
+
+
+def timing(outcomes: list[Outcome]) -> pd.DataFrame:
+    """One row per trial and epoch with what no two runs share: node, seconds, memory."""
+    rows = [point(outcome.config) | place for outcome in outcomes for place in outcome.summary.places]
+    return pd.DataFrame(rows, columns=None if rows else ["trial", *names(outcomes), "epoch", "seconds", "node"])
+
+
+def curves(outcomes: list[Outcome]) -> pd.DataFrame:
+    """Mean, standard deviation, smallest and largest value over seeds of each setting and epoch (Figs 9 to 11).
+
+    n says over how many trials; the deviation is empty where it is one. Trials that diverged count until they did.
+    """
+    table = epochs(outcomes)
+    settings = [name for name in names(outcomes) if name != SEED]
+    table.insert(0, "setting", [_setting(o.config) for o in outcomes for _ in o.summary.history])
+    groups = table.groupby(["setting", *settings, "epoch"], sort=False, dropna=False)
+    result = groups.size().rename("n").to_frame()
+    for name in CURVES:
+        for how in ("mean", "std", "min", "max"):
+            result[f"{name}/{how}"] = groups[name].agg(how)
+    return result.reset_index()
+
+
+def _setting(config: dict[str, Any]) -> str:
+    return spaces.setting(config)
+
+
+def metrics(rows: pd.DataFrame) -> dict[str, Any]:
+    """For `dvc metrics diff`: how many trials ended how, and each setting's best validation accuracy over seeds."""
+    outside = {"trial", SEED, "status", "reason", "epochs", "best_epoch", "parameters", *CURVES}
+    axes = [name for name in rows.columns if name not in outside and not name.startswith("test/")]
+    settings = [spaces.setting({name: row[name] for name in axes}) for _, row in rows.iterrows()]
+    result: dict[str, Any] = {"trials": rows["status"].value_counts().to_dict()}
+    for name, group in rows.groupby(settings, sort=False):
+        result[name] = {"val": _spread(group["val/accuracy"])}
+        if "test/accuracy" in group:
+            result[name]["test"] = _spread(group["test/accuracy"])
+    return result
+
+
+def _spread(values: pd.Series) -> dict[str, Any]:
+    values = values.dropna()
+    if not len(values):
+        return {"n": 0}
+    deviation = {"std": float(values.std())} if len(values) > 1 else {}
+    return {"n": len(values), "accuracy": float(values.mean())} | deviation
+
+
+def models(rows: pd.DataFrame, common: float) -> pd.DataFrame:
+    """Table II's accuracies: each network at the common learning rate and at the one best for it on validation.
+
+    Of equally good rates the smallest is taken; the test split has no say. A rate at which a seed failed is not chosen.
+    """
+    result = []
+    for name, group in rows.groupby(MODELS, sort=False):
+        chosen = tuned_rate(group)
+        for kind, rate in (("common", common), ("tuned", chosen)):
+            own = group[group[RATE] == rate] if RATE in group and rate is not None else group.iloc[:0]
+            own = own if RATE in group else group
+            result.append({MODELS: name, "rate": kind, RATE: rate} | _accuracies(own))
+    return pd.DataFrame(result)
+
+
+def tuned_rate(group: pd.DataFrame) -> float | None:
+    """The learning rate of the best mean validation accuracy over seeds; None where every rate had a failed trial."""
+    if RATE not in group:
+        return None
+    sound = group.groupby(RATE).filter(lambda one: one["status"].isin(["complete", "stopped"]).all())
+    means = sound.groupby(RATE)["val/accuracy"].mean()
+    return float(means.idxmax()) if len(means) else None
+
+
+def _accuracies(own: pd.DataFrame) -> dict[str, Any]:
+    names = [name for name in ("val/accuracy", "test/accuracy", "test/accuracy_without_copies") if name in own]
+    pick: Callable[[str], pd.Series] = lambda name: own[name].dropna()  # noqa: E731
+    result: dict[str, Any] = {"n": len(own), "failed": int((~own["status"].isin(["complete", "stopped"])).sum())}
+    for name in names:
+        values = pick(name)
+        result |= {f"{name}/mean": values.mean() if len(values) else None}
+        result |= {f"{name}/std": values.std() if len(values) > 1 else None}
+    parameters = own["parameters"].dropna()
+    return result | {"parameters": int(parameters.iloc[0]) if len(parameters) else None}
+
+
+def table(outcomes: list[Outcome]) -> str:
+    """The best validation accuracy of each setting over its seeds, in columns to read."""
+    rows = trials(outcomes)
+    rows.insert(0, "setting", [spaces.setting(outcome.config) for outcome in outcomes])
+    groups = rows.groupby("setting", sort=False)["val/accuracy"].agg(["count", "mean", "std", "min", "max"])
+    return groups.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-")

@@ -1,0 +1,76 @@
+"""Where Ray Tune keeps a sweep's state (folder, NFS or s3://), and whether a sweep found there may be continued."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyarrow import fs
+
+from pipeline.stage import InputError
+
+SPECIFICATION, FINISHED = "specification.json", "finished"
+
+
+class Storage(NamedTuple):
+    """root: what Ray is told, a URI or an absolute path; system and path: the sweep's own folder for pyarrow."""
+
+    root: str
+    system: fs.FileSystem
+    path: str
+
+
+def at(text: str, name: str) -> Storage:
+    """The storage of the sweep `name` below a folder or URI; raises InputError for a URI that pyarrow cannot open."""
+    root = text if "://" in text else str(Path(text).resolve())
+    try:
+        system, path = fs.FileSystem.from_uri(root)
+    except (ValueError, OSError) as error:
+        raise InputError(f"--storage {text}: {error}") from error
+    return Storage(root, system, f"{path.rstrip('/')}/{name}")
+
+
+def uri(storage: Storage) -> str:
+    """The sweep's folder as Ray names it."""
+    return f"{storage.root.rstrip('/')}/{storage.path.rpartition('/')[2]}"
+
+
+def begin(storage: Storage, specification: dict[str, Any]) -> None:
+    """Clear the sweep's folder and write down what is to run there; raises InputError where that is impossible."""
+    try:
+        if storage.system.get_file_info(storage.path).type != fs.FileType.NotFound:
+            storage.system.delete_dir(storage.path)
+        storage.system.create_dir(storage.path, recursive=True)
+        with storage.system.open_output_stream(f"{storage.path}/{SPECIFICATION}") as stream:
+            stream.write(json.dumps(specification, indent=2).encode())
+    except OSError as error:
+        raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
+
+
+def found(storage: Storage) -> dict[str, Any] | None:
+    """The specification of the sweep kept there; None where there is none."""
+    path = f"{storage.path}/{SPECIFICATION}"
+    try:
+        if storage.system.get_file_info(path).type == fs.FileType.NotFound:
+            return None
+        with storage.system.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--storage: cannot read {path}: {error}") from error
+
+
+def finish(storage: Storage) -> None:
+    """Note that the tables of the sweep kept there are written."""
+    storage.system.open_output_stream(f"{storage.path}/{FINISHED}").close()
+
+
+def finished(storage: Storage) -> bool:
+    """Whether the tables of the sweep kept there were written."""
+    return storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound
+
+
+def differences(old: object, new: object, name: str = "") -> list[str]:
+    """Dotted names of what differs between two specifications, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [text for key in keys for text in differences(old.get(key), new.get(key), f"{name}.{key}".lstrip("."))]
+    return [] if old == new else [f"{name}: {json.dumps(old)} there, {json.dumps(new)} now"]

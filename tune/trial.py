@@ -1,0 +1,194 @@
+"""One trial of a sweep: the training of the train stage with a report and a checkpoint per epoch, and its score."""
+
+import json
+import math
+import resource
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.experiment import Trial
+from safetensors import safe_open
+from torch import Tensor
+
+from cfpn import training
+from cfpn.data import Faces
+from cfpn.training import DivergedError
+from pipeline import evaluate
+from pipeline import session as sessions
+from pipeline.session import Session
+from pipeline.stage import InputError
+from tune import spaces
+from tune.spaces import Sweep
+
+STATE, PLACES = "session.safetensors", "places.json"
+METRIC = "val/accuracy"
+
+
+class Arrays(NamedTuple):
+    """Faces as NumPy arrays: Ray keeps them once per node in shared memory, and every trial there maps the same bytes.
+
+    pixels (n, 48, 48) uint8, labels (n,) int64, rows (n,) int64.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial runs: threads of its CPUs, "cuda" where it was given a share of a GPU, else "cpu"."""
+
+    threads: int
+    device: str
+
+
+class Summary(NamedTuple):
+    """What a checkpoint tells without its weights: history and places have one entry per complete epoch."""
+
+    history: list[dict[str, float]]
+    best_epoch: int
+    places: list[dict[str, Any]]
+
+
+class Score(NamedTuple):
+    """Probabilities (n, 7) of the validation faces and, where the sweep asks for it, metrics of the test split."""
+
+    probabilities: np.ndarray
+    parameters: int
+    test: dict[str, Any] | None
+
+
+def arrays(faces: Faces) -> Arrays:
+    """The same faces for Ray's object store."""
+    return Arrays(*(tensor.numpy() for tensor in faces))
+
+
+def faces(shared: Arrays) -> Faces:
+    """Faces on the memory of `shared`, without a copy; nothing may write to them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return Faces(*(torch.from_numpy(array) for array in shared))
+
+
+def folder(sweep: Sweep, own: Trial) -> str:
+    """Name of a trial's folder in storage: its point, then Ray's name for it."""
+    return f"{spaces.identifier(spaces.point(sweep, own.config))}-{own.trial_id}"
+
+
+def run(config: dict[str, Any], sweep: Sweep, place: Place, data: Mapping[str, Arrays]) -> None:
+    """Train the point `config` from the last checkpoint that Ray Tune hands over, or from the start.
+
+    data: training faces by train.faces, and the validation faces as "val". A training that diverges ends with a report
+    that says so: it would diverge again if it were retried.
+    """
+    try:
+        _train(spaces.point(sweep, config), sweep, place, data)
+    except (DivergedError, InputError) as error:
+        kind = "diverged" if isinstance(error, DivergedError) else "failed"
+        tune.report({"epoch": 0, METRIC: 0.0, kind: 1, "reason": str(error)})
+
+
+def _train(config: dict[str, Any], sweep: Sweep, place: Place, data: Mapping[str, Arrays]) -> None:
+    what = spaces.training(sweep, config, place.threads, place.device)
+    params, method = what.params, what.params.methods[what.method]
+    torch.set_num_threads(params.compute.threads)
+    training.keep_freed_memory()
+    session, places = sessions.begin(params, method, what.seed), []
+    last = tune.get_checkpoint()
+    if last is not None:
+        with last.as_directory() as folder:
+            sessions.restore(session, Path(folder) / STATE)
+            places = json.loads((Path(folder) / PLACES).read_text())
+    device = sessions.device(params.compute)
+    own, validation = (faces(data[name]).to(device) for name in (params.train.faces, "val"))
+    for record in sessions.advance(session, params, method, what.seed, own, validation):
+        if record.complete:
+            check_finite(record.epoch, record.scalars)
+            places.append(here(record.epoch, record.seconds, place))
+            report(session, places)
+
+
+def check_finite(epoch: int, scalars: dict[str, float]) -> None:
+    """Raise DivergedError for a metric that is not finite: schedulers silently keep such trials."""
+    for name, value in scalars.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"epoch {epoch}: {name} is {value}")
+
+
+def here(epoch: int, seconds: float, place: Place) -> dict[str, Any]:
+    """Where an epoch ran and its cost: peak memory of process and GPU (0 without one) in MiB, CPU seconds so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return {
+        "epoch": epoch,
+        "seconds": seconds,
+        "node": ray.get_runtime_context().get_node_id(),
+        "device": place.device,
+        "threads": place.threads,
+        "memory_mib": usage.ru_maxrss / unit,
+        "gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place.device == "cuda" else 0.0,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    }
+
+
+def report(session: Session, places: list[dict[str, Any]]) -> None:
+    """Report the last epoch together with a checkpoint of the whole session."""
+    with tempfile.TemporaryDirectory() as folder:
+        sessions.save(session, Path(folder) / STATE)
+        (Path(folder) / PLACES).write_text(json.dumps(places))
+        row = session.history[-1]
+        tune.report(row | {"diverged": 0, "failed": 0, "reason": ""}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+
+def summary(folder: Path) -> Summary:
+    """History, best epoch and places of a checkpoint's folder."""
+    with safe_open(folder / STATE, framework="pt") as file:
+        about = json.loads(file.metadata()["session"])
+    places = json.loads((folder / PLACES).read_text())
+    return Summary(about["history"], about["best_epoch"], places)
+
+
+def best(folder: Path) -> dict[str, Tensor]:
+    """Weights of the best epoch in a checkpoint's folder."""
+    with safe_open(folder / STATE, framework="pt") as file:
+        return {name.removeprefix("best/"): file.get_tensor(name) for name in file.keys() if name.startswith("best/")}  # noqa: SIM118
+
+
+def score(
+    config: dict[str, Any],
+    sweep: Sweep,
+    place: Place,
+    checkpoint: tune.Checkpoint,
+    data: Mapping[str, Arrays],
+    copied: np.ndarray | None,
+) -> Score:
+    """Predictions of a trial's best weights on the validation faces; on the test faces too where data has "test"."""
+    what = spaces.training(sweep, config, place.threads, place.device)
+    torch.set_num_threads(place.threads)
+    training.keep_freed_memory()
+    nodes = sessions.build(what.params.model, what.seed)
+    with checkpoint.as_directory() as folder:
+        training.load_weights(nodes, best(Path(folder)))
+    device = sessions.device(what.params.compute)
+    for node in nodes:
+        node.module.to(device)
+
+    def predict(name: str) -> Tensor:
+        own = faces(data[name]).to(device)
+        return training.predict(nodes, own, what.params.model.input_size, evaluate.BATCH).cpu()
+
+    test = None
+    if "test" in data:
+        labels = torch.tensor(data["test"].labels)
+        test = evaluate.metrics(predict("test"), labels, torch.tensor(copied))
+    return Score(predict("val").numpy(), training.parameters(nodes), test)
