@@ -112,6 +112,25 @@ def test_the_classifier_is_linear_in_the_global_average() -> None:
     torch.testing.assert_close(classifier(x), expected)
 
 
+@pytest.mark.parametrize("channels", [8, 16, 24])
+@pytest.mark.parametrize("side", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_under_bfloat16_are_near_those_of_float32_on_the_smallest_maps(
+    channels: int, side: int, stride: int
+) -> None:
+    """PyTorch's own bfloat16 depthwise gradient of 8 maps of one pixel at stride 2 was uninitialised memory."""
+    layer = SeparableConvolution(channels, channels, "tanh", stride=stride).to(memory_format=torch.channels_last)
+    x = draw(8, channels, side, side).contiguous(memory_format=torch.channels_last)
+    gradients = []
+    for low in (False, True):
+        litter = [torch.full((size,), torch.nan) for size in (8, 16, 36, 72, 144, 288)]
+        del litter
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            y = layer(x.bfloat16() if low else x)
+        gradients.append(torch.autograd.grad((y.float() * draw(*y.shape, seed=1)).sum(), layer.depthwise)[0])
+    assert (gradients[0] - gradients[1]).norm() < 0.1 * gradients[0].norm()
+
+
 def test_layers_keep_channels_last() -> None:
     x = draw(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
     layer = SeparableConvolution(8, 8, "relu").to(memory_format=torch.channels_last)
