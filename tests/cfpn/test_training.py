@@ -1,0 +1,630 @@
+"""One trainer over units: what a gradient reaches, equality with plain loops, resuming, predicting."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpn import training
+from cfpn.data import SIDE, Augmentation, Faces, images
+from cfpn.graph import IMAGE, Cuts, Node, units
+from cfpn.layers import Classifier, SeparableConvolution
+from cfpn.model import CFPN, build
+from cfpn.objectives import DebiasedCKA, Head, NoDependence, Objective
+from cfpn.training import (
+    DivergedError,
+    Method,
+    Recipe,
+    Record,
+    State,
+    factor,
+    load_weights,
+    parameters,
+    predict,
+    start,
+    train,
+    train_step,
+    validate,
+    weights,
+)
+
+SIZE, BATCH, RATE = 16, 8, 0.005
+CPU = torch.device("cpu")
+MODEL = CFPN(input_size=SIZE, width=16, blocks=2, layers=2, pyramids=1)
+OBJECTIVE = Objective(pool=4, grid=2, head=Head(hidden=1, width=8))
+LOCAL: list[Cuts] = ["block", "layer", ["block1"], ["block1/1", "block2"]]
+local = pytest.mark.parametrize("cuts", LOCAL, ids=str)
+partition = pytest.mark.parametrize("cuts", ["network", *LOCAL], ids=str)
+
+
+def faces(number: int, seed: int = 0) -> Faces:
+    """Noise, brighter for higher labels."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 7, (number,), generator=random)
+    pixels = torch.randint(0, 100, (number, SIDE, SIDE), generator=random) + 20 * labels[:, None, None]
+    return Faces(pixels.to(torch.uint8), labels, torch.arange(1, number + 1))
+
+
+def method(cuts: Cuts, **fields: object) -> Method:
+    return Method(**{"units": cuts, "objective": OBJECTIVE} | fields)
+
+
+def begin(how: Method, seed: int = 0, nodes: list[Node] | None = None) -> State:
+    return start(nodes or build(MODEL, seed), how, Recipe(batch=BATCH), SIZE, seed, CPU)
+
+
+def training_mode(state: State) -> State:
+    for node in state.nodes:
+        node.module.train()
+    return state
+
+
+def data(step: int = 0) -> tuple[Tensor, Tensor]:
+    chosen = faces(BATCH, seed=step)
+    return images(chosen.pixels, SIZE), chosen.labels
+
+
+def steps(state: State, how: Method, number: int = 3) -> list[dict[str, float]]:
+    training_mode(state)
+    return [train_step(state.learners, how, *data(step), step, RATE) for step in range(number)]
+
+
+def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def differing(a: dict[str, Tensor], b: dict[str, Tensor]) -> list[str]:
+    assert set(a) == set(b)
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def own(state: State) -> list[set[Tensor]]:
+    return [{p for group in learner.optimizer.param_groups for p in group["params"]} for learner in state.learners]
+
+
+def leaves(loss: Tensor) -> set[Tensor]:
+    """Every tensor that a gradient of the loss can reach."""
+    found, seen, open_nodes = set(), set(), [loss.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+        open_nodes.extend(following for following, _ in node.next_functions)
+    return found
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> list[set[Tensor]]:
+    """What each call of backward could reach, in order."""
+    calls: list[set[Tensor]] = []
+    backward = Tensor.backward
+
+    def spy(loss: Tensor) -> None:
+        calls.append(leaves(loss))
+        backward(loss)
+
+    monkeypatch.setattr(Tensor, "backward", spy)
+    return calls
+
+
+@partition
+def test_no_gradient_path_leads_from_one_unit_to_another(cuts: Cuts, reached: list[set[Tensor]]) -> None:
+    how = method(cuts)
+    state = begin(how)
+    steps(state, how, 1)
+    assert len(reached) == len(state.learners)
+    assert all(found and found <= mine for found, mine in zip(reached, own(state), strict=True))
+
+
+@local
+def test_without_detaching_a_gradient_does_cross(cuts: Cuts, reached: list[set[Tensor]]) -> None:
+    how = method(cuts, detach=False)
+    state = begin(how)
+    steps(state, how, 1)
+    (found,) = reached
+    assert all(found & mine for mine in own(state))
+
+
+@local
+def test_a_units_loss_moves_only_its_own_parameters(cuts: Cuts, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = method(cuts)
+    backward = Tensor.backward
+    for k in range(len(units(build(MODEL, 0), cuts))):
+        state, calls = begin(how), itertools.count()
+
+        def only_k(loss: Tensor, calls: Iterator[int] = calls, k: int = k) -> None:
+            if next(calls) == k:
+                backward(loss)
+
+        monkeypatch.setattr(Tensor, "backward", only_k)
+        before = [[p.detach().clone() for p in mine] for mine in map(list, own(state))]
+        steps(state, how, 1)
+        after = [list(mine) for mine in own(state)]
+        moved = [any(map(lambda a, b: not torch.equal(a, b), *pair)) for pair in zip(before, after, strict=True)]
+        assert moved == [i == k for i in range(len(moved))]
+
+
+@local
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_unit_learns_the_same_whatever_the_later_ones_are(cuts: Cuts, detach: bool) -> None:
+    how = method(cuts, detach=detach)
+    first, second = begin(how), begin(how)
+    for node in second.learners[-1].unit.nodes:
+        for parameter in node.module.parameters():
+            parameter.data.mul_(-0.5)
+    for state in (first, second):
+        steps(state, how)
+    early = [
+        {f"{n.name}.{key}" for n in learner.unit.nodes for key in n.module.state_dict()} for learner in first.learners
+    ]
+    changed = set(differing(weights(first.nodes), weights(second.nodes)))
+    assert bool(changed & set().union(*early[:-1])) != detach
+
+
+def plain(nodes: Iterable[Node], features: dict[str, Tensor]) -> dict[str, Tensor]:
+    for node in nodes:
+        features[node.name] = node.module(*[features[name] for name in node.inputs])
+    return features
+
+
+def test_network_is_a_plain_back_propagation_loop_bit_for_bit() -> None:
+    how = method("network")
+    state = begin(how)
+    nodes = copy.deepcopy(state.nodes)
+    modules = nn.ModuleList([node.module for node in nodes]).train()
+    optimizer = torch.optim.Adam(modules.parameters(), lr=RATE, fused=True)
+    losses = []
+    for step in range(4):
+        x, labels = data(step)
+        loss = F.cross_entropy(plain(nodes, {IMAGE: x})["classifier"], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert [scalars["train/loss"] for scalars in steps(state, how, 4)] == losses
+    assert not differing(weights(state.nodes), weights(nodes))
+    assert differing(weights(state.nodes), weights(build(MODEL, 0)))
+
+
+@local
+def test_without_detaching_training_is_deep_supervision_bit_for_bit(cuts: Cuts) -> None:
+    how = method(cuts, detach=False)
+    state = begin(how)
+    learners = copy.deepcopy([(learner.unit, learner.head, learner.depth) for learner in state.learners])
+    nodes = [node for unit, _, _ in learners for node in unit.nodes]
+    modules = nn.ModuleList([node.module for node in nodes] + [head for _, head, _ in learners if head]).train()
+    optimizer = torch.optim.Adam(modules.parameters(), lr=RATE, fused=True)
+    for step in range(3):
+        x, labels = data(step)
+        features, references = {IMAGE: x}, OBJECTIVE.references(x, labels)
+        loss = torch.zeros(())
+        for unit, head, depth in learners[:-1]:
+            features = plain(unit.nodes, features)
+            loss = loss + OBJECTIVE([features[name] for name in unit.outputs], references, head, depth)
+        features = plain(learners[-1][0].nodes, features)
+        loss = loss + F.cross_entropy(features["classifier"], labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    steps(state, how)
+    assert not differing(weights(state.nodes), weights(nodes))
+
+
+def chain(blocks: int, per_block: int = 2, width: int = 8) -> list[Node]:
+    """Blocks of equal separable convolutions at full size, and a classifier."""
+    nodes, before = [], IMAGE
+    for block, layer in itertools.product(range(blocks), range(per_block)):
+        module = SeparableConvolution(width if nodes else 1, width, "relu")
+        nodes.append(Node(f"block{block}/{layer}", module, (before,)))
+        before = nodes[-1].name
+    return [*nodes, Node("classifier", Classifier(width, 7), (before,))]
+
+
+def peak_saved(blocks: int, how: Method) -> int:
+    """Most bytes that lie saved for the backward pass at any moment of a step."""
+    live, peak = 0, 0
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            nonlocal live, peak
+            self.tensor = tensor
+            live += tensor.nbytes
+            peak = max(peak, live)
+
+        def __del__(self) -> None:
+            nonlocal live
+            live -= self.tensor.nbytes
+
+    state = begin(how, nodes=chain(blocks))
+    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+        steps(state, how, 2)
+    assert live == 0
+    return peak
+
+
+@pytest.mark.parametrize("alternate", [1, 2])
+@pytest.mark.parametrize("cuts", ["block", "layer"])
+def test_memory_saved_for_backward_does_not_grow_with_depth(cuts: Cuts, alternate: int) -> None:
+    found = [peak_saved(blocks, method(cuts, alternate=alternate)) for blocks in (3, 6, 12)]
+    assert found[0] == found[1] == found[2] > 0
+
+
+@pytest.mark.parametrize("how", [method("network"), method("block", detach=False)], ids=["network", "deep supervision"])
+def test_memory_saved_for_backward_grows_with_depth_where_gradients_cross(how: Method) -> None:
+    three, six, twelve = (peak_saved(blocks, how) for blocks in (3, 6, 12))
+    assert 1.6 * three < six
+    assert 1.7 * six < twelve
+
+
+def test_a_layer_saves_less_than_a_block_and_a_block_less_than_the_network() -> None:
+    layer, block, network = (peak_saved(4, method(cuts)) for cuts in ("layer", "block", "network"))
+    assert layer < block < network
+
+
+@pytest.mark.parametrize("alternate", [2, 3])
+def test_alternate_leaves_units_that_are_not_due_untouched(alternate: int) -> None:
+    how = method("block", alternate=alternate)
+    state = training_mode(begin(how))
+    hidden = len(state.learners) - 1
+    for step in range(alternate):
+        before = [[p.detach().clone() for p in mine] for mine in map(list, own(state))]
+        scalars = train_step(state.learners, how, *data(step), step, RATE)
+        after = [list(mine) for mine in own(state)]
+        moved = [any(map(lambda a, b: not torch.equal(a, b), *pair)) for pair in zip(before, after, strict=True)]
+        assert moved == [(step + i) % alternate == 0 for i in range(hidden)] + [True]
+        reported = [f"unit/{state.learners[i].unit.name}/loss" in scalars for i in range(hidden)]
+        assert reported == moved[:-1]
+
+
+def saved(state: State) -> dict[str, Tensor]:
+    """As a file gives it back: the values in the plain layout, shared with nobody."""
+    return {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.tensors().items()
+    }
+
+
+def epochs(state: State, how: Method, recipe: Recipe, number: int = 99, seed: int = 0) -> list[Record]:
+    records = train(state, how, recipe, faces(20), faces(9, seed=1), SIZE, seed)
+    return list(itertools.islice((record for record in records if record.complete), number))
+
+
+RECIPE = Recipe(
+    epochs=3, batch=BATCH, schedule="one_cycle", augmentation=Augmentation(flip=True, shift=2, rotation=10, scale=0.1)
+)
+
+
+@partition
+def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(cuts: Cuts) -> None:
+    how = method(cuts)
+    straight, first, second = begin(how), begin(how), begin(how, seed=7)
+    records = epochs(straight, how, RECIPE)
+    epochs(first, how, RECIPE, 2)
+    second.load(saved(first), 2)
+    torch.manual_seed(123)
+    last = epochs(second, how, RECIPE)
+    assert [record.scalars for record in last] == [records[2].scalars]
+    assert not differing(straight.tensors(), second.tensors())
+    assert second.epoch == 3
+
+
+def test_resumed_moments_lie_in_memory_as_their_parameters_do() -> None:
+    how = method(["block1"])
+    first, second = begin(how), begin(how)
+    steps(first, how, 1)
+    second.load(saved(first), 1)
+    for learner in second.learners:
+        for parameter, moments in learner.optimizer.state.items():
+            assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
+            assert moments["step"] == 1
+
+
+def test_a_loaded_state_shares_nothing_with_what_it_was_loaded_from() -> None:
+    how = method(["block1"])
+    first, second = begin(how), begin(how)
+    steps(first, how, 1)
+    given = first.tensors()
+    kept = snapshot(given)
+    second.load(given, 1)
+    steps(second, how, 2)
+    assert not differing(given, kept)
+
+
+@pytest.mark.parametrize(("written", "read"), [("block", "network"), ("network", "block"), ("layer", "block")])
+def test_the_state_of_another_partition_is_refused(written: Cuts, read: Cuts) -> None:
+    first = begin(method(written))
+    steps(first, method(written), 1)
+    with pytest.raises((KeyError, RuntimeError)):
+        begin(method(read)).load(saved(first), 1)
+
+
+def test_every_tensor_of_the_state_has_a_name_of_its_own() -> None:
+    how = method(["block1/0", "block1/1", "block2"])
+    state = begin(how)
+    steps(state, how, 1)
+    moments = sum(len(values) for learner in state.learners for values in learner.optimizer.state.values())
+    heads = sum(len(learner.head.state_dict()) for learner in state.learners if learner.head)
+    assert len(state.tensors()) == len(weights(state.nodes)) + heads + moments
+
+
+def with_dropout() -> list[Node]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 7))
+    return [Node("alexnet", network, (IMAGE,))]
+
+
+def test_dropout_too_hangs_on_seed_epoch_and_step_alone() -> None:
+    results = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        state = begin(method("network"), nodes=with_dropout())
+        results.append([record.scalars for record in epochs(state, method("network"), RECIPE)])
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("cuts", ["network", "block"])
+def test_training_leaves_the_global_generator_alone(cuts: Cuts) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    epochs(begin(method(cuts)), method(cuts), RECIPE, 1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_heads_are_drawn_from_the_seed_and_leave_the_networks_weights_as_they_are() -> None:
+    heads = [[learner.head for learner in begin(method("block"), seed).learners[:-1]] for seed in (0, 0, 1)]
+    first, again, other = (nn.ModuleList(found).state_dict() for found in heads)
+    assert not differing(first, again)
+    assert any("trunk" in name for name in differing(first, other))
+    assert not differing(weights(begin(method("block")).nodes), weights(build(MODEL, 0)))
+
+
+def test_all_methods_see_the_same_images_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[Tensor]] = {}
+
+    def spy(
+        learners: object, how: Method, x: Tensor, labels: Tensor, step: int, rate: float, precision: str
+    ) -> dict[str, float]:
+        numbers = torch.cat([x.flatten(), labels, torch.tensor([step, rate])])
+        seen.setdefault(f"{how.units} {precision}", []).append(numbers)
+        return {}
+
+    monkeypatch.setattr(training, "train_step", spy)
+    for cuts in ("network", "block", "layer"):
+        epochs(begin(method(cuts)), method(cuts), RECIPE)
+    first, *others = seen.values()
+    assert len(first) == 6
+    assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+    assert len({tensor.sum().item() for tensor in first}) == 6
+
+
+def poison(state: State, unit: int, value: float) -> str:
+    learner = state.learners[unit]
+    target = learner.head.classifier if learner.head else learner.unit.nodes[-1].module.full
+    target.bias.data.fill_(value)
+    return learner.unit.name
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("unit", [0, 1, -1])
+def test_a_loss_that_is_not_finite_ends_training_naming_step_unit_and_value(unit: int, value: float) -> None:
+    state = training_mode(begin(method("block")))
+    name = poison(state, unit, value)
+    with pytest.raises(DivergedError, match=rf"^step 42: the loss of unit {name} is nan$"):
+        train_step(state.learners, method("block"), *data(), 41, RATE)
+
+
+def test_divergence_in_train_names_the_step_counted_over_all_epochs() -> None:
+    how = method("network")
+    state = begin(how)
+    records = train(state, how, RECIPE, faces(20), faces(9), SIZE, 0)
+    for _ in range(3):
+        next(records)
+    poison(state, -1, math.nan)
+    with pytest.raises(DivergedError, match="step 3: the loss of unit network is nan"):
+        next(records)
+
+
+def test_records_tell_every_step_and_then_the_epoch_with_its_validation() -> None:
+    how = method(["block1"])
+    records = list(train(begin(how), how, RECIPE, faces(20), faces(9), SIZE, 0))
+    assert [record.complete for record in records] == [False, False, True] * 3
+    assert [record.step for record in records] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert [record.epoch for record in records if record.complete] == [1, 2, 3]
+    known = {"unit/block1/loss", "train/loss", "train/accuracy"}
+    assert all(set(record.scalars) == known for record in records if not record.complete)
+    assert all(set(record.scalars) == known | {"val/loss", "val/accuracy"} for record in records if record.complete)
+    first, second, epoch = (record.scalars for record in records[:3])
+    assert all(epoch[name] == pytest.approx((first[name] + second[name]) / 2) for name in known)
+
+
+@partition
+def test_training_lowers_the_loss(cuts: Cuts) -> None:
+    how = method(cuts)
+    state = training_mode(begin(how))
+    losses = [train_step(state.learners, how, *data(0), step, 0.03) for step in range(15)]
+    assert losses[-1]["train/loss"] < 0.8 * losses[0]["train/loss"]
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch: 64 is more than the 20 training faces"):
+        epochs(begin(method("network")), method("network"), Recipe(epochs=1, batch=64))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"epochs": 0}, {"batch": 1}, {"learning_rate": 0.0}, {"learning_rate": math.inf}, {"learning_rate": -1.0}],
+    ids=str,
+)
+def test_a_recipe_that_cannot_train_is_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="train: expected"):
+        Recipe(**bad)
+
+
+def test_alternating_over_no_steps_is_refused() -> None:
+    with pytest.raises(ValueError, match="alternate: expected 1 or more, found 0"):
+        Method(alternate=0)
+
+
+@pytest.mark.parametrize("total", [1, 2, 10, 1000])
+def test_schedules_stay_between_zero_and_the_full_rate(total: int) -> None:
+    assert [factor("constant", step, total) for step in range(total)] == [1.0] * total
+    assert all(0 < factor("one_cycle", step, total) <= 1 for step in range(total))
+
+
+def test_one_cycle_rises_linearly_for_three_tenths_and_falls_as_a_cosine() -> None:
+    rates = [factor("one_cycle", step, 1000) for step in range(1000)]
+    assert max(rates) == rates[300] == 1.0
+    assert rates[149] == pytest.approx(0.5, abs=0.01)
+    assert rates[650] == pytest.approx(0.5, abs=0.01)
+    assert rates[300:] == sorted(rates[300:], reverse=True)
+    assert rates[-1] < 1e-4
+
+
+def test_the_schedule_reaches_every_units_optimiser() -> None:
+    state = begin(method("block"))
+    epochs(state, method("block"), RECIPE)
+    expected = RECIPE.learning_rate * factor("one_cycle", 5, 6)
+    assert {group["lr"] for learner in state.learners for group in learner.optimizer.param_groups} == {expected}
+
+
+def test_depth_goes_from_zero_at_the_first_to_one_at_the_last_hidden_unit() -> None:
+    depths = [learner.depth for learner in begin(method("block")).learners[:-1]]
+    assert depths == pytest.approx([i / (len(depths) - 1) for i in range(len(depths))])
+
+
+def test_only_the_last_unit_has_no_head() -> None:
+    assert [learner.head is None for learner in begin(method("block")).learners] == [False] * 5 + [True]
+
+
+def test_in_bfloat16_the_backward_pass_runs_outside_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the products in the backward pass of float32 kernels are rounded to bfloat16."""
+    backward, enabled = Tensor.backward, []
+
+    def spy(loss: Tensor) -> None:
+        enabled.append(torch.is_autocast_enabled("cpu"))
+        backward(loss)
+
+    monkeypatch.setattr(Tensor, "backward", spy)
+    recipe = Recipe(epochs=1, batch=BATCH, precision="bfloat16")
+    epochs(begin(method("block")), method("block"), recipe)
+    assert enabled
+    assert not any(enabled)
+
+
+@pytest.mark.parametrize("cuts", ["network", ["block1"]], ids=str)
+def test_bfloat16_trains_close_to_float32(cuts: Cuts) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        recipe = Recipe(epochs=2, batch=BATCH, learning_rate=1e-3, precision=precision)
+        losses.append(epochs(begin(method(cuts)), method(cuts), recipe)[-1].scalars["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def trained(seed: int = 0) -> list[Node]:
+    state = begin(method("network"), seed)
+    steps(state, method("network"))
+    return state.nodes
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 256])
+def test_predictions_do_not_hang_on_the_batch_size(batch: int) -> None:
+    nodes, some = trained(), faces(11, seed=5)
+    found = predict(nodes, some, SIZE, batch)
+    assert found.shape == (11, 7)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, predict(nodes, some, SIZE, 11), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.sum(1), torch.ones(11))
+
+
+def test_predictions_keep_the_order_of_the_faces() -> None:
+    nodes, some = trained(), faces(11, seed=5)
+    backwards = Faces(*(tensor.flip(0) for tensor in some))
+    torch.testing.assert_close(predict(nodes, some, SIZE, 4), predict(nodes, backwards, SIZE, 4).flip(0))
+
+
+def test_predictions_do_not_hang_on_the_mode_before_and_change_no_weight() -> None:
+    nodes, some = trained(), faces(11, seed=5)
+    before, found = snapshot(weights(nodes)), []
+    for mode in (True, False):
+        for node in nodes:
+            node.module.train(mode)
+        found.append(predict(nodes, some, SIZE))
+    assert torch.equal(*found)
+    assert not differing(weights(nodes), before)
+
+
+def test_validation_counts_every_face_once() -> None:
+    nodes, some = trained(), faces(300, seed=5)
+    probabilities = torch.cat([predict(nodes, Faces(*(t[i : i + 50] for t in some)), SIZE) for i in range(0, 300, 50)])
+    right = (probabilities.argmax(1) == some.labels).double().mean().item()
+    loss = -probabilities[torch.arange(300), some.labels].double().log().mean().item()
+    expected = {"val/loss": pytest.approx(loss, rel=1e-4), "val/accuracy": pytest.approx(right)}
+    assert validate(nodes, some, SIZE) == expected
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_weights_of_wrapped_networks_load(prefix: str) -> None:
+    source, target = trained(), build(MODEL, 9)
+    load_weights(target, {prefix + name: tensor for name, tensor in weights(source).items()})
+    assert not differing(weights(source), weights(target))
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_module_inside_a_name_is_no_prefix(prefix: str) -> None:
+    def network() -> list[Node]:
+        return [Node("a_module.b", nn.ModuleDict({"module": nn.Linear(2, 2)}), (IMAGE,))]
+
+    source, target = network(), network()
+    load_weights(target, {prefix + name: tensor for name, tensor in weights(source).items()})
+    assert not differing(weights(source), weights(target))
+
+
+def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("block1/1", "block1/9"): tensor for name, tensor in tensors.items()}
+
+
+def short(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name != "fusion3.f1.2.bias"}
+
+
+def extra(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {"block9/0.weight": torch.zeros(1)}
+
+
+def reshaped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return tensors | {"classifier.full.bias": torch.zeros(8)}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [(renamed, "block1/1"), (short, "fusion3.f1.2.bias"), (extra, "block9/0.weight"), (reshaped, "full.bias")],
+)
+def test_weights_of_another_network_are_refused_by_name(
+    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]], named: str
+) -> None:
+    with pytest.raises((KeyError, RuntimeError), match=named):
+        load_weights(build(MODEL, 0), spoil(weights(build(MODEL, 0))))
+
+
+def test_parameters_are_counted_once_and_buffers_not() -> None:
+    assert parameters(chain(2, 1, 8)) == (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7)
+
+
+def test_objectives_differ_in_what_they_teach() -> None:
+    """The dependence alone moves hidden units, and another way than their classifiers do."""
+    results = []
+    for fields in ({"cross_entropy": 0.0}, {"dependence": NoDependence()}, {"dependence": DebiasedCKA(beta=1.0)}):
+        how = method(["block1"], objective=Objective(**{"head": OBJECTIVE.head} | fields))
+        state = begin(how)
+        steps(state, how, 2)
+        results.append(snapshot(weights(state.nodes)))
+    for a, b in itertools.combinations([*results, weights(build(MODEL, 0))], 2):
+        assert "block1/0.0.weight" in differing(a, b)
