@@ -21,10 +21,18 @@ class InputError(ValueError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command line's `main`; an InputError or a refusal of the operating system is one line and exit code 2."""
+    """Run a command line's `main` and say what ends it in one line.
+
+    Exit codes: 2 for an InputError or a refusal of the operating system, 1 for a training that diverged, 130 and 143
+    for SIGINT and SIGTERM, which end it in order.
+    """
     die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

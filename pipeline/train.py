@@ -129,13 +129,7 @@ def warn_if_collapsed(session: Session, majority: float) -> None:
 
 def write(session: Session, params: Params, args: argparse.Namespace, majority: float, device: torch.device) -> None:
     """Write the weights of the best epoch, the history, metrics without times, and the times."""
-    about = {
-        "model": json.dumps(asdict(params.model)),
-        "epoch": str(session.best_epoch),
-        "method": args.method,
-        "seed": str(args.seed),
-        "profile": params.profile,
-    }
+    about = {"model": json.dumps(asdict(params.model))}  # one key alone: the format keeps several in random order
     sessions.write(session.best, about, args.out / "model.safetensors")
     with atomic(args.out / "history.csv") as path, path.open("w", newline="") as file:
         names = list(dict.fromkeys(name for row in session.history for name in row))

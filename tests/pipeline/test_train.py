@@ -1,0 +1,169 @@
+"""Claims about the train stage: what it writes, and that a killed run ends as an undisturbed one does."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import session as sessions
+from pipeline import stage
+from pipeline import train as train_stage
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS = ("history.csv", "metrics.json", "model.safetensors")
+
+
+def write_split(path: Path, faces: int, seed: int, label: int | None = None) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 7, faces) if label is None else np.full(faces, label)
+    pixels = [(random.integers(0, 60, 2304) + 25 * y).astype(np.uint8).tobytes() for y in labels]
+    columns = {"pixels": pa.array(pixels, pa.binary(2304)), "label": pa.array(labels, pa.int8())}
+    pq.write_table(pa.table(columns | {"row": pa.array(range(1, faces + 1), pa.int32())}), path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load(ROOT / "params.yaml")
+    own = raw["profiles"]["sample"]
+    own["model"] |= {"width": 16, "input_size": 16, "layers": 1, "pyramids": 1}
+    own["train"] |= {"faces": "original", "epochs": 4, "batch": 16}
+    yaml.dump(raw, tmp_path / "params.yaml")
+    splits = tmp_path / "data" / "splits"
+    splits.mkdir(parents=True)
+    write_split(splits / "train.parquet", 80, 0)
+    write_split(splits / "val.parquet", 20, 1)
+    return tmp_path
+
+
+Train = Callable[..., "Result"]
+ARGUMENTS = ["runs/nbp-0", "--method", "nbp", "--seed", "0"]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def train(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """The stage's command line, run in this process."""
+    monkeypatch.chdir(folder)
+
+    def run_stage(*extra: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["train", *ARGUMENTS, *extra])
+        try:
+            stage.run(train_stage.main)
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run_stage
+
+
+def killed_after_an_epoch(folder: Path) -> None:
+    """The stage in a process of its own, killed once it has written a checkpoint."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
+    command = [sys.executable, "-m", "pipeline.train", *ARGUMENTS]
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
+    while not list((folder / ".checkpoints").glob("nbp-0/*.safetensors")):
+        time.sleep(0.01)
+        assert process.poll() is None, "ended before a checkpoint was seen"
+    process.kill()
+    process.wait()
+
+
+def contents(folder: Path) -> list[bytes]:
+    return [(folder / "runs" / "nbp-0" / name).read_bytes() for name in OUTPUTS]
+
+
+def change(folder: Path, name: str, value: object) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load(folder / "params.yaml")
+    raw["profiles"]["sample"]["train"][name] = value
+    yaml.dump(raw, folder / "params.yaml")
+
+
+def test_a_run_killed_after_an_epoch_continues_and_ends_bit_identical(folder: Path, train: Train) -> None:
+    assert train().code == 0
+    expected = contents(folder)
+    killed_after_an_epoch(folder)
+    again = train()
+    assert "continue after epoch" in again.out
+    assert contents(folder) == expected
+    assert not list((folder / ".checkpoints").rglob("*.safetensors"))
+
+
+def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(folder: Path, train: Train) -> None:
+    result = train()
+    assert result.code == 0, result.err
+    out = folder / "runs" / "nbp-0"
+    rows = list(csv.DictReader((out / "history.csv").read_text().splitlines()))
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    accuracies = [float(row["val/accuracy"]) for row in rows]
+    assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies))
+    assert metrics["val"]["accuracy"] == max(accuracies)
+    _, about = sessions.read(out / "model.safetensors")
+    assert json.loads(about["model"])["width"] == 16
+    assert len(json.loads((out / "timing.json").read_text())["seconds_per_epoch"]) == 4
+    assert len((out / "live" / "plots" / "metrics" / "val" / "accuracy.tsv").read_text().splitlines()) == 5
+
+
+def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:
+    killed_after_an_epoch(folder)
+    change(folder, "learning_rate", 0.001)
+    assert "continue" not in train().out
+
+
+def test_a_diverging_run_ends_with_step_unit_and_value(folder: Path, train: Train) -> None:
+    change(folder, "learning_rate", 1e30)
+    result = train()
+    assert result.code == 1
+    assert "step" in result.err and "unit" in result.err and ("nan" in result.err or "inf" in result.err)
+    assert "Traceback" not in result.err
+    assert not (folder / "runs" / "nbp-0" / "metrics.json").exists()
+
+
+def test_a_run_stuck_at_the_majority_share_says_so(folder: Path, train: Train) -> None:
+    write_split(folder / "data" / "splits" / "val.parquet", 20, 1, label=3)
+    write_split(folder / "data" / "splits" / "train.parquet", 80, 0, label=3)
+    result = train()
+    assert "predicts one class" in result.err
+    assert json.loads((folder / "runs" / "nbp-0" / "metrics.json").read_text())["collapsed"] is True
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("--params", "absent.yaml"), "absent.yaml"),
+        (("--splits", "nowhere"), "nowhere"),
+        (("--method", "x"), "bp"),
+    ],
+)
+def test_what_a_user_got_wrong_is_named_with_exit_code_two(
+    folder: Path, train: Train, extra: tuple[str, ...], said: str
+) -> None:
+    result = train(*extra)
+    assert result.code == 2
+    assert said in result.err and "Traceback" not in result.err
+    assert not (folder / "runs").exists()
+
+
+def test_a_second_process_on_the_same_run_is_refused(folder: Path, train: Train) -> None:
+    with stage.only_one(folder / ".checkpoints" / "nbp-0"):
+        result = train()
+    assert result.code == 2 and "another process" in result.err
