@@ -102,11 +102,11 @@ def restore(session: Session, path: Path) -> None:
     tensors, about = read(path)
     try:
         saved = json.loads(about["session"])
-        session.state.load(tensors, len(saved["history"]))
+        history, seconds, best_epoch = saved["history"], saved["seconds"], saved["best_epoch"]
+        session.state.load(tensors, len(history))
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint of this training: {error}") from error
-    session.history, session.seconds = saved["history"], saved["seconds"]
-    session.best_epoch = saved["best_epoch"]
+    session.history, session.seconds, session.best_epoch = history, seconds, best_epoch
     session.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}
 
 

@@ -1,0 +1,187 @@
+"""A training from parameters to a whole checkpoint and on from it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cfpn.data import SIDE, Faces
+from cfpn.model import CFPN
+from cfpn.objectives import Head, Objective
+from cfpn.training import Method, Record, weights
+from pipeline import session as sessions
+from pipeline.baselines import Baseline
+from pipeline.params import Compute, Params, Training
+from pipeline.session import Session, advance, begin, build, device, fingerprint, read, restore, save
+from pipeline.stage import InputError
+
+LOCAL = Method(units=["block1"], objective=Objective(pool=4, grid=2, head=Head(hidden=1, width=8)))
+PARAMS = Params(
+    profile="test",
+    model=CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1),
+    train=Training(epochs=3, batch=8, schedule="one_cycle"),
+    methods={"nbp": LOCAL, "bp": Method(units="network")},
+    compute=Compute(device="cpu", threads=1),
+)
+
+
+def faces(number: int, seed: int) -> Faces:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 7
+    pixels = torch.randint(0, 100, (number, SIDE, SIDE), generator=random) + 20 * labels[:, None, None]
+    return Faces(pixels.to(torch.uint8), labels, torch.arange(1, number + 1))
+
+
+def epochs(session: Session, method: str = "nbp", number: int = 99) -> list[Record]:
+    found = []
+    for record in advance(session, PARAMS, PARAMS.methods[method], 0, faces(32, 1), faces(21, 2)):
+        found += [record] if record.complete else []
+        if len(found) == number:
+            break
+    return found
+
+
+def start(method: str = "nbp", seed: int = 0) -> Session:
+    return begin(PARAMS, PARAMS.methods[method], seed)
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("method", ["nbp", "bp"])
+def test_a_session_saved_and_restored_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
+    straight, first, second = start(method), start(method), start(method, seed=5)
+    epochs(straight, method)
+    epochs(first, method, 2)
+    save(first, tmp_path / "x.safetensors")
+    restore(second, tmp_path / "x.safetensors")
+    assert second.state.epoch == 2
+    epochs(second, method)
+    assert second.history == straight.history
+    assert second.best_epoch == straight.best_epoch
+    assert same(second.best, straight.best)
+    assert same(second.state.tensors(), straight.state.tensors())
+
+
+def test_a_checkpoint_is_equal_byte_for_byte_between_identical_runs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        session = start()
+        epochs(session, number=1)
+        session.seconds = [1.0]
+        save(session, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_session_notes_every_complete_epoch() -> None:
+    session = start()
+    records = epochs(session)
+    assert [row["epoch"] for row in session.history] == [1, 2, 3]
+    assert [row["step"] for row in session.history] == [4, 8, 12]
+    assert [row["val/loss"] for row in session.history] == [record.scalars["val/loss"] for record in records]
+    assert len(session.seconds) == 3
+    assert all(seconds > 0 for seconds in session.seconds)
+
+
+def test_the_best_epoch_is_the_first_of_the_most_accurate_and_its_weights_are_kept() -> None:
+    session = start("bp")
+    fill = []
+    for epoch, accuracy in enumerate([0.2, 0.5, 0.4, 0.5, 0.1], 1):
+        for tensor in weights(session.state.nodes).values():
+            tensor.fill_(epoch)
+        session.note(Record(epoch, epoch, 1.0, {"val/accuracy": accuracy}, complete=True))
+        fill.append((session.best_epoch, {tensor.flatten()[0].item() for tensor in session.best.values()}))
+    assert fill == [(1, {1}), (2, {2}), (2, {2}), (2, {2}), (2, {2})]
+
+
+def test_an_epoch_at_accuracy_zero_is_the_best_as_long_as_it_is_alone() -> None:
+    session = start("bp")
+    session.note(Record(1, 1, 1.0, {"val/accuracy": 0.0}, complete=True))
+    assert session.best_epoch == 1
+    assert same(session.best, weights(session.state.nodes))
+
+
+def test_a_network_is_built_as_its_parameters_say() -> None:
+    assert build(PARAMS.model, 0)[-1].name == "classifier"
+    with torch.device("meta"):
+        assert [node.name for node in build(Baseline("resnet50"), 0)] == ["resnet50"]
+
+
+def test_a_missing_or_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "broken").write_bytes(b"not a safetensors file")
+    for name in ("missing", "broken"):
+        with pytest.raises(InputError, match=f"{name}: no readable weights"):
+            restore(start(), tmp_path / name)
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path) -> None:
+    save(start(), tmp_path / "x")
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-100])
+    with pytest.raises(InputError, match="no readable weights"):
+        read(tmp_path / "x")
+
+
+def test_a_checkpoint_of_another_method_or_network_is_refused(tmp_path: Path) -> None:
+    session = start()
+    epochs(session, number=1)
+    save(session, tmp_path / "x")
+    with pytest.raises(InputError, match="not a checkpoint of this training"):
+        restore(start("bp"), tmp_path / "x")
+    wider = PARAMS.model_copy(update={"model": replace(PARAMS.model, width=32)})
+    with pytest.raises(InputError, match="not a checkpoint of this training"):
+        restore(begin(wider, LOCAL, 0), tmp_path / "x")
+
+
+@pytest.mark.parametrize("about", [None, {"session": "{"}, {"session": "{}"}, {"session": '{"history": []}'}])
+def test_weights_without_a_session_are_no_checkpoint(tmp_path: Path, about: dict[str, str] | None) -> None:
+    save(start(), tmp_path / "x")
+    save_file(load_file(tmp_path / "x"), tmp_path / "x", about)
+    with pytest.raises(InputError, match="not a checkpoint of this training"):
+        restore(start(), tmp_path / "x")
+
+
+def test_written_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
+    tensors = {"a": torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), "b": torch.tensor(3)}
+    sessions.write(tensors, {"epoch": "3"}, tmp_path / "deep" / "x")
+    found, about = read(tmp_path / "deep" / "x")
+    assert same(found, tensors)
+    assert about == {"epoch": "3"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x"]
+
+
+def test_a_fingerprint_changes_with_what_decides_a_training_and_with_nothing_else(tmp_path: Path) -> None:
+    file, other = tmp_path / "train.parquet", tmp_path / "moved.parquet"
+    file.write_bytes(b"1")
+    other.write_bytes(b"2")
+
+    def changed(**fields: object) -> Params:
+        return PARAMS.model_copy(update=fields)
+
+    first = fingerprint(PARAMS, "nbp", 0, [file])
+    renamed = changed(profile="other", methods={"nbp": LOCAL})
+    assert fingerprint(renamed, "nbp", 0, [file]) == first
+    others = [
+        fingerprint(PARAMS, "nbp", 1, [file]),
+        fingerprint(PARAMS, "bp", 0, [file]),
+        fingerprint(PARAMS, "nbp", 0, [other]),
+        fingerprint(changed(train=replace(PARAMS.train, epochs=4)), "nbp", 0, [file]),
+        fingerprint(changed(model=replace(PARAMS.model, width=32)), "nbp", 0, [file]),
+        fingerprint(changed(methods={"nbp": replace(LOCAL, alternate=2)}), "nbp", 0, [file]),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device(Compute(device="auto")) == device(Compute(device="cpu")) == torch.device("cpu")
+    with pytest.raises(InputError, match=r"compute\.device: cuda was asked for"):
+        device(Compute(device="cuda"))
+
+
+def test_auto_takes_the_gpu_and_cpu_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device(Compute(device="auto")) == device(Compute(device="cuda")) == torch.device("cuda")
+    assert device(Compute(device="cpu")) == torch.device("cpu")
