@@ -126,7 +126,8 @@ def _explain(error: ValidationError) -> str:
 def _fault(kind: str, place: list[str], message: str, value: object) -> str:
     if kind == "unexpected_keyword_argument":
         types = Params.model_json_schema()["$defs"].values()
-        close = difflib.get_close_matches(place[-1], {name for kind in types for name in kind["properties"]}, 1)
+        known = {name for kind in types for name in kind["properties"]} - {place[-1]}
+        close = difflib.get_close_matches(place[-1], known, 1)
         message = "no such parameter" + (f"; did you mean {close[0]!r}?" if close else "")
     return f"{'.'.join(place)}: {message}, found {value!r}"
 
