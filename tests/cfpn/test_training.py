@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cfpn import training
 from cfpn.data import SIDE, Augmentation, Faces, images
-from cfpn.graph import IMAGE, Cuts, Node, units
+from cfpn.graph import IMAGE, Cuts, Node, run, units
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.model import CFPN, build
 from cfpn.objectives import DebiasedCKA, Head, NoDependence, Objective
@@ -255,6 +255,30 @@ def peak_saved(blocks: int, how: Method) -> int:
 def test_memory_saved_for_backward_does_not_grow_with_depth(cuts: Cuts, alternate: int) -> None:
     found = [peak_saved(blocks, method(cuts, alternate=alternate)) for blocks in (3, 6, 12)]
     assert found[0] == found[1] == found[2] > 0
+
+
+@pytest.mark.parametrize("cuts", ["block", "layer"])
+def test_a_unit_is_given_only_features_that_it_or_a_later_one_takes(
+    cuts: Cuts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies between units is freed after its last consumer, so that it does not grow with depth either."""
+    given: list[set[str]] = []
+
+    def spy(nodes: tuple[Node, ...], features: dict[str, Tensor], keep: tuple[str, ...]) -> dict[str, Tensor]:
+        given.append(set(features))
+        return run(nodes, features, keep)
+
+    for nodes in (chain(6), build(MODEL, 0)):
+        how = method(cuts)
+        state = begin(how, nodes=nodes)
+        given.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "run", spy)
+            steps(state, how, 1)
+        takes = [{name for node in learner.unit.nodes for name in node.inputs} for learner in state.learners]
+        dead = {node.name for node in nodes} - set().union(*takes)
+        for i, names in enumerate(given):
+            assert names - dead <= set().union(*takes[i:])
 
 
 @pytest.mark.parametrize("how", [method("network"), method("block", detach=False)], ids=["network", "deep supervision"])
