@@ -99,11 +99,16 @@ def test_a_rule_drops_what_its_meaning_says_and_nothing_else(rule: str, seed: in
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_rules_together_drop_the_union_and_count_each_face_once(seed: int) -> None:
+def test_rules_together_drop_the_union_and_count_each_face_under_the_first(seed: int) -> None:
     faces = random_faces(seed)
     report, dropped = audit(faces, tuple(RULES))
-    assert dropped == set().union(*(audit(faces, (rule,))[1] for rule in RULES))
-    assert sum(report["dropped"][rule] for rule in RULES) == report["dropped"]["total"] == len(dropped)
+    union: set[int] = set()
+    for rule in RULES:
+        alone = audit(faces, (rule,))[1]
+        assert report["dropped"][rule] == len(alone - union)
+        union |= alone
+    assert dropped == union
+    assert report["dropped"]["total"] == len(union)
     assert sum(report["written"].values()) == len(faces) - len(dropped)
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from cfpn.data import load
 from pipeline import augment as module
 from pipeline import stage
-from pipeline.augment import BORDERS, TRANSFORMS, augment, main, variants
+from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
 from pipeline.ingest import SCHEMA, column
 from pipeline.stage import InputError, run
 
@@ -79,6 +79,12 @@ def test_the_library_loads_what_the_stage_writes(tmp_path: Path) -> None:
     loaded = load(tmp_path / "out.parquet")
     assert (loaded.pixels[::7].numpy() == pixels).all()
     assert loaded.rows.tolist() == [1] * 7 + [2] * 7 + [3] * 7
+
+
+def test_a_slice_of_a_column_gives_its_own_pixels() -> None:
+    pixels = faces(5)
+    values = column(pixels.reshape(-1, 2304), SCHEMA.field("pixels").type)
+    assert (to_pixels(values.slice(1, 3)) == pixels[1:4]).all()
 
 
 # Transforms
@@ -174,7 +180,7 @@ def test_noise_differs_between_faces_and_between_pixels_and_seeds() -> None:
     assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.1
     assert abs(np.corrcoef(first[:, 1:].ravel(), first[:, :-1].ravel())[0, 1]) < 0.1
     assert abs(np.corrcoef(first.ravel(), noise_of([1], seed=1).ravel())[0, 1]) < 0.1
-    assert abs(np.corrcoef(second.ravel(), noise_of([1], seed=2).ravel())[0, 1]) < 0.1
+    assert abs(np.corrcoef(second.ravel(), noise_of([1], seed=1).ravel())[0, 1]) < 0.1
 
 
 def test_noise_is_clipped_not_wrapped() -> None:
