@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -188,7 +188,7 @@ def is_csv(name: str) -> bool:
     return name.endswith(".csv") and not name.rpartition("/")[2].startswith(".")
 
 
-def refuse_archive(names: Sequence[str], path: Path) -> None:
+def refuse_archive(names: Sequence[str], path: Path) -> NoReturn:
     """Raise InputError for an archive without a CSV."""
     raise InputError(f"{path}: no .csv in the archive; it holds {', '.join(names[:10]) or 'nothing'}. {HOW_TO_GET}")
 
