@@ -4,7 +4,6 @@ Every table but timing.csv holds the same bytes whenever the same sweep is run.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +101,7 @@ def curves(outcomes: list[Outcome]) -> pd.DataFrame:
     """
     table = epochs(outcomes)
     settings = [name for name in names(outcomes) if name != SEED]
-    table.insert(0, "setting", [_setting(o.config) for o in outcomes for _ in o.summary.history])
+    table.insert(0, "setting", [spaces.setting(one.config) for one in outcomes for _ in one.summary.history])
     groups = table.groupby(["setting", *settings, "epoch"], sort=False, dropna=False)
     result = groups.size().rename("n").to_frame()
     for name in CURVES:
@@ -111,15 +110,11 @@ def curves(outcomes: list[Outcome]) -> pd.DataFrame:
     return result.reset_index()
 
 
-def _setting(config: dict[str, Any]) -> str:
-    return spaces.setting(config)
-
-
 def metrics(rows: pd.DataFrame) -> dict[str, Any]:
     """For `dvc metrics diff`: how many trials ended how, and each setting's best validation accuracy over seeds."""
     outside = {"trial", SEED, "status", "reason", "epochs", "best_epoch", "parameters", *CURVES}
     axes = [name for name in rows.columns if name not in outside and not name.startswith("test/")]
-    settings = [spaces.setting({name: row[name] for name in axes}) for _, row in rows.iterrows()]
+    settings = pd.Series([spaces.setting({name: row[name] for name in axes}) for _, row in rows.iterrows()])
     result: dict[str, Any] = {"trials": rows["status"].value_counts().to_dict()}
     for name, group in rows.groupby(settings, sort=False):
         result[name] = {"val": _spread(group["val/accuracy"])}
@@ -162,10 +157,9 @@ def tuned_rate(group: pd.DataFrame) -> float | None:
 
 def _accuracies(own: pd.DataFrame) -> dict[str, Any]:
     names = [name for name in ("val/accuracy", "test/accuracy", "test/accuracy_without_copies") if name in own]
-    pick: Callable[[str], pd.Series] = lambda name: own[name].dropna()  # noqa: E731
     result: dict[str, Any] = {"n": len(own), "failed": int((~own["status"].isin(["complete", "stopped"])).sum())}
     for name in names:
-        values = pick(name)
+        values = own[name].dropna()
         result |= {f"{name}/mean": values.mean() if len(values) else None}
         result |= {f"{name}/std": values.std() if len(values) > 1 else None}
     parameters = own["parameters"].dropna()

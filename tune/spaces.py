@@ -156,8 +156,7 @@ def resolve(raw: dict[str, Any], overrides: dict[str, Any]) -> Params:
     try:
         return Params.model_validate(chosen)
     except ValidationError as error:
-        faults = [(".".join(map(str, f["loc"])), f["msg"], f["input"]) for f in error.errors()]
-        raise InputError("; ".join(f"{name}: {text}, found {value!r}" for name, text, value in faults[:5])) from error
+        raise InputError(parameters._explain(error)) from error
 
 
 def _trainable(raw: dict[str, Any], name: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyarrow import fs
+from ray import tune
 
 from pipeline.stage import InputError
 
@@ -66,6 +67,13 @@ def finish(storage: Storage) -> None:
 def finished(storage: Storage) -> bool:
     """Whether the tables of the sweep kept there were written."""
     return storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound
+
+
+def checkpoints(storage: Storage, folder: str) -> list[tune.Checkpoint]:
+    """Checkpoints in a trial's folder, the newest first."""
+    selector = fs.FileSelector(f"{storage.path}/{folder}", allow_not_found=True)
+    found = [info.path for info in storage.system.get_file_info(selector) if info.base_name.startswith("checkpoint_")]
+    return [tune.Checkpoint(path, storage.system) for path in sorted(found, reverse=True)]
 
 
 def differences(old: object, new: object, name: str = "") -> list[str]:

@@ -27,7 +27,7 @@ from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline import train as stage
 from pipeline.stage import InputError, only_one, run
-from tune import results, spaces, storage, trial
+from tune import results, spaces, storage, track, trial
 from tune.progress import Progress
 from tune.results import Outcome
 from tune.spaces import SEED, Sweep
@@ -83,6 +83,7 @@ def arguments() -> argparse.Namespace:
     add("--restart", action="store_true", help="discard an unfinished sweep of this name")
     add("--retries", type=int, default=3, help="of a trial whose worker was lost (default: %(default)s)")
     add("--allow-failed", action="store_true", help="exit code 0 although trials failed or diverged")
+    add("--project", help="of Weights & Biases (default: tracking.project of params.yaml)")
     add("--params", type=Path, default=Path("params.yaml"))
     add("--splits", type=Path, default=Path("data/splits"))
     add("--augmented", type=Path, default=Path("data/augmented.parquet"))
@@ -111,6 +112,8 @@ def main() -> None:
             outcomes = collect(grid, sweep, args, place, data, copies(args, sweep))
         results.write(args.out / args.name, sweep, about, outcomes)
         storage.finish(kept)
+        project = args.project or sweep.raw.get("tracking", {}).get("project", "cfpn-nbp")
+        track.replay(Path.cwd(), project, sweep, about, outcomes, data["val"])
     conclude(outcomes, args)
 
 
@@ -230,7 +233,7 @@ def fit(
     sweep: Sweep, args: argparse.Namespace, place: Place, data: dict[str, Arrays], kept: Storage, resume: bool
 ) -> tune.ResultGrid:
     """Run all trials, or those that are left; raises KeyboardInterrupt when asked to stop, with the state kept."""
-    shared = tune.with_parameters(trial.run, sweep=sweep, place=place, data=data)
+    shared = tune.with_parameters(trial.run, sweep=sweep, place=place, kept=kept, data=data)
     trainable = tune.with_resources(shared, {"cpu": args.cpus_per_trial, "gpu": args.gpus_per_trial})
     if resume:
         tuner = tune.Tuner.restore(storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import resource
 import sys
 import tempfile
@@ -26,8 +27,9 @@ from pipeline import evaluate
 from pipeline import session as sessions
 from pipeline.session import Session
 from pipeline.stage import InputError
-from tune import spaces
+from tune import spaces, storage
 from tune.spaces import Sweep
+from tune.storage import Storage
 
 STATE, PLACES = "session.safetensors", "places.json"
 METRIC = "val/accuracy"
@@ -85,30 +87,29 @@ def folder(sweep: Sweep, own: Trial) -> str:
     return f"{spaces.identifier(spaces.point(sweep, own.config))}-{own.trial_id}"
 
 
-def run(config: dict[str, Any], sweep: Sweep, place: Place, data: Mapping[str, Arrays]) -> None:
-    """Train the point `config` from the last checkpoint that Ray Tune hands over, or from the start.
+def run(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data: Mapping[str, Arrays]) -> None:
+    """Train the point `config` from its last whole checkpoint in storage, or from the start.
 
     data: training faces by train.faces, and the validation faces as "val". A training that diverges ends with a report
     that says so: it would diverge again if it were retried.
     """
     try:
-        _train(spaces.point(sweep, config), sweep, place, data)
+        _train(spaces.point(sweep, config), sweep, place, kept, data)
     except (DivergedError, InputError) as error:
         kind = "diverged" if isinstance(error, DivergedError) else "failed"
         tune.report({"epoch": 0, METRIC: 0.0, kind: 1, "reason": str(error)})
 
 
-def _train(config: dict[str, Any], sweep: Sweep, place: Place, data: Mapping[str, Arrays]) -> None:
+def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data: Mapping[str, Arrays]) -> None:
     what = spaces.training(sweep, config, place.threads, place.device)
     params, method = what.params, what.params.methods[what.method]
     torch.set_num_threads(params.compute.threads)
     training.keep_freed_memory()
-    session, places = sessions.begin(params, method, what.seed), []
-    last = tune.get_checkpoint()
-    if last is not None:
-        with last.as_directory() as folder:
-            sessions.restore(session, Path(folder) / STATE)
-            places = json.loads((Path(folder) / PLACES).read_text())
+    session = sessions.begin(params, method, what.seed)
+    own_folder = f"{spaces.identifier(config)}-{tune.get_context().get_trial_id()}"
+    places = resume(session, storage.checkpoints(kept, own_folder))
+    if places:
+        report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
     device = sessions.device(params.compute)
     own, validation = (faces(data[name]).to(device) for name in (params.train.faces, "val"))
     for record in sessions.advance(session, params, method, what.seed, own, validation):
@@ -116,6 +117,22 @@ def _train(config: dict[str, Any], sweep: Sweep, place: Place, data: Mapping[str
             check_finite(record.epoch, record.scalars)
             places.append(here(record.epoch, record.seconds, place))
             report(session, places)
+
+
+def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[str, Any]]:
+    """Continue from the first of the checkpoints that is whole; returns its places, none for a training from scratch.
+
+    A worker that is killed while it writes leaves a checkpoint in pieces; the one before it is still there.
+    """
+    for checkpoint in checkpoints:
+        try:
+            with checkpoint.as_directory() as folder:
+                places = json.loads((Path(folder) / PLACES).read_text())
+                sessions.restore(session, Path(folder) / STATE)
+        except (InputError, FileNotFoundError, json.JSONDecodeError):
+            continue
+        return places
+    return []
 
 
 def check_finite(epoch: int, scalars: dict[str, float]) -> None:
@@ -132,6 +149,7 @@ def here(epoch: int, seconds: float, place: Place) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "seconds": seconds,
+        "process": os.getpid(),
         "node": ray.get_runtime_context().get_node_id(),
         "device": place.device,
         "threads": place.threads,

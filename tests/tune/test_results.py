@@ -1,0 +1,117 @@
+"""Tables of a sweep against means written out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import params as parameters
+from tune import results, spaces
+from tune.results import Outcome
+from tune.spaces import Sweep
+from tune.trial import Score, Summary
+
+RATE = "train.learning_rate"
+
+
+def outcome(config: dict[str, Any], accuracies: list[float], status: str = "complete", test: float = 0.5) -> Outcome:
+    """A trial with these validation accuracies per epoch."""
+    history = [
+        {
+            "epoch": i,
+            "step": 10 * i,
+            "train/loss": 1.0,
+            "train/accuracy": 0.5,
+            "val/loss": 2.0,
+            "val/accuracy": accuracy,
+        }
+        for i, accuracy in enumerate(accuracies, 1)
+    ]
+    places = [{"epoch": row["epoch"], "seconds": 1.0, "node": "n"} for row in history]
+    best = int(np.argmax(accuracies)) + 1 if accuracies else 0
+    scored = dict.fromkeys(results.TEST, test)
+    score = Score(np.full((2, 7), 1 / 7, np.float32), 123, scored) if accuracies else None
+    return Outcome(config, status, "" if status == "complete" else "why", Summary(history, best, places), score)
+
+
+def sweep(name: str = "activation", *sets: str) -> Sweep:
+    """One of the project's sweeps."""
+    raw = parameters.read(Path(__file__).parents[2] / "params.yaml")
+    raw["profile"] = "sample"
+    return spaces.read(raw, name, list(sets), {}, None, 2)
+
+
+def test_curves_are_means_and_deviations_over_seeds() -> None:
+    outcomes = [
+        outcome({"model.activation": "relu", "seed": 0}, [0.1, 0.4]),
+        outcome({"model.activation": "relu", "seed": 1}, [0.3, 0.2]),
+        outcome({"model.activation": "elu", "seed": 0}, [0.5]),
+    ]
+    table = results.curves(outcomes).set_index(["setting", "epoch"])
+    assert table.index.tolist() == [("activation=relu", 1), ("activation=relu", 2), ("activation=elu", 1)]
+    first = table.loc[("activation=relu", 1)]
+    assert first["val/accuracy/mean"] == pytest.approx(0.2)
+    assert first["val/accuracy/std"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    assert (first["val/accuracy/min"], first["val/accuracy/max"], first["n"]) == (0.1, 0.3, 2)
+    assert np.isnan(table.loc[("activation=elu", 1), "val/accuracy/std"])
+
+
+def test_a_trial_is_told_at_its_best_validation_epoch() -> None:
+    row = results.trials([outcome({"seed": 0}, [0.1, 0.4, 0.3])]).iloc[0]
+    assert (row["best_epoch"], row["val/accuracy"], row["epochs"]) == (2, 0.4, 3)
+
+
+def test_the_tuned_rate_is_chosen_on_validation_and_never_one_with_a_failed_seed() -> None:
+    at = {0.1: ([0.2, 0.3], "complete", 0.9), 0.2: ([0.4, 0.5], "complete", 0.1), 0.3: ([0.9], "diverged", 1.0)}
+    outcomes = [
+        outcome({"models": "ResNet-50", RATE: rate, "seed": seed}, accuracies, status if seed else "complete", test)
+        for rate, (accuracies, status, test) in at.items()
+        for seed in (0, 1)
+    ]
+    table = results.models(results.trials(outcomes), 0.1)
+    assert table["rate"].tolist() == ["common", "tuned"]
+    assert table[RATE].tolist() == [0.1, 0.2]
+    assert table["test/accuracy/mean"].tolist() == pytest.approx([0.9, 0.1])
+    assert table["parameters"].tolist() == [123, 123]
+    assert results.models(results.trials(outcomes), 0.3)["failed"].tolist() == [1, 0]
+
+
+def test_a_network_that_failed_everywhere_still_has_its_two_rows() -> None:
+    outcomes = [outcome({"models": "AlexNet", RATE: rate, "seed": 0}, [], "diverged") for rate in (0.1, 0.2)]
+    table = results.models(results.trials(outcomes), 0.1)
+    assert table["failed"].tolist() == [1, 0]
+    assert table["val/accuracy/mean"].isna().all()
+
+
+def test_the_tables_are_the_same_bytes_twice_and_metrics_are_strict_json(tmp_path: Path) -> None:
+    outcomes = [
+        outcome({"model.activation": "relu", "seed": 0}, [0.1, 0.4]),
+        outcome({"model.activation": "relu", "seed": 1}, [], "diverged"),
+        outcome({"model.activation": "elu", "seed": 0}, [0.1], "failed"),
+    ]
+    for name in ("a", "b"):
+        results.write(tmp_path / name, sweep(), {"sweep": "activation"}, outcomes)
+    files = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert files == ["curves.csv", "epochs.csv", "metrics.json", "sweep.json", "timing.csv", "trials.csv"]
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+    metrics = json.loads((tmp_path / "a/metrics.json").read_text(), parse_constant=pytest.fail)
+    assert metrics["trials"] == {"complete": 1, "diverged": 1, "failed": 1}
+    assert metrics["activation=relu"]["val"] == {"n": 1, "accuracy": 0.4}
+    trials = pd.read_csv(tmp_path / "a/trials.csv")
+    assert trials["trial"].tolist() == ["activation=relu_seed=0", "activation=relu_seed=1", "activation=elu_seed=0"]
+    assert len(pd.read_csv(tmp_path / "a/epochs.csv")) == 3
+
+
+def test_a_sweep_of_failures_alone_still_writes_every_table(tmp_path: Path) -> None:
+    results.write(tmp_path, sweep(), {}, [outcome({"model.activation": "relu", "seed": 0}, [], "diverged")])
+    for name in ("epochs", "curves", "timing", "trials"):
+        assert "model.activation" in pd.read_csv(tmp_path / f"{name}.csv").columns
+
+
+def test_values_that_are_lists_or_mappings_stand_as_json_in_a_cell(tmp_path: Path) -> None:
+    one = outcome({"methods.nbp.units": ["block1"], "seed": 0}, [0.5])
+    results.write(tmp_path, sweep("x", "methods.nbp.units=[block1],layer"), {}, [one])
+    assert pd.read_csv(tmp_path / "curves.csv")["methods.nbp.units"].tolist() == ['["block1"]']

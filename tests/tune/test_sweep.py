@@ -1,0 +1,291 @@
+"""Whole sweeps on a real Ray of two nodes with one CPU each."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+ENVIRONMENT |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+TABLES = ("trials.csv", "epochs.csv", "curves.csv", "metrics.json")
+
+
+class Finished(NamedTuple):
+    """A command that ended: its exit code and what it said."""
+
+    code: int
+    out: str
+    error: str
+
+
+def split(path: Path, count: int, seed: int) -> None:
+    """A split as the ingest stage writes it: seven noisy patterns."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 7
+    patterns = np.random.default_rng(0).integers(0, 128, (7, 2304))
+    pixels = (patterns[labels] + random.integers(0, 128, (count, 2304))).astype(np.uint8)
+    columns = {
+        "pixels": pa.array([face.tobytes() for face in pixels], pa.binary(2304)),
+        "label": pa.array(labels, pa.int8()),
+        "row": pa.array(range(1, count + 1), pa.int32()),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def project(folder: Path) -> Path:
+    """A folder with small splits and the project's params.yaml at the size of a toy."""
+    for seed, (name, count) in enumerate({"train": 96, "val": 21, "test": 21}.items()):
+        split(folder / f"data/splits/{name}.parquet", count, seed)
+    raw = YAML(typ="safe").load(ROOT / "params.yaml")
+    raw["profile"], raw["compute"]["threads"] = "sample", 1
+    own = raw["profiles"]["sample"]
+    own["model"] |= {"input_size": 16, "width": 16, "layers": 1, "pyramids": 1}
+    own["train"] |= {"faces": "original", "epochs": 2, "batch": 32}
+    YAML(typ="safe").dump(raw, folder / "params.yaml")
+    return folder
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of a sweep."""
+    return [sys.executable, str(ROOT / "tune/sweep.py"), *arguments]
+
+
+def sweep(folder: Path, *arguments: str, **environment: str) -> Finished:
+    """Run a sweep in a project's folder to its end."""
+    done = subprocess.run(
+        command(*arguments), cwd=folder, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=120
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Every file of a project but those that belong to sweeps."""
+    own = ("results/sweeps", "ray", "wandb")
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {name: path.read_bytes() for path in paths if not (name := str(path.relative_to(folder))).startswith(own)}
+
+
+@contextmanager
+def node(*options: str) -> Iterator[None]:
+    """One `ray start` of one CPU, whole when the block begins and ended with it."""
+    tool = Path(sys.executable).with_name("ray")
+    line = [tool, "start", "--num-cpus", "1", "--object-store-memory", "100000000", "--block", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(line, env=ENVIRONMENT, **pipes) as process:
+        try:
+            assert any("Ray runtime started" in text for text in process.stdout)
+            yield
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Address of a Ray of two nodes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    with node("--head", "--port", str(port), "--include-dashboard", "false"), node("--address", address):
+        yield address
+
+
+class Run(NamedTuple):
+    """A sweep that ended, with the folder it ran in and the project's other files before it."""
+
+    folder: Path
+    finished: Finished
+    before: dict[str, bytes]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of its tables."""
+        return pd.read_csv(self.folder / "results/sweeps/learning_rate" / name)
+
+
+RATES = "train.learning_rate=0.001,0.005,1e30"
+
+
+@pytest.fixture(scope="module")
+def rates(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Three learning rates, the last of which diverges."""
+    folder = project(tmp_path_factory.mktemp("rates"))
+    before = files(folder)
+    finished = sweep(folder, "learning_rate", "--set", RATES, "--address", cluster, WANDB_MODE="offline")
+    return Run(folder, finished, before)
+
+
+def test_a_trial_that_diverges_is_marked_with_its_reason_and_stops_no_other(rates: Run) -> None:
+    trials = rates.table("trials.csv")
+    assert trials["status"].tolist() == ["complete", "complete", "diverged"], rates.finished
+    assert "the loss of unit" in trials["reason"].iloc[2]
+    assert trials["epochs"].tolist() == [2, 2, 0]
+    assert rates.finished.code == 1
+    assert "diverged: learning_rate=1e+30 seed=0: step" in rates.finished.error
+    assert "1 of 3 trials did not complete" in rates.finished.error
+
+
+def test_both_nodes_of_a_cluster_are_used(rates: Run) -> None:
+    assert rates.table("timing.csv")["node"].nunique() == 2
+
+
+def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run) -> None:
+    raw = YAML(typ="safe").load(rates.folder / "params.yaml")
+    raw["profiles"]["sample"]["train"]["learning_rate"] = 0.005
+    YAML(typ="safe").dump(raw, rates.folder / "chosen.yaml")
+    stage = ["-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0", "--params", "chosen.yaml"]
+    subprocess.run([sys.executable, *stage], cwd=rates.folder, env=ENVIRONMENT, check=True, capture_output=True)
+    with (rates.folder / "runs/nbp-0/history.csv").open() as file:
+        history = list(csv.DictReader(file))
+    with (rates.folder / "results/sweeps/learning_rate/epochs.csv").open() as file:
+        epochs = [row for row in csv.DictReader(file) if row["train.learning_rate"] == "0.005"]
+    assert len(history) == len(epochs) == 2
+    for own, other in zip(history, epochs, strict=True):
+        assert {name: float(value) for name, value in own.items()} == {name: float(other[name]) for name in own}
+
+
+def test_a_sweep_writes_nothing_outside_its_own_folders(rates: Run) -> None:
+    now = files(rates.folder)
+    assert {name: now[name] for name in rates.before} == rates.before
+    assert {name.partition("/")[0] for name in set(now) - set(rates.before)} <= {"runs", "chosen.yaml"}
+
+
+def test_the_output_is_a_table_without_rays_own_messages(rates: Run) -> None:
+    lines = rates.finished.out.splitlines()
+    assert lines[0].split() == ["trial", "epoch", "val/accuracy", "val/loss", "seconds", "trials", "done"]
+    assert sum(line.startswith("learning_rate=0.001_seed=0") for line in lines) == 2
+    noise = [line for line in rates.finished.error.splitlines() if not line.startswith(("diverged", "1 of 3"))]
+    assert noise == []
+
+
+def inspect(folder: Path, *options: str) -> str:
+    """What W&B's own reader says of an offline run."""
+    tool = Path(sys.executable).with_name("wandb")
+    done = subprocess.run(
+        [tool, "leet", "inspect", "--json", *options, folder], capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
+
+
+def test_every_trial_is_one_run_of_one_group_with_each_epoch_once(rates: Run) -> None:
+    runs = sorted((rates.folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == 3
+    groups, found = set(), {}
+    for run in runs:
+        records = [json.loads(line) for line in inspect(run).splitlines()]
+        groups |= {record["run"]["run_group"] for record in records if record["type"] == "run"}
+        summary = json.loads(inspect(run, "--summary"))
+        history = [record["history"]["item"] for record in records if record["type"] == "history"]
+        found[summary["name"]] = (summary, history)
+    assert len(groups) == 1
+    assert found.keys() == set(rates.table("trials.csv")["trial"])
+    shown(*found["learning_rate=0.005_seed=0"])
+    summary, history = found["learning_rate=1e_30_seed=0"]
+    assert summary["summary"]["status"] == "diverged"
+    assert [row for row in history if "val/accuracy" in row] == []
+
+
+def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
+    """Check what a dashboard shows of a complete trial."""
+    assert summary["config"]["train"]["learning_rate"] == 0.005
+    assert summary["config"]["sweep"] == "learning_rate"
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_seconds"} <= history[1].keys()
+    assert summary["summary"]["confusion_table"]["nrows"] == 49
+    assert summary["summary"]["examples"]["ncols"] == 4
+
+
+def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    options = ("learning_rate", "--set", "train.learning_rate=0.005", "--epochs", "8", "--address", cluster)
+    with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as driver:
+        places = wait_for(folder, "ray/learning_rate/*/checkpoint_*/places.json")
+        os.kill(json.loads(places.read_text())[-1]["process"], signal.SIGKILL)
+        out, _ = driver.communicate(timeout=120)
+    timing = pd.read_csv(folder / "results/sweeps/learning_rate/timing.csv")
+    assert driver.returncode == 0, out
+    assert "its worker was lost" in out
+    assert timing["epoch"].tolist() == list(range(1, 9))
+    assert timing["process"].nunique() == 2
+
+
+def wait_for(folder: Path, pattern: str, count: int = 1) -> Path:
+    """The first of so many files that match, as soon as they do and are whole."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        found = sorted(path for path in folder.glob(pattern) if path.stat().st_size)
+        if len(found) >= count:
+            return found[0]
+        time.sleep(0.02)
+    raise AssertionError(f"no {pattern} in {folder}")
+
+
+def test_a_trial_larger_than_any_node_is_refused_at_once(cluster: str, tmp_path: Path) -> None:
+    done = sweep(project(tmp_path), "activation", "--cpus-per-trial", "2", "--address", cluster)
+    assert done.code == 2
+    assert done.error.splitlines()[-1] == "error: --cpus-per-trial: 2 wanted, and the largest node of this Ray has 1"
+
+
+GRID = ("activation", "--seeds", "2", "--epochs", "3", "--cpus", "2")
+
+
+def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments: str) -> Finished:
+    """Run a sweep as from a terminal and send a signal to its whole process group once so many files are there."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    line = command(*arguments)
+    with subprocess.Popen(line, cwd=folder, env=ENVIRONMENT, start_new_session=True, **pipes) as driver:
+        wait_for(folder, pattern, count)
+        if number == signal.SIGKILL:
+            driver.kill()
+        else:
+            os.killpg(driver.pid, number)
+        out, error = driver.communicate(timeout=120)
+    return Finished(driver.returncode, out, error)
+
+
+def ended(folder: Path, epochs: int) -> dict[str, list[dict[str, Any]]]:
+    """What the checkpoints of trials that ran all their epochs say of where they ran, by trial."""
+    found = {}
+    for path in folder.glob("ray/activation/*/checkpoint_*/places.json"):
+        places = json.loads(path.read_text() or "[]")
+        if len(places) == epochs:
+            found[path.parts[-3].rpartition("-")[0]] = places
+    return found
+
+
+def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sweep(tmp_path: Path) -> None:
+    whole, broken = project(tmp_path / "whole"), project(tmp_path / "broken")
+    assert sweep(whole, *GRID).code == 0
+    first = interrupted(broken, signal.SIGINT, "ray/activation/*/checkpoint_*/places.json", 1, *GRID)
+    assert first.code == 130, first
+    assert "--resume continues" in first.error
+    assert "unfinished sweep" in sweep(broken, *GRID).error
+    other = sweep(broken, *GRID, "--resume", "--set", "train.batch=16")
+    assert (other.code, "params.train.batch: 32 there, 16 now" in other.error) == (2, True), other
+    second = interrupted(broken, signal.SIGKILL, "ray/activation/*/checkpoint_000002/places.json", 2, *GRID, "--resume")
+    assert second.code == -signal.SIGKILL
+    before = ended(broken, 3)
+    assert before
+    last = sweep(broken, *GRID, "--resume")
+    assert last.code == 0, last
+    after = ended(broken, 3)
+    assert {name: after[name] for name in before} == before
+    for name in (*TABLES, "sweep.json"):
+        tables = [(folder / "results/sweeps/activation" / name).read_bytes() for folder in (whole, broken)]
+        assert tables[0] == tables[1], name
