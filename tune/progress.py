@@ -43,7 +43,7 @@ class Progress(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Say that a trial is tried again."""
-        self._say(trial, "its worker was lost; continues from its last checkpoint")
+        self._say(trial, "failed, or its worker was lost; tried again from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Say that a trial is given up."""

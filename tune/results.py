@@ -138,7 +138,7 @@ def models(rows: pd.DataFrame, common: float) -> pd.DataFrame:
     """
     result = []
     for name, group in rows.groupby(MODELS, sort=False):
-        chosen = tuned_rate(group)
+        chosen = tuned_rate(group) if RATE in group else common
         for kind, rate in (("common", common), ("tuned", chosen)):
             own = group[group[RATE] == rate] if RATE in group and rate is not None else group.iloc[:0]
             own = own if RATE in group else group
@@ -148,8 +148,6 @@ def models(rows: pd.DataFrame, common: float) -> pd.DataFrame:
 
 def tuned_rate(group: pd.DataFrame) -> float | None:
     """The learning rate of the best mean validation accuracy over seeds; None where every rate had a failed trial."""
-    if RATE not in group:
-        return None
     sound = group.groupby(RATE).filter(lambda one: one["status"].isin(["complete", "stopped"]).all())
     means = sound.groupby(RATE)["val/accuracy"].mean()
     return float(means.idxmax()) if len(means) else None

@@ -22,7 +22,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Repeater
 
-from pipeline import evaluate
+from pipeline import baselines, evaluate
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline import train as stage
@@ -155,7 +155,8 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
 def code() -> str:
     """Hash of the code that decides what a trial computes."""
     digest = hashlib.sha256()
-    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(sessions.__file__), Path(trial.__file__)]:
+    own = (baselines, sessions, spaces, trial)
+    for path in [*sorted((CODE / "cfpn").glob("*.py")), *(Path(module.__file__) for module in own)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -270,11 +271,12 @@ def strategy(sweep: Sweep, args: argparse.Namespace) -> tune.TuneConfig:
 def optuna(sweep: Sweep) -> Repeater:
     """Optuna's sampler, which sees the mean over seeds of each setting; raises InputError without the package."""
     try:
+        import optuna as package
         from ray.tune.search.optuna import OptunaSearch
-
-        return Repeater(OptunaSearch(seed=0, metric=METRIC, mode="max"), repeat=sweep.seeds, set_index=True)
-    except (ImportError, AssertionError) as error:
+    except ImportError as error:
         raise InputError("--search optuna: the package is missing; pip install optuna") from error
+    package.logging.set_verbosity(package.logging.WARNING)
+    return Repeater(OptunaSearch(seed=0, metric=METRIC, mode="max"), repeat=sweep.seeds, set_index=True)
 
 
 def epochs_of(sweep: Sweep, config: dict[str, Any]) -> int:
@@ -356,7 +358,8 @@ def outcome(config: dict[str, Any], result: tune.Result, score: Score | None, sw
             summary = trial.summary(Path(folder))
     last = result.metrics or {}
     if result.error is not None:
-        status, reason = "failed", f"{type(result.error).__name__}: {str(result.error).strip().splitlines()[0]}"
+        cause = getattr(result.error, "cause", None) or result.error
+        status, reason = "failed", f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
     elif last.get("reason"):
         status, reason = "diverged" if last.get("diverged") else "failed", last["reason"]
     elif len(summary.history) == epochs_of(sweep, config):

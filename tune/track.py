@@ -69,7 +69,8 @@ def config(sweep: Sweep, one: Outcome, what: Training) -> dict[str, Any]:
     """What a dashboard groups and filters by: the sweep, the setting, and every parameter of the training."""
     method = {"method": asdict(what.params.methods[what.method]), "method_name": what.method, "seed": what.seed}
     chosen = what.params.model_dump(mode="json", exclude={"methods"})
-    return {"sweep": sweep.name, "setting": spaces.setting(one.config)} | method | chosen
+    axes = {spaces.short(name): value for name, value in one.config.items()}
+    return {"sweep": sweep.name, "setting": spaces.setting(one.config), "axes": axes} | method | chosen
 
 
 def history(one: Outcome) -> list[dict[str, float]]:

@@ -1,0 +1,70 @@
+"""Whether a sweep begins anew, continues or is refused depends on what storage holds; nothing here starts Ray."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from pipeline.stage import InputError
+from tune import storage, sweep
+from tune.storage import Storage
+
+ABOUT = {"sweep": "x", "params": {"train": {"batch": 32}}}
+OTHER = {"sweep": "x", "params": {"train": {"batch": 16}}}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Storage:
+    """Storage that holds an unfinished sweep as Ray Tune leaves it."""
+    kept = storage.at(str(tmp_path), "x")
+    storage.begin(kept, ABOUT)
+    (tmp_path / "x/tuner.pkl").touch()
+    return kept
+
+
+def options(resume: str | None = None, restart: bool = False) -> argparse.Namespace:
+    """The part of the command line that matters here."""
+    return argparse.Namespace(resume=resume, restart=restart)
+
+
+def unfinished(kept: Storage) -> bool:
+    """Whether the old sweep's state is still there."""
+    return (Path(kept.path) / "tuner.pkl").exists()
+
+
+@pytest.mark.parametrize("resume", ["same", "auto"])
+def test_the_same_specification_is_continued(kept: Storage, resume: str) -> None:
+    assert sweep.prepare(kept, ABOUT, options(resume))
+    assert unfinished(kept)
+
+
+def test_another_specification_is_refused_with_its_difference_or_begun_anew(kept: Storage) -> None:
+    with pytest.raises(InputError, match=r"params\.train\.batch: 32 there, 16 now"):
+        sweep.prepare(kept, OTHER, options("same"))
+    assert unfinished(kept)
+    assert not sweep.prepare(kept, OTHER, options("auto"))
+    assert not unfinished(kept)
+
+
+def test_an_unfinished_sweep_is_never_discarded_unasked(kept: Storage) -> None:
+    with pytest.raises(InputError, match="unfinished sweep"):
+        sweep.prepare(kept, ABOUT, options())
+    assert unfinished(kept)
+    assert not sweep.prepare(kept, ABOUT, options(restart=True))
+    assert not unfinished(kept)
+
+
+def test_a_finished_sweep_is_run_anew_without_being_asked(kept: Storage) -> None:
+    storage.finish(kept)
+    assert not sweep.prepare(kept, ABOUT, options())
+
+
+def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no sweep to continue"):
+        sweep.prepare(storage.at(str(tmp_path), "x"), ABOUT, options("same"))
+    assert not sweep.prepare(storage.at(str(tmp_path), "x"), ABOUT, options("auto"))
+
+
+def test_a_sweep_killed_before_its_first_trial_begins_again(kept: Storage) -> None:
+    (Path(kept.path) / "tuner.pkl").unlink()
+    assert not sweep.prepare(kept, ABOUT, options("same"))

@@ -1,0 +1,143 @@
+"""What a training step of each network costs, all measured side by side in one run, and with accuracies Table II.
+
+Run it on an idle machine: steps of the networks alternate, so that what disturbs falls on all alike, but not evenly.
+"""
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import step
+from cfpn import training
+from cfpn.graph import IMAGE, Node
+from cfpn.graph import run as forward
+from pipeline import params as parameters
+from pipeline import session as sessions
+from pipeline.stage import InputError, atomic, run
+from tune import spaces
+from tune.spaces import MODELS, Sweep, Training
+
+EXAMPLE = """example:
+  python -m tune.cost models --rounds 20                 after python tune/sweep.py models
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.cost",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("name", nargs="?", default="models", help="a sweep over networks in params.yaml (default: %(default)s)")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="dotted parameter, as for the sweep")
+    add("--threads", type=int, help="of a step (default: compute.threads of params.yaml)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    add("--batch", type=int, help="faces in a step (default: train.batch)")
+    add("--rounds", type=int, default=12, help="measured steps of each network (default: %(default)s)")
+    add("--params", type=Path, default=Path("params.yaml"))
+    add("--out", type=Path, default=Path("results/sweeps"), help="folder of the sweep's tables (default: %(default)s)")
+    args = parser.parse_args()
+    sweep = spaces.read(parameters.read(args.params), args.name, args.set, {}, None, 1)
+    if not sweep.models:
+        raise InputError(f"{args.name}: expected a sweep over networks, one with sweeps.{args.name}.{MODELS}")
+    costs = measure(chosen(sweep, args.threads, args.device), args.batch, args.rounds)
+    write(args.out / args.name, costs)
+
+
+def chosen(sweep: Sweep, threads: int | None, device: str) -> dict[str, Training]:
+    """The training of each network, at the first of its learning rates: none of them changes a step's cost."""
+    threads = threads or spaces.resolve(sweep.raw, sweep.fixed).compute.threads
+    firsts = {config[MODELS]: config for config in reversed(spaces.configs(sweep))}
+    return {name: spaces.training(sweep, firsts[name], threads, device) for name in sweep.models}
+
+
+def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> pd.DataFrame:
+    """One row per network: parameters, multiply-adds of a face, milliseconds and peak memory of a step, and ratios.
+
+    Ratios are to the first network; their quartiles are over pairs of steps that ran one after the other.
+    """
+    first = next(iter(trainings.values())).params
+    torch.set_num_threads(first.compute.threads)
+    training.keep_freed_memory()
+    device, size, batch = sessions.device(first.compute), first.model.input_size, batch or first.train.batch
+    images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch, device=device) % 7
+    methods = {name: what.params.methods[what.method] for name, what in trainings.items()}
+    states = {name: sessions.begin(what.params, methods[name], 0).state for name, what in trainings.items()}
+    learners = {name: state.learners for name, state in states.items()}
+    counts = {name: multiply_adds(state.nodes, images[:1]) for name, state in states.items()}
+    for state in states.values():
+        for node in state.nodes:
+            node.module.train()
+    peaks = {name: step.peak(learners[name], methods[name], images, labels) for name in trainings}
+    seconds = step.times(learners, methods, images, labels, rounds)
+    base = next(iter(trainings))
+    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    rows = []
+    for name, state in states.items():
+        low, high = step.quartiles(seconds[name], seconds[base])
+        rows.append(
+            {
+                MODELS: name,
+                "parameters": training.parameters(state.nodes),
+                "multiply_adds": counts[name],
+                "step_ms": 1000 * statistics.median(seconds[name]),
+                "step_ratio": statistics.median(seconds[name]) / statistics.median(seconds[base]),
+                "step_ratio_low": low,
+                "step_ratio_high": high,
+                "peak_mib": peaks[name] / step.MIB,
+                "peak_ratio": peaks[name] / peaks[base],
+                "input_size": size,
+                "batch": batch,
+                "rounds": rounds,
+                "device": where,
+                "threads": first.compute.threads,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def multiply_adds(nodes: list[Node], image: Tensor) -> int:
+    """Multiplications with addition of a forward pass of one image (1, 1, h, w): convolutions and linear layers."""
+    for node in nodes:
+        node.module.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward(nodes, {IMAGE: image}, [nodes[-1].name])
+    return counter.get_total_flops() // 2
+
+
+def write(folder: Path, costs: pd.DataFrame) -> None:
+    """Write cost.csv and, where the sweep wrote its models.csv, both together as table2.csv."""
+    tables = {"cost.csv": costs}
+    if (folder / "models.csv").exists():
+        tables["table2.csv"] = joined(pd.read_csv(folder / "models.csv"), costs)
+    for name, table in tables.items():
+        with atomic(folder / name) as path:
+            table.to_csv(path, index=False, lineterminator="\n")
+        print(f"{folder / name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.4g}')}\n")
+
+
+def joined(accuracies: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
+    """Accuracies and costs of the same networks; raises InputError where their sizes show that they are not."""
+    table = accuracies.merge(costs, on=MODELS, suffixes=("", " "))
+    other = table[table["parameters"].notna() & (table["parameters"] != table["parameters "])]
+    if len(other):
+        row: Any = other.iloc[0]
+        raise InputError(
+            f"models.csv: {row[MODELS]} had {row['parameters']:.0f} parameters in the sweep and has "
+            f"{row['parameters ']} here; measure with the same --set"
+        )
+    return table.drop(columns="parameters").rename(columns={"parameters ": "parameters"})
+
+
+if __name__ == "__main__":
+    run(main)

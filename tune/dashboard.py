@@ -1,0 +1,145 @@
+"""Build the project's W&B workspace and report from code: panels for Figs 8 to 11 (pip install wandb-workspaces).
+
+The report shows every figure over its own sweep's runs; the workspace shows the same panels over the runs you select.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline import params as parameters
+from pipeline.stage import InputError, run
+from tune.spaces import MODELS, short
+
+if TYPE_CHECKING:
+    from wandb_workspaces.reports.v2 import PanelGrid, Report
+    from wandb_workspaces.workspaces import Workspace
+
+EXAMPLE = """examples:
+  wandb login && python -m tune.dashboard --entity my-team
+  wandb sync --include-offline wandb/offline-run-*       uploads what was trained offline
+  wandb leet wandb                                       the same runs in the terminal, without an account
+"""
+REPORT = (
+    "Curves of the paper's figures from this project's sweeps: means over seeds, one standard deviation around them."
+)
+PANELS = (("Validation accuracy", "val/accuracy"), ("Validation loss", "val/loss"), ("Training loss", "train/loss"))
+
+
+class Figure(NamedTuple):
+    """A figure of the paper: runs of `sweep`, one line with its spread for each value of the axis `by`.
+
+    only: values of the axis that are shown, all where it is empty.
+    """
+
+    title: str
+    sweep: str
+    by: str
+    only: tuple[str, ...] = ()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.dashboard",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--entity", help="of W&B (default: your own)")
+    parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    args = parser.parse_args()
+    raw = parameters.read(args.params)
+    project = args.project or raw.get("tracking", {}).get("project", "cfpn-nbp")
+    entity = args.entity or logged_in()
+    shown = figures(raw)
+    for made in (workspace(entity, project, shown), report(entity, project, shown)):
+        made.save()
+        print(made.url)
+
+
+def logged_in() -> str:
+    """The user's own entity; raises InputError where nobody is logged in."""
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise InputError("not logged in: `wandb login` first; `wandb leet wandb` shows offline runs without an account")
+    return wandb.Api().default_entity
+
+
+def figures(raw: dict[str, Any]) -> list[Figure]:
+    """Figs 8 to 11 and every other sweep of params.yaml, in the order of the paper."""
+    known = {
+        "activation": "Fig. 9: activation functions",
+        "learning_rate": "Fig. 10: learning rates",
+        MODELS: "Fig. 11: networks",
+    }
+    result = []
+    for name, entry in raw.get("sweeps", {}).items():
+        if entry.get(MODELS):
+            own = tuple(label for label, one in entry[MODELS].items() if "model" not in one)
+            result.append(Figure("Fig. 8: with and without back-propagation", name, MODELS, own))
+        by = MODELS if entry.get(MODELS) else short(next(iter(entry["space"])))
+        result.append(Figure(known.get(name, f"Sweep of {name}"), name, by))
+    return sorted(result, key=_place)
+
+
+def _place(figure: Figure) -> int:
+    number = re.match(r"Fig. (\d+)", figure.title)
+    return int(number[1]) if number else 100
+
+
+def panels(figure: Figure) -> list[Any]:
+    """Curves over epochs, mean and standard deviation over seeds."""
+    wr = _package("wandb_workspaces.reports.v2")
+    return [
+        wr.LinePlot(
+            title=title,
+            x="epoch",
+            y=[metric],
+            groupby=wr.Config(f"axes.{figure.by}"),
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+            smoothing_factor=0,
+        )
+        for title, metric in PANELS
+    ]
+
+
+def grid(entity: str, project: str, figure: Figure) -> "PanelGrid":
+    """A figure's panels over the runs of its sweep alone."""
+    wr, expr = _package("wandb_workspaces.reports.v2"), _package("wandb_workspaces.expr")
+    filters = [expr.Config("sweep") == figure.sweep]
+    if figure.only:
+        filters.append(expr.Config(f"axes.{figure.by}").isin(list(figure.only)))
+    runs = wr.Runset(entity=entity, project=project, name=figure.sweep, filters=expr.And(*filters))
+    return wr.PanelGrid(runsets=[runs], panels=panels(figure))
+
+
+def workspace(entity: str, project: str, shown: list[Figure]) -> "Workspace":
+    """A workspace with a section per figure, not yet saved."""
+    ws = _package("wandb_workspaces.workspaces")
+    sections = [ws.Section(name=figure.title, panels=panels(figure), is_open=True) for figure in shown]
+    return ws.Workspace(entity=entity, project=project, name="CFPN-NBP", sections=sections)
+
+
+def report(entity: str, project: str, shown: list[Figure]) -> "Report":
+    """A report with a heading and a grid of panels per figure, not yet saved."""
+    wr = _package("wandb_workspaces.reports.v2")
+    blocks = [block for figure in shown for block in (wr.H2(figure.title), grid(entity, project, figure))]
+    return wr.Report(project=project, entity=entity, title="CFPN-NBP", description=REPORT, blocks=blocks)
+
+
+def _package(name: str) -> Any:  # noqa: ANN401
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        raise InputError("the package is missing: pip install wandb-workspaces") from error
+    return sys.modules[name]
+
+
+if __name__ == "__main__":
+    run(main)
