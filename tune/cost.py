@@ -80,30 +80,28 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
             node.module.train()
     peaks = {name: step.peak(learners[name], methods[name], images, labels) for name in trainings}
     seconds = step.times(learners, methods, images, labels, rounds)
-    base = next(iter(trainings))
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    rows = []
-    for name, state in states.items():
-        low, high = step.quartiles(seconds[name], seconds[base])
-        rows.append(
-            {
-                MODELS: name,
-                "parameters": training.parameters(state.nodes),
-                "multiply_adds": counts[name],
-                "step_ms": 1000 * statistics.median(seconds[name]),
-                "step_ratio": statistics.median(seconds[name]) / statistics.median(seconds[base]),
-                "step_ratio_low": low,
-                "step_ratio_high": high,
-                "peak_mib": peaks[name] / step.MIB,
-                "peak_ratio": peaks[name] / peaks[base],
-                "input_size": size,
-                "batch": batch,
-                "rounds": rounds,
-                "device": where,
-                "threads": first.compute.threads,
-            }
-        )
-    return pd.DataFrame(rows)
+    about = {"input_size": size, "batch": batch, "rounds": rounds, "device": where, "threads": first.compute.threads}
+    sizes = {name: training.parameters(state.nodes) for name, state in states.items()}
+    return pd.DataFrame([_row(name, sizes, counts, seconds, peaks) | about for name in trainings])
+
+
+def _row(
+    name: str, sizes: dict[str, int], counts: dict[str, int], seconds: dict[str, list[float]], peaks: dict[str, int]
+) -> dict[str, Any]:
+    base = next(iter(seconds))
+    low, high = step.quartiles(seconds[name], seconds[base])
+    return {
+        MODELS: name,
+        "parameters": sizes[name],
+        "multiply_adds": counts[name],
+        "step_ms": 1000 * statistics.median(seconds[name]),
+        "step_ratio": statistics.median(seconds[name]) / statistics.median(seconds[base]),
+        "step_ratio_low": low,
+        "step_ratio_high": high,
+        "peak_mib": peaks[name] / step.MIB,
+        "peak_ratio": peaks[name] / peaks[base],
+    }
 
 
 def multiply_adds(nodes: list[Node], image: Tensor) -> int:

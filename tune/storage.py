@@ -47,6 +47,19 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
         raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
 
 
+def probe(storage: Storage) -> None:
+    """Raise InputError where the sweep's folder takes no file of 1 MiB, for want of space or of rights."""
+    path = f"{storage.path}/probe"
+    try:
+        with storage.system.open_output_stream(path) as stream:
+            stream.write(bytes(2**20))
+        storage.system.delete_file(path)
+    except OSError as error:
+        raise InputError(
+            f"--storage: cannot write to {storage.path}: {error}; --resume continues once it can"
+        ) from error
+
+
 def found(storage: Storage) -> dict[str, Any] | None:
     """The specification of the sweep kept there; None where there is none."""
     path = f"{storage.path}/{SPECIFICATION}"
@@ -69,11 +82,18 @@ def finished(storage: Storage) -> bool:
     return storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound
 
 
-def checkpoints(storage: Storage, folder: str) -> list[tune.Checkpoint]:
-    """Checkpoints in a trial's folder, the newest first."""
-    selector = fs.FileSelector(f"{storage.path}/{folder}", allow_not_found=True)
-    found = [info.path for info in storage.system.get_file_info(selector) if info.base_name.startswith("checkpoint_")]
-    return [tune.Checkpoint(path, storage.system) for path in sorted(found, reverse=True)]
+def checkpoints(storage: Storage, name: str) -> list[tune.Checkpoint]:
+    """Checkpoints of a point of the grid, the newest first; folders are named by the point and Ray's trial."""
+    everything = storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True))
+    found = [
+        info
+        for folder in everything
+        if folder.base_name.rpartition("-")[0] == name
+        for info in storage.system.get_file_info(fs.FileSelector(folder.path))
+        if info.base_name.startswith("checkpoint_")
+    ]
+    found.sort(key=lambda info: (info.base_name, info.path), reverse=True)
+    return [tune.Checkpoint(info.path, storage.system) for info in found]
 
 
 def differences(old: object, new: object, name: str = "") -> list[str]:

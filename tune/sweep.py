@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # `python tune/sweep.py`: the packages stand besi
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Repeater
 
@@ -111,7 +112,8 @@ def main() -> None:
             grid = fit(sweep, args, place, data, kept, resume)
             outcomes = collect(grid, sweep, args, place, data, copies(args, sweep))
         results.write(args.out / args.name, sweep, about, outcomes)
-        storage.finish(kept)
+        if all(one.status not in ("failed", "unfinished") for one in outcomes):
+            storage.finish(kept)
         project = args.project or sweep.raw.get("tracking", {}).get("project", "cfpn-nbp")
         track.replay(Path.cwd(), project, sweep, about, outcomes, data["val"])
     conclude(outcomes, args)
@@ -236,13 +238,20 @@ def fit(
     """Run all trials, or those that are left; raises KeyboardInterrupt when asked to stop, with the state kept."""
     shared = tune.with_parameters(trial.run, sweep=sweep, place=place, kept=kept, data=data)
     trainable = tune.with_resources(shared, {"cpu": args.cpus_per_trial, "gpu": args.gpus_per_trial})
+    space = param_space(sweep, args.search)
     if resume:
-        tuner = tune.Tuner.restore(storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True)
+        tuner = tune.Tuner.restore(
+            storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True, param_space=space
+        )
     else:
-        tuner = tune.Tuner(trainable, param_space=param_space(sweep, args.search), tune_config=strategy(sweep, args),
+        tuner = tune.Tuner(trainable, param_space=space, tune_config=strategy(sweep, args),
                            run_config=running(sweep, args, kept))  # fmt: skip
-    with stopping(args) as stopped:
-        grid = tuner.fit()
+    try:
+        with stopping() as stopped:
+            grid = tuner.fit()
+    except (OSError, EOFError, TuneError) as error:
+        storage.probe(kept)
+        raise InputError(f"{storage.uri(kept)}: Ray Tune lost its state there: {error!r}") from error
     if stopped:
         raise KeyboardInterrupt
     return grid
@@ -299,7 +308,7 @@ def running(sweep: Sweep, args: argparse.Namespace, kept: Storage) -> tune.RunCo
 
 
 @contextmanager
-def stopping(args: argparse.Namespace) -> Iterator[list[int]]:
+def stopping() -> Iterator[list[int]]:
     """While Tune runs, the first Ctrl-C or SIGTERM lets it write its state and return; the second ends at once."""
     received: list[int] = []
 

@@ -6,6 +6,7 @@ the terminal. WANDB_MODE=disabled switches them off.
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ def replay(
     """One run per trial below `folder`/wandb, all in one group. Trouble is said on standard error, never raised."""
     import wandb as client
 
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # tables are staged there, by default in the home
     group = f"{sweep.name}-{identity(about)[:8]}"
     for one in outcomes:
         try:

@@ -106,8 +106,7 @@ def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, da
     torch.set_num_threads(params.compute.threads)
     training.keep_freed_memory()
     session = sessions.begin(params, method, what.seed)
-    own_folder = f"{spaces.identifier(config)}-{tune.get_context().get_trial_id()}"
-    places = resume(session, storage.checkpoints(kept, own_folder))
+    places = resume(session, storage.checkpoints(kept, spaces.identifier(config)))
     if places:
         report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
     device = sessions.device(params.compute)

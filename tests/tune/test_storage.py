@@ -36,6 +36,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         storage.begin(storage.at(str(tmp_path / "file"), "name"), {})
 
 
+def test_a_full_disk_is_named_and_leaves_no_probe(tmp_path: Path) -> None:
+    kept = storage.at(str(tmp_path), "name")
+    storage.begin(kept, {})
+    storage.probe(kept)
+    assert [path.name for path in (tmp_path / "name").iterdir()] == ["specification.json"]
+    (tmp_path / "name/probe").symlink_to("/dev/full")
+    with pytest.raises(InputError, match="No space left on device"):
+        storage.probe(kept)
+
+
 def test_an_unknown_kind_of_storage_is_named() -> None:
     with pytest.raises(InputError, match="nfs5://"):
         storage.at("nfs5://somewhere", "name")
@@ -45,3 +55,12 @@ def test_differences_name_what_changed_and_both_values() -> None:
     old, new = {"a": {"b": [1, 2], "c": 1}, "d": 1}, {"a": {"b": [1, 3], "c": 1}, "e": None}
     assert storage.differences(old, new) == ["a.b: [1, 2] there, [1, 3] now", "d: 1 there, null now"]
     assert storage.differences(old, old) == []
+
+
+def test_checkpoints_of_a_point_are_found_whatever_ray_called_its_trial(tmp_path: Path) -> None:
+    kept = storage.at(str(tmp_path), "name")
+    for folder in ("a=1-x_0/checkpoint_000001", "a=1-y_0/checkpoint_000002", "a=1-x_0/other", "a=11-x_1/checkpoint_9"):
+        (tmp_path / "name" / folder).mkdir(parents=True)
+    found = [Path(checkpoint.path).parts[-2:] for checkpoint in storage.checkpoints(kept, "a=1")]
+    assert found == [("a=1-y_0", "checkpoint_000002"), ("a=1-x_0", "checkpoint_000001")]
+    assert storage.checkpoints(storage.at(str(tmp_path), "none"), "a=1") == []

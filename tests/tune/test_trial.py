@@ -1,0 +1,64 @@
+"""What a trial does beside training: shared faces, checkpoints in pieces, metrics that are not finite."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ray import tune
+
+from cfpn.model import CFPN
+from cfpn.training import DivergedError, Method, Recipe, start
+from pipeline import session as sessions
+from pipeline.session import Session
+from tune import trial
+from tune.trial import PLACES, STATE, Arrays
+
+MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
+
+
+def session() -> Session:
+    """A session before its first step."""
+    return Session(start(sessions.build(MODEL, 0), Method(units="network"), Recipe(), 16, 0, torch.device("cpu")))
+
+
+def checkpoint(folder: Path, epochs: int) -> tune.Checkpoint:
+    """A checkpoint of a session that has seen so many epochs."""
+    one = session()
+    one.history = [{"epoch": float(epoch)} for epoch in range(1, epochs + 1)]
+    folder.mkdir()
+    sessions.save(one, folder / STATE)
+    (folder / PLACES).write_text(json.dumps([{"epoch": epoch} for epoch in range(1, epochs + 1)]))
+    return tune.Checkpoint(str(folder))
+
+
+def test_faces_of_a_node_are_mapped_and_not_copied() -> None:
+    shared = Arrays(np.zeros((2, 48, 48), np.uint8), np.zeros(2, np.int64), np.arange(2))
+    for array in shared:
+        array.flags.writeable = False
+    for tensor, array in zip(trial.faces(shared), shared, strict=True):
+        assert tensor.data_ptr() == array.ctypes.data
+
+
+@pytest.mark.parametrize("broken", [STATE, PLACES])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_checkpoint_in_pieces_is_passed_over_for_the_one_before(tmp_path: Path, broken: str, how: str) -> None:
+    older, newer = checkpoint(tmp_path / "1", 1), checkpoint(tmp_path / "2", 2)
+    path = tmp_path / "2" / broken
+    path.unlink() if how == "missing" else path.write_bytes(path.read_bytes()[:10])
+    one = session()
+    assert trial.resume(one, [newer, older]) == [{"epoch": 1}]
+    assert one.state.epoch == 1
+
+
+def test_without_a_checkpoint_a_trial_begins_at_the_start() -> None:
+    one = session()
+    assert trial.resume(one, []) == []
+    assert one.state.epoch == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_metric_that_is_not_finite_is_divergence(value: float) -> None:
+    with pytest.raises(DivergedError, match="epoch 3: val/loss is"):
+        trial.check_finite(3, {"train/loss": 1.0, "val/loss": value})
