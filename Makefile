@@ -31,7 +31,7 @@ repro: $(READY) ## run the whole workflow on the profile of params.yaml; the pag
 test: $(READY) ## ruff and the test suite
 	ruff check .
 	ruff format --check .
-	pytest
+	pytest -n 2
 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp

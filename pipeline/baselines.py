@@ -12,7 +12,7 @@ from cfpn.graph import IMAGE, Node
 
 @dataclass(frozen=True)
 class Baseline:
-    """A network of the literature with 1 input channel; input_size is the side of the image it is given."""
+    """A network of the literature with 1 input channel; input_size is the side of the image it is given, 64 or more."""
 
     name: Literal["alexnet", "inception_v2", "resnet50", "densenet121"]
     input_size: int = 224
@@ -23,8 +23,17 @@ def build(model: Baseline, seed: int) -> list[Node]:
     """The network as one node, weights drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = _constructor(model.name)(in_channels=1, num_classes=model.classes, in_size=(model.input_size,) * 2)
+        network = _constructor(model.name)(in_channels=1, num_classes=model.classes)
+    _take_any_size(network, model.name)
     return [Node(model.name, network.to(memory_format=torch.channels_last), (IMAGE,))]
+
+
+def _take_any_size(network: nn.Module, name: str) -> None:
+    """Average the last maps to the size that the classifier expects: pytorchcv's networks take 224x224 alone."""
+    if name == "alexnet":  # its view() would refuse maps that lie channels last
+        network.features.add_module("final_pool", nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten()))
+    else:
+        network.features.final_pool = nn.AdaptiveAvgPool2d(1)
 
 
 def _constructor(name: str) -> Callable[..., nn.Module]:

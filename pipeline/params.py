@@ -60,7 +60,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Params:
     try:
         return Params.model_validate(chosen)
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+        raise InputError(f"{path}: {explain(error)}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _nearest(part: str, parent: str, known: dict[str, Any]) -> str:
     return f"in {parent or 'params.yaml'}{hint}"
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """The faults of one union member only: the one whose `name` was given."""
     faults = error.errors(include_url=False, include_context=False)
     others = [fault["loc"][:-1] for fault in faults if fault["type"] == "literal_error" and fault["loc"][-1] == "name"]

@@ -164,7 +164,7 @@ def resolve(raw: dict[str, Any], overrides: dict[str, Any]) -> Params:
     try:
         return Params.model_validate(chosen)
     except ValidationError as error:
-        raise InputError(parameters._explain(error)) from error
+        raise InputError(parameters.explain(error)) from error
 
 
 def _trainable(raw: dict[str, Any], name: str) -> None:

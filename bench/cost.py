@@ -24,14 +24,14 @@ from tune import spaces
 from tune.spaces import MODELS, Sweep, Training
 
 EXAMPLE = """example:
-  python -m tune.cost models --rounds 20                 after python tune/sweep.py models
+  python -m bench.cost models --rounds 20                 after python tune/sweep.py models
 """
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m tune.cost",
+        prog="python -m bench.cost",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from bench import cost
 from cfpn.graph import IMAGE, Node
 from pipeline.stage import InputError
-from tune import cost
 
 
 def test_multiply_adds_are_those_counted_by_hand() -> None:
