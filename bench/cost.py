@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import step
 from cfpn import training
+from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE, Node
 from cfpn.graph import run as forward
 from pipeline import params as parameters
@@ -67,7 +68,7 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     """
     first = next(iter(trainings.values())).params
     torch.set_num_threads(first.compute.threads)
-    training.keep_freed_memory()
+    keep_freed_memory()
     device, size, batch = sessions.device(first.compute), first.model.input_size, batch or first.train.batch
     images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % 7

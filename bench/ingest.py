@@ -17,8 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import ingest
-from pipeline.stage import InputError, keep_freed_memory, run
+from pipeline.stage import InputError, run
 
 MEMORY_BAR = 400  # MB
 RATIO_BARS = {"fromstring": 1.0, "split": 3.0}

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cfpn import training
+from cfpn.allocator import keep_freed_memory
 from cfpn.training import Learner, Method
 from pipeline import params as parameters
 from pipeline import session as sessions
@@ -56,7 +57,7 @@ def main() -> None:
 def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:
     """Median step and peak memory of every method, and their ratios to those of the first."""
     torch.set_num_threads(params.compute.threads)
-    training.keep_freed_memory()
+    keep_freed_memory()
     device = sessions.device(params.compute)
     methods = {name: params.methods[name] for name in names}
     learners = {name: sessions.begin(params, method, 0).state.learners for name, method in methods.items()}

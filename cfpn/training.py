@@ -1,9 +1,7 @@
 """One trainer: back-propagation, local training and deep supervision differ in the partition into units alone."""
 
-import ctypes
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +17,6 @@ from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units
 from cfpn.objectives import CLASSES, Objective, References, UnitHead
 
 SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @dataclass(frozen=True)
@@ -317,15 +314,6 @@ def validate(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, floa
     loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), faces.labels)
     accuracy = (probabilities.argmax(1) == faces.labels).float().mean()
     return {"val/loss": loss.item(), "val/accuracy": accuracy.item()}
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next step: it gives them back to the kernel otherwise (Linux only)."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(M_MMAP_MAX, 0)
-            libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def parameters(nodes: list[Node]) -> int:

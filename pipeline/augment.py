@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import PIXELS, SCHEMA, column, parquet_sink
-from pipeline.stage import InputError, atomic, keep_freed_memory, run
+from pipeline.stage import InputError, atomic, run
 
 SIDE = 48
 BATCH = 256

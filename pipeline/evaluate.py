@@ -17,24 +17,23 @@ import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
-from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from lightning_utilities.core.imports import RequirementCache
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torchmetrics.functional import classification as multiclass
 
 from cfpn import model as cfpn_model
+from cfpn.allocator import keep_freed_memory
 from cfpn.data import EXPRESSIONS, Faces, load
 from cfpn.graph import Node
 from cfpn.model import CFPN
-from cfpn.training import keep_freed_memory, load_weights, predict, weights
+from cfpn.training import load_weights, predict, weights
 from pipeline import baselines
 from pipeline.baselines import Baseline
 from pipeline.stage import InputError, atomic, only_one, run
@@ -158,7 +157,7 @@ def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, 
 
     All are shares in 0..1 but for counts, the negative log likelihood (nats per face) and `collapsed`.
     """
-    multiclass, classes = classification(), len(EXPRESSIONS)
+    classes = len(EXPRESSIONS)
     correct = (probabilities.argmax(1) == labels).double()
     accuracy, count = correct.mean().item(), len(labels)
     error = math.sqrt(accuracy * (1 - accuracy) / count)
@@ -180,17 +179,6 @@ def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, 
         "negative_log_likelihood": F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item(),
         "collapsed": accuracy <= majority + error,
     }
-
-
-def classification() -> ModuleType:
-    """torchmetrics' metrics of classes, imported without torchvision.
-
-    torchmetrics imports torchvision wherever it is installed, also one that was built for another torch and fails.
-    """
-    met = RequirementCache.__bool__
-    with mock.patch.object(RequirementCache, "__bool__", lambda it: it.requirement != "torchvision" and met(it)):
-        from torchmetrics.functional import classification as result
-    return result
 
 
 def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:
@@ -222,7 +210,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run's folder: model.safetensors is read")
     parser.add_argument("splits", type=Path, metavar="SPLITS_DIR", help="test.parquet and train.parquet are read")
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where the three files go")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     arguments = parser.parse_args()
     if arguments.threads < 1:

@@ -37,8 +37,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from cfpn.allocator import keep_freed_memory
 from pipeline.audit import EXPRESSIONS, RULES, SPLITS, Count, Face, audit
-from pipeline.stage import InputError, atomic, keep_freed_memory, only_one, run
+from pipeline.stage import InputError, atomic, only_one, run
 
 PIXELS = 48 * 48
 USAGES = dict(zip((b"Training", b"PublicTest", b"PrivateTest"), SPLITS, strict=True))

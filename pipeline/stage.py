@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 TEMPORARY = ".part"
 
 
@@ -41,16 +40,12 @@ def run(main: Callable[[], None]) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to end this process when `dvc repro` is killed: DVC itself leaves its stages running."""
-    if sys.platform == "linux":
+    """Ask Linux to end a stage when the `dvc repro` that runs it is killed: DVC itself leaves its stages running.
+
+    A command started by hand outlives its shell, as nohup wants it.
+    """
+    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def keep_freed_memory() -> None:
-    """Let glibc reuse freed arrays: handing large ones back to the kernel costs up to two thirds of the speed."""
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextmanager

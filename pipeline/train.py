@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from cfpn import data, training
+from cfpn.allocator import keep_freed_memory
 from cfpn.data import Faces
 from pipeline import params as parameters
 from pipeline import session as sessions
@@ -53,7 +54,7 @@ def main() -> None:
 def train(params: Params, args: argparse.Namespace) -> None:
     """Train as the command line says and write the outputs."""
     torch.set_num_threads(params.compute.threads)
-    training.keep_freed_memory()
+    keep_freed_memory()
     files = [args.augmented if params.train.faces == "augmented" else args.splits / "train.parquet"]
     files.append(args.splits / "val.parquet")
     identity = sessions.fingerprint(params, args.method, args.seed, files)

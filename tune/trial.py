@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from cfpn import training
+from cfpn.allocator import keep_freed_memory
 from cfpn.data import Faces
 from cfpn.training import DivergedError
 from pipeline import evaluate
@@ -104,7 +105,7 @@ def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, da
     what = spaces.training(sweep, config, place.threads, place.device)
     params, method = what.params, what.params.methods[what.method]
     torch.set_num_threads(params.compute.threads)
-    training.keep_freed_memory()
+    keep_freed_memory()
     session = sessions.begin(params, method, what.seed)
     places = resume(session, storage.checkpoints(kept, spaces.identifier(config)))
     if places:
@@ -192,7 +193,7 @@ def score(
     """Predictions of a trial's best weights on the validation faces; on the test faces too where data has "test"."""
     what = spaces.training(sweep, config, place.threads, place.device)
     torch.set_num_threads(place.threads)
-    training.keep_freed_memory()
+    keep_freed_memory()
     nodes = sessions.build(what.params.model, what.seed)
     with checkpoint.as_directory() as folder:
         training.load_weights(nodes, best(Path(folder)))

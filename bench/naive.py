@@ -1,0 +1,135 @@
+"""A training step of the profile beside that of a naive eager CFPN, both by back-propagation, in one run.
+
+Naive is what one writes first: batch norm before the convolution, feature maps (not kernels) scaled by the connection
+weights, the contiguous layout and glibc's allocator as it comes. Each variant has a process of its own, since the
+allocator is a process's; they take turns, a step at a time.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpn import model as networks
+from cfpn.allocator import keep_freed_memory
+from cfpn.graph import Node
+from cfpn.layers import SeparableConvolution, activation, concatenate
+from cfpn.model import CFPN
+from cfpn.training import Method, Recipe, start, train_step
+from pipeline import params as parameters
+from pipeline.stage import run
+
+EXAMPLE = """example:
+  python -m bench.naive --set profile=fer2013-cpu --rounds 10
+"""
+WARM_UP = 2
+
+
+class NaiveSeparableConvolution(nn.Module):
+    """T W([...]) in the order of the paper's text: weigh the maps, batch norm, activation, separable convolution."""
+
+    def __init__(self, like: SeparableConvolution, act: str) -> None:
+        super().__init__()
+        inputs, outputs = len(like.depthwise), like.pointwise.out_channels
+        self.size = like.size
+        self.connection = nn.Parameter(torch.ones(inputs))
+        self.norm = nn.BatchNorm2d(inputs)
+        self.act = activation(act)
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, stride=like.stride, padding=1, groups=inputs, bias=False)
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        x = concatenate(inputs) * self.connection.view(1, -1, 1, 1)
+        x = self.pointwise(self.depthwise(self.act(self.norm(x))))
+        return x if self.size is None else F.interpolate(x, size=(self.size, self.size))
+
+
+def naive(nodes: list[Node], act: str) -> list[Node]:
+    """The same graph with every separable convolution replaced by the naive one, in the contiguous layout."""
+    result = []
+    for node in nodes:
+        module = node.module
+        if isinstance(module, SeparableConvolution):
+            module = NaiveSeparableConvolution(module, act)
+        result.append(Node(node.name, module.to(memory_format=torch.contiguous_format), node.inputs))
+    return result
+
+
+def step_when_asked(model: CFPN, batch: int, threads: int, variant: str) -> None:
+    """Take a training step for every line on standard input and print its seconds."""
+    torch.set_num_threads(threads)
+    nodes = networks.build(model, 0)
+    images = torch.randn(batch, 1, model.input_size, model.input_size)
+    if variant == "naive":
+        nodes = naive(nodes, model.activation)
+    else:
+        keep_freed_memory()
+        images = images.contiguous(memory_format=torch.channels_last)
+    method = Method(units="network")
+    state = start(nodes, method, Recipe(), model.input_size, 0, torch.device("cpu"))
+    for node in nodes:
+        node.module.train()
+    for i, _ in enumerate(sys.stdin):
+        begin = time.perf_counter()
+        train_step(state.learners, method, images, torch.arange(batch) % 7, i, 1e-4)
+        print(time.perf_counter() - begin, flush=True)
+
+
+def measure(command: list[str], rounds: int) -> dict[str, object]:
+    """Mean milliseconds of a step of both variants, the ratio, and the quartiles of its paired values."""
+    seconds: dict[str, list[float]] = {"cfpn": [], "naive": []}
+    processes = {name: _start([*command, "--variant", name]) for name in seconds}
+    for _ in range(WARM_UP + rounds):
+        for name, process in processes.items():
+            seconds[name].append(_ask(process.stdin, process.stdout))
+    for process in processes.values():
+        process.communicate()
+    kept = {name: values[WARM_UP:] for name, values in seconds.items()}
+    ratios = [a / b for a, b in zip(kept["cfpn"], kept["naive"], strict=True)]
+    means = {f"{name}_ms": 1000 * statistics.mean(values) for name, values in kept.items()}
+    quartiles = statistics.quantiles(ratios, n=4)
+    return means | {"ratio": means["cfpn_ms"] / means["naive_ms"], "quartiles": [quartiles[0], quartiles[2]]}
+
+
+def _start(command: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ask(to: IO[str], answer: IO[str]) -> float:
+    to.write("\n")
+    to.flush()
+    return float(answer.readline())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.naive",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    parser.add_argument("--rounds", type=int, default=10, help="measured steps of each (default: %(default)s)")
+    parser.add_argument("--variant", choices=("cfpn", "naive"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    params = parameters.load(args.params, parameters.assignments(args.set))
+    if args.variant:
+        step_when_asked(params.model, params.train.batch, params.compute.threads, args.variant)
+        return
+    arguments = ["--params", str(args.params), *(["--set", *args.set] if args.set else [])]
+    result = measure([sys.executable, "-m", "bench.naive", *arguments], args.rounds)
+    print(json.dumps(result | {"batch": params.train.batch, "threads": params.compute.threads}, indent=2))
+
+
+if __name__ == "__main__":
+    run(main)
