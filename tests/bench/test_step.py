@@ -1,0 +1,47 @@
+"""Claims about bench/step.py: what it measures, not how fast anything is."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import step
+from cfpn.training import Recipe, start
+from pipeline import params as parameters
+from pipeline import session as sessions
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"model.width": 16, "model.input_size": 16, "model.layers": 1, "model.pyramids": 1}
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return step.measure(parameters.load(ROOT / "params.yaml", SMALL), ["bp", "nbp"], 8, 3)
+
+
+def test_ratios_are_to_the_first_method(result: dict) -> None:
+    bp, nbp = result["rows"]
+    assert (bp["method"], bp["step_ratio"], bp["peak_ratio"]) == ("bp", 1.0, 1.0)
+    assert nbp["step_ratio"] == pytest.approx(nbp["step_ms"] / bp["step_ms"])
+    assert nbp["peak_ratio"] == pytest.approx(nbp["peak_mib"] / bp["peak_mib"])
+
+
+def test_the_result_says_under_what_conditions_it_was_taken(result: dict) -> None:
+    assert (result["batch"], result["input_size"], result["width"], result["rounds"]) == (8, 16, 16, 3)
+    assert result["device"].startswith("CPU")
+
+
+def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
+    params = parameters.load(ROOT / "params.yaml", SMALL)
+    method = params.methods["bp"]
+
+    def peak(batch: int) -> int:
+        state = start(sessions.build(params.model, 0), method, Recipe(), 16, 0, torch.device("cpu"))
+        for node in state.nodes:
+            node.module.train()
+        images = torch.randn(batch, 1, 16, 16).contiguous(memory_format=torch.channels_last)
+        step.peak(state.learners, method, images, torch.arange(batch) % 7)  # Adam's moments are allocated once
+        return step.peak(state.learners, method, images, torch.arange(batch) % 7)
+
+    assert peak(32) == peak(32)
+    assert peak(64) - peak(32) == pytest.approx(4 * (peak(16) - peak(8)), rel=0.1)
