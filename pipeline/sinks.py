@@ -40,15 +40,15 @@ def dvclive(folder: Path, history: list[Row]) -> Iterator[Sink]:
     with Live(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None) as live:
 
         def log(row: Row) -> None:
+            live.step = int(row["epoch"])
             for name, value in row.items():
                 if name not in ("epoch", "step"):
                     live.log_metric(name, value)
-            live.next_step()
+            live.make_summary()
 
         for row in history:
-            live.step = int(row["epoch"])
             log(row)
-        yield lambda record: log(record.scalars) if record.complete else None
+        yield lambda record: log({"epoch": record.epoch} | record.scalars) if record.complete else None
 
 
 @contextmanager
@@ -67,10 +67,15 @@ def wandb(
         for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
             shutil.rmtree(stale)
     settings = client.Settings(silent=True, console="off")
-    run = client.init(
-        project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder, config=config,
-        settings=settings,
-    )  # fmt: skip
+    try:
+        run = client.init(
+            project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder,
+            config=config, settings=settings,
+        )  # fmt: skip
+    except (client.Error, OSError) as error:
+        print(f"warning: no W&B run, the training goes on without: {error}", file=sys.stderr)
+        yield lambda record: None
+        return
     run.define_metric("*", step_metric="epoch")
     if not online or run.step == 0:
         for row in history:
