@@ -1,0 +1,121 @@
+"""Runs and their evaluations -> one small table of raw results, and from it the comparison of the methods with BP.
+
+The table gains the runs found and keeps those it had, so that a study may be made in pieces and on several machines.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pipeline.stage import InputError, atomic, run
+
+EXAMPLE = """example:
+  python -m bench.study docs/nbp-study.csv --runs runs --evaluations results/evaluate
+"""
+KEYS = ["method", "seed", "epoch"]
+SCORES = ["accuracy", "accuracy_without_copies", "macro_f1", "expected_calibration_error", "negative_log_likelihood"]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.study",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and epoch")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--evaluations", type=Path, default=Path("results/evaluate"))
+    parser.add_argument("--reference", default="bp", help="the method that others are compared with")
+    args = parser.parse_args()
+    table = gathered(args.table, args.runs, args.evaluations)
+    if args.reference not in set(table["method"]):
+        raise InputError(f"--reference: no run of {args.reference!r} in {args.table} or {args.runs}")
+    with atomic(args.table) as path:
+        table.to_csv(path, index=False, lineterminator="\n")
+    print(markdown(compared(table, args.reference)))
+
+
+def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
+    """Rows of `table`, if it exists, with those of all runs that have been evaluated; a run found replaces its rows."""
+    parts = [pd.read_csv(table)] if table.exists() else []
+    for history in sorted(runs.glob("*-*/history.csv")):
+        method, seed = history.parent.name.rsplit("-", 1)
+        scores = evaluations / history.parent.name / "metrics.json"
+        if scores.exists():
+            test = json.loads(scores.read_text())
+            about = {"method": method, "seed": int(seed)} | {f"test/{name}": test[name] for name in SCORES}
+            about["best_epoch"] = json.loads((history.parent / "metrics.json").read_text())["best_epoch"]
+            parts.append(pd.read_csv(history).assign(**about))
+    if not parts:
+        raise InputError(f"{runs}: no evaluated run, and no table {table}")
+    rows = pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
+    return rows[KEYS + [name for name in rows if name not in KEYS]]
+
+
+def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """One row per method: scores over seeds, the paired difference from the reference, and steps to its accuracy.
+
+    steps: share of the reference's steps after which a method's validation accuracy first reaches the one that the
+    reference ends with, mean over the seeds that both have; NaN where one never does.
+    """
+    ends = table.sort_values("epoch").groupby(["method", "seed"]).last()
+    rows = []
+    for method, own in ends.groupby("method"):
+        own = own.droplevel("method")
+        base = ends.loc[reference]
+        seeds = own.index.intersection(base.index)
+        difference = (own.loc[seeds, "test/accuracy"] - base.loc[seeds, "test/accuracy"]).to_numpy()
+        shares = [steps_share(table, method, reference, seed) for seed in seeds]
+        rows.append(
+            {"method": method, "seeds": len(own)}
+            | {f"{name} mean": own[f"test/{name}"].mean() for name in SCORES}
+            | {"accuracy sd": own["test/accuracy"].std(), "difference": difference.mean() if len(seeds) else np.nan}
+            | {
+                "p": paired(difference) if method != reference else np.nan,
+                "steps": np.mean(shares) if shares else np.nan,
+            }
+        )
+    return pd.DataFrame(rows).sort_values("accuracy mean", ascending=False, ignore_index=True)
+
+
+def steps_share(table: pd.DataFrame, method: str, reference: str, seed: int) -> float:
+    """See `compared`."""
+    own, base = (table[(table["method"] == name) & (table["seed"] == seed)] for name in (method, reference))
+    base = base.sort_values("epoch")
+    reached = own[own["val/accuracy"] >= base["val/accuracy"].iloc[-1]]
+    return reached["step"].min() / base["step"].iloc[-1] if len(reached) else np.nan
+
+
+def paired(difference: np.ndarray) -> float:
+    """p of a paired two-sided t-test of no difference; NaN for fewer than two pairs or no spread."""
+    return stats.ttest_1samp(difference, 0).pvalue if len(difference) > 1 and np.ptp(difference) else np.nan
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The comparison as a Markdown table, shares in per cent."""
+    lines = [
+        "| method | seeds | test accuracy | sd | minus BP | p | without copies | macro-F1 | ECE | NLL | steps / BP |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for _, row in rows.iterrows():
+        shares = ["accuracy mean", "accuracy sd", "difference"]
+        accuracy, deviation, difference = (_number(100 * row[name], 2) for name in shares)
+        rest = [_number(100 * row[f"{name} mean"], 1) for name in SCORES[1:4]]
+        cells = [row["method"], row["seeds"], accuracy, deviation, difference, _number(row["p"], 3), *rest]
+        cells += [_number(row["negative_log_likelihood mean"], 3), _number(row["steps"], 2)]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def _number(value: float, digits: int) -> str:
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""Claims about bench/study.py."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench import study
+
+
+def write(folder: Path, name: str, accuracies: list[float], test: float) -> None:
+    (folder / "runs" / name).mkdir(parents=True)
+    (folder / "evaluations" / name).mkdir(parents=True)
+    epochs = range(1, len(accuracies) + 1)
+    history = pd.DataFrame({"epoch": epochs, "step": [10 * e for e in epochs], "val/accuracy": accuracies})
+    history.to_csv(folder / "runs" / name / "history.csv", index=False)
+    (folder / "runs" / name / "metrics.json").write_text(json.dumps({"best_epoch": 1}))
+    scores = dict.fromkeys(study.SCORES, 0.5) | {"accuracy": test}
+    (folder / "evaluations" / name / "metrics.json").write_text(json.dumps(scores))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write(tmp_path, "bp-0", [0.1, 0.2, 0.3, 0.4], 0.50)
+    write(tmp_path, "bp-1", [0.1, 0.2, 0.3, 0.4], 0.52)
+    write(tmp_path, "nbp-0", [0.3, 0.4, 0.5, 0.5], 0.56)
+    write(tmp_path, "nbp-1", [0.3, 0.4, 0.5, 0.5], 0.54)
+    write(tmp_path, "eq4-0", [0.1, 0.1, 0.1, 0.1], 0.25)
+    return tmp_path
+
+
+def gather(folder: Path) -> pd.DataFrame:
+    return study.gathered(folder / "table.csv", folder / "runs", folder / "evaluations")
+
+
+def test_a_method_is_compared_with_bp_of_the_same_seed(folder: Path) -> None:
+    rows = study.compared(gather(folder), "bp").set_index("method")
+    assert rows.loc["nbp", "difference"] == pytest.approx((0.06 + 0.02) / 2)
+    assert rows.loc["nbp", "p"] == pytest.approx(stats.ttest_rel([0.56, 0.54], [0.50, 0.52]).pvalue)
+    assert rows.loc["nbp", "accuracy sd"] == pytest.approx(np.std([0.56, 0.54], ddof=1))
+    assert rows.loc["eq4", "difference"] == pytest.approx(-0.25)
+    assert np.isnan(rows.loc["eq4", "p"])
+
+
+def test_steps_are_counted_to_the_accuracy_that_bp_ends_with(folder: Path) -> None:
+    rows = study.compared(gather(folder), "bp").set_index("method")
+    assert (rows.loc["bp", "steps"], rows.loc["nbp", "steps"]) == (1.0, 0.5)
+    assert np.isnan(rows.loc["eq4", "steps"])
+
+
+def test_a_table_keeps_its_runs_and_gains_new_ones(folder: Path) -> None:
+    gather(folder).to_csv(folder / "table.csv", index=False)
+    (folder / "runs").rename(folder / "elsewhere")
+    write(folder, "local_ce-0", [0.2], 0.4)
+    table = gather(folder)
+    assert set(table["method"]) == {"bp", "nbp", "eq4", "local_ce"}
+    assert len(table) == 5 * 4 + 1
+
+
+def test_an_unevaluated_run_is_left_out(folder: Path) -> None:
+    (folder / "evaluations" / "nbp-1" / "metrics.json").unlink()
+    table = gather(folder)
+    assert set(table[table["method"] == "nbp"]["seed"]) == {0}
