@@ -2,10 +2,12 @@
 
 import argparse
 import csv
+import hashlib
 import json
+import os
 import shutil
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from pipeline import session as sessions
 from pipeline import sinks
 from pipeline.params import Params
 from pipeline.session import Session
+from pipeline.sinks import Sink
 from pipeline.stage import InputError, atomic, only_one, run
 
 EXAMPLE = """example:
@@ -67,7 +70,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
     faces, validation = (load(path).to(device) for path in files)
     majority = validation.labels.bincount().max().item() / len(validation.labels)
     print(f"{args.out.name}: {len(faces.labels)} faces, majority share of validation {majority:.4f}")
-    epochs(session, params, args, faces, validation, checkpoint, identity, majority)
+    epochs(session, params, args, faces, validation, checkpoint, majority)
     write(session, params, args, majority, device)
     shutil.rmtree(checkpoint.parent)
 
@@ -87,29 +90,33 @@ def epochs(
     faces: Faces,
     validation: Faces,
     checkpoint: Path,
-    identity: str,
     majority: float,
 ) -> None:
     """Train to the end, a checkpoint after every epoch and every record to every sink."""
-    method = params.methods[args.method]
-    per_epoch = len(faces.labels) // params.train.batch
-    config = params.model_dump(mode="json", exclude={"methods"}) | {"method": asdict(method), "seed": args.seed}
     with ExitStack() as stack:
-        done = session.state.epoch * per_epoch
-        outputs = [stack.enter_context(sinks.progress_bar(args.out.name, params.train.epochs * per_epoch, done))]
-        outputs.append(stack.enter_context(sinks.dvclive(args.out / "live", session.history)))
-        group = f"{params.profile}-{args.method}"
-        outputs.append(
-            stack.enter_context(
-                sinks.wandb(args.project, group, args.out.name, identity, config, session.history, Path.cwd())
-            )
-        )
-        for record in sessions.advance(session, params, method, args.seed, faces, validation):
+        outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, len(faces.labels))]
+        for record in sessions.advance(session, params, params.methods[args.method], args.seed, faces, validation):
             if record.complete:
                 sessions.save(session, checkpoint)
                 warn_if_collapsed(session, majority)
-            for sink in outputs:
-                sink(record)
+            for output in outputs:
+                output(record)
+
+
+def destinations(
+    session: Session, params: Params, args: argparse.Namespace, faces: int
+) -> list[AbstractContextManager[Sink]]:
+    """Progress bar, DVCLive and a W&B run, which stands in a group with the others of its experiment or profile."""
+    name, per_epoch = args.out.name, faces // params.train.batch
+    method = asdict(params.methods[args.method])
+    config = params.model_dump(mode="json", exclude={"methods"}) | {"method": method, "seed": args.seed}
+    group = os.environ.get("DVC_EXP_NAME") or params.profile
+    identity = hashlib.sha256(json.dumps([config, name, group], sort_keys=True).encode()).hexdigest()[:16]
+    return [
+        sinks.progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
+        sinks.dvclive(args.out / "live", session.history),
+        sinks.wandb(args.project, group, name, identity, config, session.history, Path.cwd()),
+    ]
 
 
 def collapsed(session: Session, majority: float) -> bool:
