@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import hashlib
 import json
 import os
 import shutil
@@ -94,7 +93,10 @@ def epochs(
 ) -> None:
     """Train to the end, a checkpoint after every epoch and every record to every sink."""
     with ExitStack() as stack:
-        outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, len(faces.labels))]
+        outputs = [
+            stack.enter_context(sink)
+            for sink in destinations(session, params, args, len(faces.labels), checkpoint.stem)
+        ]
         for record in sessions.advance(session, params, params.methods[args.method], args.seed, faces, validation):
             if record.complete:
                 sessions.save(session, checkpoint)
@@ -104,14 +106,13 @@ def epochs(
 
 
 def destinations(
-    session: Session, params: Params, args: argparse.Namespace, faces: int
+    session: Session, params: Params, args: argparse.Namespace, faces: int, identity: str
 ) -> list[AbstractContextManager[Sink]]:
     """Progress bar, DVCLive and a W&B run, which stands in a group with the others of its experiment or profile."""
     name, per_epoch = args.out.name, faces // params.train.batch
     method = asdict(params.methods[args.method])
     config = params.model_dump(mode="json", exclude={"methods"}) | {"method": method, "seed": args.seed}
     group = os.environ.get("DVC_EXP_NAME") or params.profile
-    identity = hashlib.sha256(json.dumps([config, name, group], sort_keys=True).encode()).hexdigest()[:16]
     return [
         sinks.progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
         sinks.dvclive(args.out / "live", session.history),
