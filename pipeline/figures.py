@@ -160,6 +160,30 @@ def _band(axes: Axes, histories: Sequence[pd.DataFrame], column: str, tint: str,
 
 
 @style.context(STYLE)
+def sweep_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """Validation accuracy of every setting over epochs, a panel per title; bands reach from the least to the largest.
+
+    Frames have the columns setting, epoch, n and val/accuracy/mean, /min, /max.
+    """
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        settings = list(dict.fromkeys(curves["setting"]))
+        for setting, tint in zip(settings, colormaps["viridis"](np.linspace(0, 0.9, len(settings))), strict=True):
+            own = curves[curves["setting"] == setting].sort_values("epoch")
+            marker = "o" if len(own) == 1 else None
+            axes.plot(own["epoch"], own["val/accuracy/mean"], color=tint, label=setting, linewidth=1.6, marker=marker)
+            if (own["n"] > 1).any():
+                low, high = own["val/accuracy/min"], own["val/accuracy/max"]
+                axes.fill_between(own["epoch"], low, high, color=tint, alpha=0.15, linewidth=0)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(True)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+@style.context(STYLE)
 def confusion(matrix: NDArray[np.int64], title: str) -> Figure:
     """Counts (7, 7), rows actual and columns predicted; the shade is the share of the row."""
     share = matrix / np.maximum(1, matrix.sum(1, keepdims=True))

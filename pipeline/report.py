@@ -35,6 +35,13 @@ from pipeline.stage import InputError, atomic, only_one, run
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # file name -> Usage in FER2013
 DASH = "–"
 EXAMPLES = 12  # faces in a row of examples
+RATE, NETWORK = "train.learning_rate", "models"  # axes of sweeps
+SWEEPS = {
+    "activation": "Activation functions (paper Fig 9)",
+    "learning_rate": "Learning rates (paper Fig 10)",
+    "beta": "The multiplier beta of eq (4)",
+    "models": "The networks of the comparison (paper Fig 11)",
+}
 AUDIT_TITLES = {
     "rows": "Faces per split and expression",
     "constant_faces": "Constant faces: all pixels equal",
@@ -79,6 +86,14 @@ class Run(NamedTuple):
         return bool(self.training.get("collapsed") or (self.evaluation or {}).get("collapsed"))
 
 
+class Sweep(NamedTuple):
+    """Tables of a sweep: means over seeds per setting and epoch, rows per trial, accuracies and costs of networks."""
+
+    curves: pd.DataFrame
+    trials: pd.DataFrame
+    networks: pd.DataFrame | None
+
+
 class Inputs(NamedTuple):
     """All that the sections read; settings is params.yaml with the profile's part merged in."""
 
@@ -88,6 +103,7 @@ class Inputs(NamedTuple):
     runs: list[Run]
     transforms: dict[str, Pixels]
     bench: dict[str, Any] | None
+    sweeps: dict[str, Sweep]
 
     @property
     def methods(self) -> list[str]:
@@ -190,6 +206,7 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
         runs=read_runs(arguments.runs, arguments.evaluations, settings),
         transforms=read_transforms(arguments.augmented) if arguments.augmented.exists() else {},
         bench=read_json(arguments.bench) if arguments.bench.exists() else None,
+        sweeps=read_sweeps(arguments.sweeps),
     )
 
 
@@ -247,6 +264,23 @@ def read_run(folder: Path, evaluation: Path) -> Run:
     training = read_json(folder / "metrics.json")
     scores = read_json(evaluation / "metrics.json") if evaluated else None
     return Run(folder.name, method, int(seed), training, history, scores, predictions)
+
+
+def read_sweeps(folder: Path) -> dict[str, Sweep]:
+    """Sweeps that have run, those of the paper's figures first; raises InputError for a damaged table."""
+    found = {path.parent.name for path in folder.glob("*/curves.csv")}
+    names = [name for name in SWEEPS if name in found] + sorted(found - set(SWEEPS))
+    return {name: read_sweep(folder / name) for name in names}
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """The tables of one sweep; networks is table2.csv, or models.csv before the costs are measured."""
+    try:
+        networks = [folder / name for name in ("table2.csv", "models.csv") if (folder / name).exists()]
+        curves, trials = (pd.read_csv(folder / name) for name in ("curves.csv", "trials.csv"))
+        return Sweep(curves, trials, pd.read_csv(networks[0]) if networks else None)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"{folder}: not the tables of a sweep: {error}") from error
 
 
 def read_transforms(path: Path) -> dict[str, Pixels]:
@@ -489,6 +523,66 @@ def bench_section(inputs: Inputs) -> Section | None:
     return Section("Speed and memory", [Table(caption, [titles.get(name, name) for name in names], rows)])
 
 
+def sweeps_section(inputs: Inputs) -> Section | None:
+    """Paper Figs 9 to 11 and Table II, and any other sweep."""
+    blocks: list[Picture | Table | Text] = []
+    for name, sweep in inputs.sweeps.items():
+        blocks.append(sweep_picture(name, sweep))
+        blocks.append(setting_table(name, sweep) if sweep.networks is None else network_table(sweep.networks))
+    return Section("Sweeps", blocks) if blocks else None
+
+
+def sweep_picture(name: str, sweep: Sweep) -> Picture:
+    """Curves of every setting; of networks at the common and at their own learning rate."""
+    panels = {"": sweep.curves}
+    if sweep.networks is not None and RATE in sweep.curves:
+        kinds = {"the common learning rate": "common", "each network's own learning rate": "tuned"}
+        panels = {title: at_rate(sweep, kind) for title, kind in kinds.items()}
+    seeds, epochs = sweep.curves["n"].max(), sweep.curves["epoch"].max()
+    spread = "lines are means over seeds, bands reach from the least to the largest" if seeds > 1 else "one seed"
+    caption = f"{SWEEPS.get(name, 'Sweep ' + plain(name))}: validation accuracy over {epochs} epochs; {spread}."
+    return Picture(f"sweep-{name}.svg", figures.svg(figures.sweep_curves(panels)), caption)
+
+
+def at_rate(sweep: Sweep, kind: str) -> pd.DataFrame:
+    """Curves of every network at the learning rate of that kind, named by network and rate."""
+    rows = sweep.networks[sweep.networks["rate"] == kind]
+    curves = sweep.curves.merge(rows[[NETWORK, RATE]], on=[NETWORK, RATE])
+    return curves.assign(setting=curves[NETWORK] + ", " + curves[RATE].map("{:g}".format))
+
+
+def setting_table(name: str, sweep: Sweep) -> Table:
+    """Best validation accuracy of every setting over its seeds, and how its trials ended."""
+    axes = [
+        column for column in sweep.trials.columns[1 : list(sweep.trials.columns).index("status")] if column != "seed"
+    ]
+    rows = []
+    for setting, group in sweep.trials.groupby(axes, sort=False):
+        values = [100 * value for value in group["val/accuracy"].dropna()]
+        ended = ", ".join(f"{count} {status}" for status, count in group["status"].value_counts().items())
+        rows.append([*map(str, setting), mean_and_deviation(values, 1), ended])
+    header = [*(axis.split(".")[-1].replace("_", " ") for axis in axes), "Validation accuracy, %", "Trials"]
+    return Table(f"{plain(name).capitalize()}: best epoch of every setting", header, rows)
+
+
+def network_table(networks: pd.DataFrame) -> Table:
+    """Paper Table II."""
+    titles = {NETWORK: "Network", "rate": "Learning rate", RATE: "", "test/accuracy/mean": "Test accuracy, %"}
+    titles |= {"step_ms": "Step, ms", "step_ratio": "Step, ratio", "parameters": "Parameters"}
+    titles |= {"multiply_adds": "Multiply-adds of a face", "peak_mib": "Peak memory, MiB"}
+    names = [name for name in titles if name in networks]
+    rows = []
+    for _, row in networks.iterrows():
+        cells = {name: None if pd.isna(row[name]) else row[name] for name in names}
+        shown = {name: show(int(value) if isinstance(value, float) and value > 1e3 else value, name)
+                 for name, value in cells.items()}  # fmt: skip
+        shown |= {RATE: f"{row[RATE]:g}"} if RATE in names else {}
+        shown |= {name: percent(cells[name]) for name in names if name == "test/accuracy/mean"}
+        rows.append([shown[name] for name in names])
+    caption = "The networks beside each other (paper Table II); steps were measured side by side in one run"
+    return Table(caption, [titles[name] for name in names], rows, (0, 1))
+
+
 def yardsticks_section(inputs: Inputs) -> Section:
     """Published accuracies beside which FER2013 results stand."""
     rows = [[name, value, source] for name, value, source in YARDSTICKS]
@@ -666,6 +760,7 @@ SECTIONS = (
     predictions_section,
     plane_section,
     bench_section,
+    sweeps_section,
     yardsticks_section,
     data_section,
     augmentation_section,
@@ -717,6 +812,7 @@ def main() -> None:
         "splits": ("data/splits", "folder of the three splits and audit.json"),
         "augmented": ("data/augmented.parquet", "file of the augment stage; may be missing"),
         "bench": ("results/bench.json", "measured step times and memory; may be missing"),
+        "sweeps": ("results/sweeps", "tables of sweeps; may be missing"),
         "params": ("params.yaml", "the parameters of the workflow"),
     }
     for name, (default, text) in paths.items():
