@@ -30,6 +30,10 @@ class Faces(NamedTuple):
         """The same faces on another device."""
         return Faces(*(tensor.to(device) for tensor in self))
 
+    def first(self, count: int) -> "Faces":
+        """The first `count` faces; all of them for 0."""
+        return Faces(*(tensor[: count or None] for tensor in self))
+
 
 @dataclass(frozen=True)
 class Augmentation:

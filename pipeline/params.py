@@ -17,9 +17,19 @@ from pipeline.stage import InputError
 
 @dataclass(frozen=True)
 class Training(Recipe):
-    """The recipe with the file that the faces come from: the 7x augmented one or the train split itself."""
+    """The recipe with the faces to learn from.
+
+    faces: the 7x augmented file or the train split itself. limit: only so many from its beginning, 0 for all, where a
+    sweep over large networks has to fit a small machine. Raises ValueError for a limit smaller than a batch.
+    """
 
     faces: Literal["augmented", "original"] = "original"
+    limit: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit and self.limit < self.batch:
+            raise ValueError(f"train.limit: expected 0 or at least a batch of {self.batch}, found {self.limit}")
 
     @property
     def recipe(self) -> Recipe:

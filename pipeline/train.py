@@ -67,6 +67,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
         print(f"continue after epoch {session.state.epoch}: {checkpoint}")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
+    faces = faces.first(params.train.limit)
     majority = validation.labels.bincount().max().item() / len(validation.labels)
     print(f"{args.out.name}: {len(faces.labels)} faces, majority share of validation {majority:.4f}")
     epochs(session, params, args, faces, validation, checkpoint, majority)

@@ -112,6 +112,7 @@ def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, da
         report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
     device = sessions.device(params.compute)
     own, validation = (faces(data[name]).to(device) for name in (params.train.faces, "val"))
+    own = own.first(params.train.limit)
     for record in sessions.advance(session, params, method, what.seed, own, validation):
         if record.complete:
             check_finite(record.epoch, record.scalars)

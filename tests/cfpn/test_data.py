@@ -227,3 +227,10 @@ def test_augmented_images_stay_channels_last() -> None:
 
 def test_moving_faces_to_a_device_keeps_them() -> None:
     assert all(map(torch.equal, faces(3).to(torch.device("cpu")), faces(3)))
+
+
+def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None:
+    faces = Faces(torch.arange(5 * 48 * 48).view(5, 48, 48).to(torch.uint8), torch.arange(5), torch.arange(5) + 1)
+    assert faces.first(2).rows.tolist() == [1, 2]
+    assert torch.equal(faces.first(2).pixels, faces.pixels[:2])
+    assert len(faces.first(0).labels) == len(faces.first(9).labels) == 5

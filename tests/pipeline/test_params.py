@@ -77,7 +77,7 @@ def test_a_profile_is_merged_with_what_holds_for_all(path: Path) -> None:
 def test_the_recipe_is_the_training_without_its_file(path: Path) -> None:
     training = load(path).train
     assert type(training.recipe) is Recipe
-    assert asdict(training) == asdict(training.recipe) | {"faces": "original"}
+    assert asdict(training) == asdict(training.recipe) | {"faces": "original", "limit": 0}
 
 
 def test_a_key_in_both_places_is_refused(tmp_path: Path) -> None:
@@ -222,3 +222,10 @@ def test_parameters_cannot_be_changed_afterwards(path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         params.profile = "large"
     assert isinstance(params, Params)
+
+
+def test_a_limit_smaller_than_a_batch_is_refused_and_a_limit_trains_on_fewer_faces() -> None:
+    params = load(PROJECT, {"train.limit": 640})
+    assert params.train.limit == 640
+    with pytest.raises(InputError, match=r"train\.limit"):
+        load(PROJECT, {"train.limit": 3})
