@@ -5,6 +5,7 @@ Steps of the methods alternate, so that whatever else the machine does falls on 
 
 import argparse
 import json
+import math
 import statistics
 import time
 from pathlib import Path
@@ -103,9 +104,9 @@ def quartiles(own: list[float], others: list[float]) -> list[float]:
 
 
 def peak(learners: list[Learner], method: Method, images: Tensor, labels: Tensor) -> int:
-    """Bytes that a step allocates at its peak beyond what was there before it, the largest of `alternate` + 1 steps."""
+    """Bytes that a step allocates at its peak beyond what was there before it, once every unit has learnt."""
     largest = 0
-    for step in range(method.alternate + 1):
+    for step in range(math.ceil(1 / method.share) + 1):
         if images.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

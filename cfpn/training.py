@@ -2,7 +2,9 @@
 
 import math
 import re
+import statistics
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -24,18 +26,22 @@ class Method:
     """How a network is trained.
 
     units: where gradients stop (see `graph.units`). detach False lets them pass all the same: deep supervision, the
-    control. alternate k: a hidden unit learns in every k-th step only, neighbours in different ones; the last unit
-    learns in each.
+    control. share, in (0, 1]: the part of the steps in which a hidden unit learns, evenly spread; units rest in
+    different steps (at 0.5 odd and even units alternate), and the last one learns in each.
     """
 
     units: Cuts = "block"
     detach: bool = True
     objective: Objective = field(default_factory=Objective)
-    alternate: int = 1
+    share: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.alternate < 1:
-            raise ValueError(f"alternate: expected 1 or more, found {self.alternate}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share: expected more than 0 and at most 1, found {self.share}")
+
+    def due(self, place: int, step: int) -> bool:
+        """Whether the hidden unit at `place` (from 0) learns in `step` (from 0)."""
+        return not self.detach or int((step + place + 1) * self.share) > int((step + place) * self.share)
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ def train(
     """
     per_epoch = len(faces.labels) // recipe.batch
     for epoch in range(state.epoch, recipe.epochs):
-        begin, sums = time.perf_counter(), {}
+        begin, values = time.perf_counter(), defaultdict(list)
         _mode(state, training=True)
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
@@ -203,11 +209,11 @@ def train(
                 torch.manual_seed(random.initial_seed())  # for the dropout of comparison networks
                 scalars = train_step(state.learners, method, images, labels, step, rate, recipe.precision)
             for name, value in scalars.items():
-                sums[name] = sums.get(name, 0.0) + value
+                values[name].append(value)
             yield Record(epoch, step + 1, time.perf_counter() - begin, scalars, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
-        scalars = {name: value / per_epoch for name, value in sums.items()}
+        scalars = {name: statistics.fmean(found) for name, found in values.items()}
         scalars |= validate(state.nodes, validation, input_size)
         yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, scalars, complete=True)
 
@@ -240,7 +246,7 @@ def train_step(
     features, losses = {IMAGE: images}, []
     for i, learner in enumerate(learners):
         last = learner.head is None
-        due = last or not method.detach or (step + i) % method.alternate == 0
+        due = last or method.due(i, step)
         # Forward alone under autocast: in the backward of a Gram matrix it would round to bfloat16 what float32 kept.
         with (
             torch.set_grad_enabled(due),

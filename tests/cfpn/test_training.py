@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -250,10 +251,10 @@ def peak_saved(blocks: int, how: Method) -> int:
     return peak
 
 
-@pytest.mark.parametrize("alternate", [1, 2])
+@pytest.mark.parametrize("share", [1.0, 0.5])
 @pytest.mark.parametrize("cuts", ["block", "layer"])
-def test_memory_saved_for_backward_does_not_grow_with_depth(cuts: Cuts, alternate: int) -> None:
-    found = [peak_saved(blocks, method(cuts, alternate=alternate)) for blocks in (3, 6, 12)]
+def test_memory_saved_for_backward_does_not_grow_with_depth(cuts: Cuts, share: float) -> None:
+    found = [peak_saved(blocks, method(cuts, share=share)) for blocks in (3, 6, 12)]
     assert found[0] == found[1] == found[2] > 0
 
 
@@ -293,19 +294,33 @@ def test_a_layer_saves_less_than_a_block_and_a_block_less_than_the_network() -> 
     assert layer < block < network
 
 
-@pytest.mark.parametrize("alternate", [2, 3])
-def test_alternate_leaves_units_that_are_not_due_untouched(alternate: int) -> None:
-    how = method("block", alternate=alternate)
+@pytest.mark.parametrize("share", [0.5, 0.75, 1 / 3])
+def test_units_that_rest_are_left_untouched(share: float) -> None:
+    how = method("block", share=share)
     state = training_mode(begin(how))
     hidden = len(state.learners) - 1
-    for step in range(alternate):
+    for step in range(4):
         before = [[p.detach().clone() for p in mine] for mine in map(list, own(state))]
         scalars = train_step(state.learners, how, *data(step), step, RATE)
         after = [list(mine) for mine in own(state)]
         moved = [any(map(lambda a, b: not torch.equal(a, b), *pair)) for pair in zip(before, after, strict=True)]
-        assert moved == [(step + i) % alternate == 0 for i in range(hidden)] + [True]
+        assert moved == [how.due(i, step) for i in range(hidden)] + [True]
         reported = [f"unit/{state.learners[i].unit.name}/loss" in scalars for i in range(hidden)]
         assert reported == moved[:-1]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.75, 0.67, 0.5, 0.25])
+@pytest.mark.parametrize("place", [0, 1, 5])
+def test_a_unit_learns_in_its_share_of_the_steps_evenly_spread(share: float, place: int) -> None:
+    learns = [Method(share=share).due(place, step) for step in range(1200)]
+    assert sum(learns) == pytest.approx(1200 * share, abs=1)
+    gaps = np.diff(np.flatnonzero(learns))
+    assert set(gaps) <= {math.floor(1 / share), math.ceil(1 / share)}
+
+
+def test_at_half_the_steps_neighbours_alternate() -> None:
+    how = Method(share=0.5)
+    assert all(how.due(0, step) != how.due(1, step) for step in range(10))
 
 
 def saved(state: State) -> dict[str, Tensor]:
@@ -456,6 +471,14 @@ def test_divergence_in_train_names_the_step_counted_over_all_epochs() -> None:
         next(records)
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_the_steps_in_which_the_unit_learnt() -> None:
+    how = method("block", share=0.5)
+    *within, last = train(begin(how), how, Recipe(epochs=1, batch=BATCH), faces(5 * BATCH), faces(9), SIZE, 0)
+    for name in ("unit/block1/loss", "unit/block2/loss", "train/loss"):
+        found = [record.scalars[name] for record in within if name in record.scalars]
+        assert last.scalars[name] == pytest.approx(sum(found) / len(found))
+
+
 def test_records_tell_every_step_and_then_the_epoch_with_its_validation() -> None:
     how = method(["block1"])
     records = list(train(begin(how), how, RECIPE, faces(20), faces(9), SIZE, 0))
@@ -492,9 +515,10 @@ def test_a_recipe_that_cannot_train_is_refused(bad: dict[str, float]) -> None:
         Recipe(**bad)
 
 
-def test_alternating_over_no_steps_is_refused() -> None:
-    with pytest.raises(ValueError, match="alternate: expected 1 or more, found 0"):
-        Method(alternate=0)
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, math.nan])
+def test_a_share_of_no_or_more_than_all_steps_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"share: expected more than 0 and at most 1, found {share}"):
+        Method(share=share)
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])

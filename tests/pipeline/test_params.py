@@ -151,7 +151,7 @@ def test_a_misspelt_name_in_the_file_is_refused_too(tmp_path: Path) -> None:
         ("model.width", 20, "multiple of 16, found 20"),
         ("model.activation", "gelu", r"model.*activation: .*'relu', 'tanh' or 'elu', found 'gelu'"),
         ("methods.nbp.units", "blocks", r"methods\.nbp\.units.*found 'blocks'"),
-        ("methods.nbp.alternate", 0, "alternate: expected 1 or more, found 0"),
+        ("methods.nbp.share", 0, "share: expected more than 0 and at most 1, found 0"),
         ("compute.device", "tpu", r"compute\.device: .*found 'tpu'"),
         ("profile", "medium", "profile: expected one of small, large, found 'medium'"),
         ("methods.nbp.objective.dependence.kernel", {"name": "gaussian", "sigma": -1}, "expected sigma > 0"),

@@ -169,7 +169,7 @@ def test_a_fingerprint_changes_with_what_decides_a_training_and_with_nothing_els
         fingerprint(PARAMS, "nbp", 0, [other]),
         fingerprint(changed(train=replace(PARAMS.train, epochs=4)), "nbp", 0, [file]),
         fingerprint(changed(model=replace(PARAMS.model, width=32)), "nbp", 0, [file]),
-        fingerprint(changed(methods={"nbp": replace(LOCAL, alternate=2)}), "nbp", 0, [file]),
+        fingerprint(changed(methods={"nbp": replace(LOCAL, share=0.5)}), "nbp", 0, [file]),
     ]
     assert len({first, *others}) == 1 + len(others)
 

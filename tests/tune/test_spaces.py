@@ -86,7 +86,7 @@ def test_names_with_and_without_the_profile_are_the_same_parameter() -> None:
         ("compute.threads=1,2", "--cpus-per-trial"),
         ("profiles.sample.compute.device=cpu,cuda", "--gpus-per-trial|no parameter"),
         ("model.width=16,17", "multiple of 16"),
-        ("methods.bp.alternate=1,2", "no effect"),
+        ("methods.bp.share=1,0.5", "no effect"),
         ("train.batch=32,32", "no effect"),
         ("train.epochs=0,1", "epochs"),
         ("profile=sample,nothing", "expected one of sample"),
