@@ -1,9 +1,11 @@
 """A network is an ordered list of named nodes; a partition into units says how far a gradient may travel."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 IMAGE = "image"
 
@@ -90,17 +92,38 @@ def prefix(name: str) -> str:
     return name.split("/")[0]
 
 
-def run(nodes: Iterable[Node], features: dict[str, Tensor], keep: Iterable[str]) -> dict[str, Tensor]:
+def run(
+    nodes: Iterable[Node], features: dict[str, Tensor], keep: Iterable[str], recompute: bool = False
+) -> dict[str, Tensor]:
     """Run nodes in order on the given features and return the features named in `keep`, in that order.
 
-    A feature is let go after its last consumer, so that what autograd does not need is freed at once.
+    A feature is let go after its last consumer, so that what autograd does not need is freed at once. recompute: of a
+    node only the inputs are kept for the backward pass, which runs it again (Chen et al., arXiv:1604.06174).
     """
     nodes, keep = list(nodes), tuple(keep)
     last = {name: i for i, node in enumerate(nodes) for name in node.inputs}
     live = dict(features)
     for i, node in enumerate(nodes):
-        live[node.name] = node.module(*(live[name] for name in node.inputs))
+        inputs = [live[name] for name in node.inputs]
+        live[node.name] = _recomputed(node.module, inputs) if recompute else node.module(*inputs)
         for name in node.inputs:
             if last[name] == i and name not in keep:
                 live.pop(name, None)
     return {name: live[name] for name in keep}
+
+
+def _recomputed(module: nn.Module, inputs: list[Tensor]) -> Tensor:
+    return checkpoint(
+        module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_untouched(module))
+    )
+
+
+@contextmanager
+def _statistics_untouched(module: nn.Module) -> Iterator[None]:
+    """A second pass over the same batch must not count twice in the running statistics."""
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, value in module.named_buffers():
+            value.copy_(buffers[name])

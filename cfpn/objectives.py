@@ -166,7 +166,7 @@ class Objective:
     """weight * dependence(Z) + cross_entropy * CE of the unit's own classifier.
 
     pool: a unit's outputs are averaged to pool x pool before anything else (0: left as they are).
-    on: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
+    z: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
     input_pool: the image is averaged to input_pool x input_pool before its kernel.
     x_first, x_last: factor of the HSIC(Z,X) term at the first and last hidden unit, linear between; a negative one
     keeps information about X.
@@ -175,7 +175,7 @@ class Objective:
     dependence: Dependence = field(default_factory=DebiasedCKA)
     weight: float = 0.5
     cross_entropy: float = 0.5
-    on: Literal["features", "embedding"] = "features"
+    z: Literal["features", "embedding"] = "features"
     pool: int = 6
     grid: int = 4
     input_pool: int = 12
@@ -200,10 +200,10 @@ class Objective:
     def __call__(self, outputs: Sequence[Tensor], to: References, head: "UnitHead", depth: float) -> Tensor:
         """Loss of a unit whose outputs are maps (n, c_j, h_j, w_j); depth in [0, 1] is its place among hidden units."""
         maps = pooled(outputs, self.pool)
-        embedding = head(maps) if self.cross_entropy or self.on == "embedding" else None
+        embedding = head(maps) if self.cross_entropy or self.z == "embedding" else None
         loss = maps.new_zeros((), dtype=torch.float32)
         if not isinstance(self.dependence, NoDependence):
-            z = pooled([maps], self.grid).flatten(1) if self.on == "features" else embedding
+            z = pooled([maps], self.grid).flatten(1) if self.z == "features" else embedding
             x = self.x_first + (self.x_last - self.x_first) * depth
             loss = loss + self.weight * self.dependence(z, to, x)
         if self.cross_entropy:

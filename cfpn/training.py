@@ -27,13 +27,15 @@ class Method:
 
     units: where gradients stop (see `graph.units`). detach False lets them pass all the same: deep supervision, the
     control. share, in (0, 1]: the part of the steps in which a hidden unit learns, evenly spread; units rest in
-    different steps (at 0.5 odd and even units alternate), and the last one learns in each.
+    different steps (at 0.5 odd and even units alternate), and the last one learns in each. recompute: trade time for
+    memory by running every node again in the backward pass; the numbers stay the same.
     """
 
     units: Cuts = "block"
     detach: bool = True
     objective: Objective = field(default_factory=Objective)
     share: float = 1.0
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -252,7 +254,7 @@ def train_step(
             torch.set_grad_enabled(due),
             torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
         ):
-            outputs = run(learner.unit.nodes, features, learner.unit.outputs)
+            outputs = run(learner.unit.nodes, features, learner.unit.outputs, method.recompute)
             loss = unit_loss(learner, method.objective, outputs, references, labels) if due else None
         if last:
             accuracy = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()

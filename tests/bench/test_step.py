@@ -45,3 +45,10 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
 
     assert peak(32) == peak(32)
     assert peak(64) - peak(32) == pytest.approx(4 * (peak(16) - peak(8)), rel=0.1)
+
+
+def test_recomputing_lowers_the_peak() -> None:
+    methods = {f"methods.{name}": {"units": "network", "recompute": value} for name, value in
+               [("kept", False), ("recomputed", True)]}  # fmt: skip
+    params = parameters.load(ROOT / "params.yaml", SMALL | methods)
+    assert step.measure(params, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.8

@@ -151,13 +151,13 @@ def test_without_cross_entropy_a_head_has_no_gradient(dependence: Dependence) ->
 
 def test_on_the_embedding_without_cross_entropy_only_the_classifier_has_no_gradient() -> None:
     of = head(Head(1, 5))
-    loss(small(cross_entropy=0.0, on="embedding"), outputs(), of).backward()
+    loss(small(cross_entropy=0.0, z="embedding"), outputs(), of).backward()
     assert all(p.grad is None for p in of.classifier.parameters())
     assert all(p.grad.abs().sum() > 0 for p in of.trunk.parameters())
 
 
 def test_on_the_embedding_z_is_what_the_head_makes_of_the_features() -> None:
-    objective, maps = small(cross_entropy=0.0, weight=1.0, on="embedding"), outputs()
+    objective, maps = small(cross_entropy=0.0, weight=1.0, z="embedding"), outputs()
     references = objective.references(images(), labels())
     expected = objective.dependence(head(objective.head)(averaged(maps, 4)), references, 1.0)
     torch.testing.assert_close(loss(objective, maps), expected)

@@ -265,9 +265,11 @@ def test_a_unit_is_given_only_features_that_it_or_a_later_one_takes(
     """What lies between units is freed after its last consumer, so that it does not grow with depth either."""
     given: list[set[str]] = []
 
-    def spy(nodes: tuple[Node, ...], features: dict[str, Tensor], keep: tuple[str, ...]) -> dict[str, Tensor]:
+    def spy(
+        nodes: tuple[Node, ...], features: dict[str, Tensor], keep: tuple[str, ...], recompute: bool
+    ) -> dict[str, Tensor]:
         given.append(set(features))
-        return run(nodes, features, keep)
+        return run(nodes, features, keep, recompute)
 
     for nodes in (chain(6), build(MODEL, 0)):
         how = method(cuts)
@@ -292,6 +294,36 @@ def test_memory_saved_for_backward_grows_with_depth_where_gradients_cross(how: M
 def test_a_layer_saves_less_than_a_block_and_a_block_less_than_the_network() -> None:
     layer, block, network = (peak_saved(4, method(cuts)) for cuts in ("layer", "block", "network"))
     assert layer < block < network
+
+
+class Dropped(nn.Sequential):
+    """A node whose random choice must be the same when it runs again."""
+
+    def __init__(self) -> None:
+        super().__init__(SeparableConvolution(1, 8, "relu", stride=2), nn.Dropout(0.5))
+
+
+@partition
+def test_recomputing_changes_no_bit_of_weights_statistics_or_optimiser(cuts: Cuts) -> None:
+    def trained(recompute: bool) -> dict[str, Tensor]:
+        how = method(cuts, recompute=recompute)
+        state = begin(how)
+        steps(state, how, 3)
+        return state.tensors()
+
+    assert differing(trained(recompute=False), trained(recompute=True)) == []
+
+
+def test_recomputing_repeats_the_dropout_of_the_first_pass() -> None:
+    def trained(recompute: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        nodes = [Node("drop", Dropped(), (IMAGE,)), Node("classifier", Classifier(8, 7), ("drop",))]
+        how = method("network", recompute=recompute)
+        state = begin(how, nodes=nodes)
+        steps(state, how, 3)
+        return state.tensors()
+
+    assert differing(trained(recompute=False), trained(recompute=True)) == []
 
 
 @pytest.mark.parametrize("share", [0.5, 0.75, 1 / 3])
