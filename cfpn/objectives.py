@@ -158,7 +158,7 @@ class Head:
     """
 
     hidden: int = 2
-    width: int = 128
+    width: int = 64
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Objective:
     cross_entropy: float = 0.5
     z: Literal["features", "embedding"] = "features"
     pool: int = 6
-    grid: int = 4
+    grid: int = 3
     input_pool: int = 12
     head: Head = field(default_factory=Head)
     x_first: float = 1.0

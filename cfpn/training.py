@@ -43,7 +43,7 @@ class Method:
 
     def due(self, place: int, step: int) -> bool:
         """Whether the hidden unit at `place` (from 0) learns in `step` (from 0)."""
-        return not self.detach or int((step + place + 1) * self.share) > int((step + place) * self.share)
+        return not self.detach or math.ceil((step + place + 1) * self.share) > math.ceil((step + place) * self.share)
 
 
 @dataclass(frozen=True)

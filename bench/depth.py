@@ -1,0 +1,97 @@
+"""Peak memory of a training step as blocks of the first block's resolution are added: flat where no gradient crosses.
+
+Dense blocks are added between blocks 1 and 2, each a unit of its own where block 1 is one. The first added one is
+heavier than block 1, because it takes a block's maps where block 1 takes the image, so growth with depth is that from
+one on.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from bench.step import MIB, peak
+from cfpn import model, training
+from cfpn.graph import Node, prefix
+from cfpn.layers import SeparableConvolution
+from cfpn.model import CFPN
+from cfpn.training import Method
+from pipeline import params as parameters
+from pipeline import session as sessions
+from pipeline.params import Params
+from pipeline.stage import InputError, run
+
+EXAMPLE = """example:
+  python -m bench.depth --methods bp nbp --batch 4 --set profile=paper model.width=64
+"""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.depth",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--methods", nargs="+", default=["bp", "nbp"])
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    parser.add_argument("--batch", type=int, default=4, help="faces in a step")
+    parser.add_argument("--added", type=int, nargs="+", default=[0, 1, 5], help="numbers of blocks to add")
+    args = parser.parse_args()
+    if len(args.added) < 2 or min(args.added) < 0:
+        raise InputError(f"--added: expected two or more numbers from 0 on, found {args.added}")
+    params = parameters.load(args.params, parameters.assignments(args.set))
+    print(json.dumps([growth(params, name, args.batch, args.added) for name in args.methods], indent=2))
+
+
+def growth(params: Params, name: str, batch: int, added: list[int]) -> dict[str, object]:
+    """Peaks of a step of one method for each number of added blocks, in MiB, and the ratio of the last two."""
+    peaks = [peak_of(params, params.methods[name], batch, blocks) for blocks in added]
+    by_blocks = {str(blocks): found / MIB for blocks, found in zip(added, peaks, strict=True)}
+    return {"method": name, "peak_mib": by_blocks, "ratio_of_the_last_two": peaks[-1] / peaks[-2]}
+
+
+def peak_of(params: Params, method: Method, batch: int, added: int) -> int:
+    """Bytes of a step of the network with `added` more blocks."""
+    torch.set_num_threads(params.compute.threads)
+    device, size = sessions.device(params.compute), params.model.input_size
+    if isinstance(method.units, list) and "block1" in method.units:
+        method = replace(method, units=method.units + [f"added{i}" for i in range(1, added + 1)])
+    nodes = deepened(params.model, added)
+    learners = training.start(nodes, method, params.train, size, 0, device).learners
+    images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    for node in nodes:
+        node.module.train()
+    return peak(learners, method, images, torch.arange(batch, device=device) % 7)
+
+
+def deepened(architecture: CFPN, added: int) -> list[Node]:
+    """The CFPN with `added` dense blocks of the first one's size and resolution between blocks 1 and 2."""
+    nodes, growth = model.build(architecture, 0), architecture.width // 8
+    first = architecture.width - architecture.layers * growth
+    end = architecture.layers + 1
+    before, block = nodes[:end], [node.name for node in nodes[:end]]
+    for i in range(1, added + 1):
+        names = [f"added{i}/{layer}" for layer in range(end)]
+        before.append(_node(names[0], architecture.width, first, block, architecture))
+        for layer in range(1, end):
+            inputs = first + (layer - 1) * growth
+            before.append(_node(names[layer], inputs, growth, names[:layer], architecture))
+        block = names
+    down = nodes[end]._replace(inputs=tuple(block))
+    if prefix(down.name) != "block2":
+        raise AssertionError(f"expected the first node of block2, found {down.name}")
+    return [*before, down, *nodes[end + 1 :]]
+
+
+def _node(name: str, inputs: int, outputs: int, names: list[str], architecture: CFPN) -> Node:
+    module = SeparableConvolution(inputs, outputs, architecture.activation).to(memory_format=torch.channels_last)
+    return Node(name, module, tuple(names))
+
+
+if __name__ == "__main__":
+    run(main)
