@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from pipeline import figures
 from pipeline.stage import InputError, atomic, run
 
 EXAMPLE = """example:
-  python -m bench.study docs/nbp-study.csv --runs runs --evaluations results/evaluate
+  python -m bench.study docs/nbp-study.csv --runs runs --evaluations results/evaluate --figure docs/nbp-study.svg
 """
 KEYS = ["method", "seed", "epoch"]
 SCORES = ["accuracy", "accuracy_without_copies", "macro_f1", "expected_calibration_error", "negative_log_likelihood"]
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and epoch")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--evaluations", type=Path, default=Path("results/evaluate"))
+    parser.add_argument("--figure", type=Path, help="SVG to write: validation accuracy and loss over epochs")
     parser.add_argument("--reference", default="bp", help="the method that others are compared with")
     args = parser.parse_args()
     table = gathered(args.table, args.runs, args.evaluations)
@@ -38,6 +40,9 @@ def main() -> None:
         raise InputError(f"--reference: no run of {args.reference!r} in {args.table} or {args.runs}")
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
+    if args.figure:
+        with atomic(args.figure) as path:
+            path.write_bytes(curves(table))
     print(markdown(compared(table, args.reference)))
 
 
@@ -56,6 +61,15 @@ def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
         raise InputError(f"{runs}: no evaluated run, and no table {table}")
     rows = pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
     return rows[KEYS + [name for name in rows if name not in KEYS]]
+
+
+def curves(table: pd.DataFrame) -> bytes:
+    """SVG of the validation of every method, the mean over seeds with a band from the least to the largest."""
+    drawn = [
+        figures.Curve(method, [history for _, history in rows.groupby("seed")])
+        for method, rows in table.groupby("method", sort=False)
+    ]
+    return figures.svg(figures.learning_curves(drawn, None, splits=["val"]))
 
 
 def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -126,15 +126,18 @@ def histograms(counts: Mapping[str, Sequence[int]]) -> Figure:
 
 
 @style.context(STYLE)
-def learning_curves(curves: Sequence[Curve], majority: float | None) -> Figure:
+def learning_curves(
+    curves: Sequence[Curve], majority: float | None, splits: Sequence[str] = ("val", "train")
+) -> Figure:
     """Accuracy and loss over epochs; mean over seeds with a band from the least to the largest."""
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     methods = [curve.method for curve in curves]
     panels = figure.subplots(1, 2)
     for axes, metric in zip(panels, ("accuracy", "loss"), strict=True):
         for curve in curves:
-            for split, dash in (("val", "-"), ("train", "--")):
+            for split in splits:
                 label = f"{method_name(curve.method)}, {'validation' if split == 'val' else 'training'}"
+                dash = "-" if split == "val" else "--"
                 _band(axes, curve.histories, f"{split}/{metric}", colour(curve.method, methods), dash, label)
         axes.set(title=metric.capitalize(), xlabel="epoch")
         axes.grid(True)

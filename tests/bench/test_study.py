@@ -64,3 +64,10 @@ def test_an_unevaluated_run_is_left_out(folder: Path) -> None:
     (folder / "evaluations" / "nbp-1" / "metrics.json").unlink()
     table = gather(folder)
     assert set(table[table["method"] == "nbp"]["seed"]) == {0}
+
+
+def test_the_figure_names_every_method_and_is_the_same_every_time(folder: Path) -> None:
+    table = gather(folder).assign(**{"val/loss": 1.0})
+    drawn = study.curves(table)
+    assert drawn == study.curves(table)
+    assert all(name in drawn.decode() for name in ("NBP", "BP", "eq4"))
