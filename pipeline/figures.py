@@ -1,6 +1,7 @@
 """The report's pictures as pure functions of arrays and tables; the same input gives the same bytes."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -8,7 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps, style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from cfpn.data import EXPRESSIONS, SIDE
@@ -166,23 +169,58 @@ def _band(axes: Axes, histories: Sequence[pd.DataFrame], column: str, tint: str,
 def sweep_curves(panels: Mapping[str, pd.DataFrame]) -> Figure:
     """Validation accuracy of every setting over epochs, a panel per title; bands reach from the least to the largest.
 
-    Frames have the columns setting, epoch, n and val/accuracy/mean, /min, /max.
+    Frames have the columns setting, label, tint (equal ones share a colour, numbers a scale), epoch, n and
+    val/accuracy/mean, /min, /max.
     """
-    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
-    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        settings = list(dict.fromkeys(curves["setting"]))
-        for setting, tint in zip(settings, colormaps["viridis"](np.linspace(0, 0.9, len(settings))), strict=True):
-            own = curves[curves["setting"] == setting].sort_values("epoch")
-            marker = "o" if len(own) == 1 else None
-            axes.plot(own["epoch"], own["val/accuracy/mean"], color=tint, label=setting, linewidth=1.6, marker=marker)
-            if (own["n"] > 1).any():
-                low, high = own["val/accuracy/min"], own["val/accuracy/max"]
-                axes.fill_between(own["epoch"], low, high, color=tint, alpha=0.15, linewidth=0)
+    figure = Figure(figsize=(9.6, 3.9 if len(panels) == 1 else 4.6), layout="constrained")
+    strokes = _strokes(pd.concat([curves["tint"] for curves in panels.values()]))
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 2}
+    for axes, (title, curves) in zip(row, panels.items(), strict=True):
+        for _, own in curves.groupby("setting", sort=False):
+            _setting(axes, own.sort_values("epoch"), *strokes[own["tint"].iloc[0]])
         axes.set(title=title, xlabel="epoch")
         axes.grid(True)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        axes.legend(loc="best", fontsize=8)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.legend(**(beside if len(panels) == 1 else below), fontsize=8)
+    row[0].set_ylabel("validation accuracy")
+    return figure
+
+
+def _setting(axes: Axes, own: pd.DataFrame, tint: str, dash: str) -> None:
+    mean, low, high = (own[f"val/accuracy/{how}"] for how in ("mean", "min", "max"))
+    marker = "o" if len(own) == 1 else None
+    axes.plot(own["epoch"], mean, dash, color=tint, label=own["label"].iloc[0], linewidth=1.6, marker=marker)
+    if (own["n"] > 1).any():
+        axes.fill_between(own["epoch"], low, high, color=tint, alpha=0.12, linewidth=0)
+
+
+def _strokes(keys: pd.Series) -> dict[object, tuple[str, str]]:
+    """Colour and dash of each key: numbers along a scale, others apart from each other."""
+    if pd.api.types.is_numeric_dtype(keys):
+        unique = sorted(keys.unique())
+        return {key: (to_hex(shade), "-") for key, shade in zip(unique, _shades(len(unique)), strict=True)}
+    distinct = [(tint, dash) for dash in ("-", "--", ":") for tint in (*METHOD_COLOURS.values(), *OTHER_COLOURS)]
+    return dict(zip(keys.unique(), itertools.cycle(distinct), strict=False))
+
+
+@style.context(STYLE)
+def best_over(name: str, best: pd.DataFrame) -> Figure:
+    """Best accuracy (columns mean, min, max over seeds) over a positive parameter, the index in ascending order."""
+    figure = Figure(figsize=(4.7, 3.4), layout="constrained")
+    axes = figure.subplots()
+    reach = [best["mean"] - best["min"], best["max"] - best["mean"]]
+    axes.errorbar(best.index, best["mean"], np.clip(reach, 0, None), color=METHOD_COLOURS["nbp"], marker="o", capsize=3)
+    if best.index[-1] >= 10 * best.index[0]:
+        axes.set_xscale("log")
+    if len(best) <= 8:
+        axes.set_xticks(best.index, [f"{value:.9g}" for value in best.index])
+        axes.minorticks_off()
+    axes.set(xlabel=name, ylabel="validation accuracy, best epoch")
+    axes.grid(True)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -9,9 +9,7 @@ A section is a function `Inputs -> Section | None` in SECTIONS; None leaves it o
 """
 
 import argparse
-import base64
 import io
-import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -27,21 +25,27 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cfpn.data import EXPRESSIONS, SIDE, load
-from pipeline import figures
+from pipeline import figures, report_sweeps
 from pipeline import params as parameters
+from pipeline.blocks import (
+    DASH,
+    Cell,
+    Picture,
+    Section,
+    Table,
+    Text,
+    data_url,
+    flatten,
+    mean_and_deviation,
+    plain,
+    read_json,
+)
 from pipeline.figures import Curve, Pixels, method_name
+from pipeline.report_sweeps import Sweep
 from pipeline.stage import InputError, atomic, only_one, run
 
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # file name -> Usage in FER2013
-DASH = "–"
 EXAMPLES = 12  # faces in a row of examples
-RATE, NETWORK = "train.learning_rate", "models"  # axes of sweeps
-SWEEPS = {
-    "activation": "Activation functions (paper Fig 9)",
-    "learning_rate": "Learning rates (paper Fig 10)",
-    "beta": "The multiplier beta of eq (4)",
-    "models": "The networks of the comparison (paper Fig 11)",
-}
 AUDIT_TITLES = {
     "rows": "Faces per split and expression",
     "constant_faces": "Constant faces: all pixels equal",
@@ -86,14 +90,6 @@ class Run(NamedTuple):
         return bool(self.training.get("collapsed") or (self.evaluation or {}).get("collapsed"))
 
 
-class Sweep(NamedTuple):
-    """Tables of a sweep: means over seeds per setting and epoch, rows per trial, accuracies and costs of networks."""
-
-    curves: pd.DataFrame
-    trials: pd.DataFrame
-    networks: pd.DataFrame | None
-
-
 class Inputs(NamedTuple):
     """All that the sections read; settings is params.yaml with the profile's part merged in."""
 
@@ -103,7 +99,7 @@ class Inputs(NamedTuple):
     runs: list[Run]
     transforms: dict[str, Pixels]
     bench: dict[str, Any] | None
-    sweeps: dict[str, Sweep]
+    sweeps: list[Sweep]
 
     @property
     def methods(self) -> list[str]:
@@ -118,59 +114,6 @@ class Inputs(NamedTuple):
     def of(self, method: str) -> list[Run]:
         """The runs of a method."""
         return [one for one in self.runs if one.method == method]
-
-
-class Picture(NamedTuple):
-    """A file beside the page; `wide` pictures take the whole width."""
-
-    name: str
-    content: bytes
-    caption: str
-    wide: bool = True
-    kind: str = "picture"
-
-    @property
-    def url(self) -> str:
-        """The content as a data URL."""
-        return data_url(self.content, "svg+xml" if self.name.endswith(".svg") else "png")
-
-
-class Cell(NamedTuple):
-    """A table cell of text or, where `image` is set, a picture; `mark` is a CSS class."""
-
-    text: str = ""
-    image: str = ""
-    mark: str = ""
-
-
-class Table(NamedTuple):
-    """Rows of texts or Cells; the columns in `left` hold words and are aligned left, the others right."""
-
-    caption: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str | Cell]]
-    left: Sequence[int] = (0,)
-    kind: str = "table"
-
-
-class Text(NamedTuple):
-    """A paragraph; mark "note" or "warning" puts it into a box."""
-
-    text: str
-    mark: str = ""
-    kind: str = "text"
-
-
-class Section(NamedTuple):
-    """A heading with blocks below it."""
-
-    title: str
-    blocks: Sequence[Picture | Table | Text]
-
-    @property
-    def anchor(self) -> str:
-        """The title as an address within the page."""
-        return "-".join("".join(letter if letter.isalnum() else " " for letter in self.title.lower()).split())
 
 
 def report(out: Path, inputs: Inputs) -> None:
@@ -206,21 +149,8 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
         runs=read_runs(arguments.runs, arguments.evaluations, settings),
         transforms=read_transforms(arguments.augmented) if arguments.augmented.exists() else {},
         bench=read_json(arguments.bench) if arguments.bench.exists() else None,
-        sweeps=read_sweeps(arguments.sweeps),
+        sweeps=report_sweeps.read(arguments.sweeps, arguments.splits, arguments.augmented),
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises InputError where the file holds none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except ValueError as error:
-        raise InputError(f"{path}: no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def read_split(path: Path) -> Split:
@@ -264,23 +194,6 @@ def read_run(folder: Path, evaluation: Path) -> Run:
     training = read_json(folder / "metrics.json")
     scores = read_json(evaluation / "metrics.json") if evaluated else None
     return Run(folder.name, method, int(seed), training, history, scores, predictions)
-
-
-def read_sweeps(folder: Path) -> dict[str, Sweep]:
-    """Sweeps that have run, those of the paper's figures first; raises InputError for a damaged table."""
-    found = {path.parent.name for path in folder.glob("*/curves.csv")}
-    names = [name for name in SWEEPS if name in found] + sorted(found - set(SWEEPS))
-    return {name: read_sweep(folder / name) for name in names}
-
-
-def read_sweep(folder: Path) -> Sweep:
-    """The tables of one sweep; networks is table2.csv, or models.csv before the costs are measured."""
-    try:
-        networks = [folder / name for name in ("table2.csv", "models.csv") if (folder / name).exists()]
-        curves, trials = (pd.read_csv(folder / name) for name in ("curves.csv", "trials.csv"))
-        return Sweep(curves, trials, pd.read_csv(networks[0]) if networks else None)
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{folder}: not the tables of a sweep: {error}") from error
 
 
 def read_transforms(path: Path) -> dict[str, Pixels]:
@@ -524,63 +437,13 @@ def bench_section(inputs: Inputs) -> Section | None:
 
 
 def sweeps_section(inputs: Inputs) -> Section | None:
-    """Paper Figs 9 to 11 and Table II, and any other sweep."""
-    blocks: list[Picture | Table | Text] = []
-    for name, sweep in inputs.sweeps.items():
-        blocks.append(sweep_picture(name, sweep))
-        blocks.append(setting_table(name, sweep) if sweep.networks is None else network_table(sweep.networks))
-    return Section("Sweeps", blocks) if blocks else None
+    """Paper Figs 9 and 10, and every other sweep over parameters."""
+    return report_sweeps.parameters_section(inputs.sweeps)
 
 
-def sweep_picture(name: str, sweep: Sweep) -> Picture:
-    """Curves of every setting; of networks at the common and at their own learning rate."""
-    panels = {"": sweep.curves}
-    if sweep.networks is not None and RATE in sweep.curves:
-        kinds = {"the common learning rate": "common", "each network's own learning rate": "tuned"}
-        panels = {title: at_rate(sweep, kind) for title, kind in kinds.items()}
-    seeds, epochs = sweep.curves["n"].max(), sweep.curves["epoch"].max()
-    spread = "lines are means over seeds, bands reach from the least to the largest" if seeds > 1 else "one seed"
-    caption = f"{SWEEPS.get(name, 'Sweep ' + plain(name))}: validation accuracy over {epochs} epochs; {spread}."
-    return Picture(f"sweep-{name}.svg", figures.svg(figures.sweep_curves(panels)), caption)
-
-
-def at_rate(sweep: Sweep, kind: str) -> pd.DataFrame:
-    """Curves of every network at the learning rate of that kind, named by network and rate."""
-    rows = sweep.networks[sweep.networks["rate"] == kind]
-    curves = sweep.curves.merge(rows[[NETWORK, RATE]], on=[NETWORK, RATE])
-    return curves.assign(setting=curves[NETWORK] + ", " + curves[RATE].map("{:g}".format))
-
-
-def setting_table(name: str, sweep: Sweep) -> Table:
-    """Best validation accuracy of every setting over its seeds, and how its trials ended."""
-    axes = [
-        column for column in sweep.trials.columns[1 : list(sweep.trials.columns).index("status")] if column != "seed"
-    ]
-    rows = []
-    for setting, group in sweep.trials.groupby(axes, sort=False):
-        values = [100 * value for value in group["val/accuracy"].dropna()]
-        ended = ", ".join(f"{count} {status}" for status, count in group["status"].value_counts().items())
-        rows.append([*map(str, setting), mean_and_deviation(values, 1), ended])
-    header = [*(axis.split(".")[-1].replace("_", " ") for axis in axes), "Validation accuracy, %", "Trials"]
-    return Table(f"{plain(name).capitalize()}: best epoch of every setting", header, rows)
-
-
-def network_table(networks: pd.DataFrame) -> Table:
-    """Paper Table II."""
-    titles = {NETWORK: "Network", "rate": "Learning rate", RATE: "", "test/accuracy/mean": "Test accuracy, %"}
-    titles |= {"step_ms": "Step, ms", "step_ratio": "Step, ratio", "parameters": "Parameters"}
-    titles |= {"multiply_adds": "Multiply-adds of a face", "peak_mib": "Peak memory, MiB"}
-    names = [name for name in titles if name in networks]
-    rows = []
-    for _, row in networks.iterrows():
-        cells = {name: None if pd.isna(row[name]) else row[name] for name in names}
-        shown = {name: show(int(value) if isinstance(value, float) and value > 1e3 else value, name)
-                 for name, value in cells.items()}  # fmt: skip
-        shown |= {RATE: f"{row[RATE]:g}"} if RATE in names else {}
-        shown |= {name: percent(cells[name]) for name in names if name == "test/accuracy/mean"}
-        rows.append([shown[name] for name in names])
-    caption = "The networks beside each other (paper Table II); steps were measured side by side in one run"
-    return Table(caption, [titles[name] for name in names], rows, (0, 1))
+def networks_section(inputs: Inputs) -> Section | None:
+    """Paper Fig 11 and Table II."""
+    return report_sweeps.networks_section(inputs.sweeps)
 
 
 def yardsticks_section(inputs: Inputs) -> Section:
@@ -631,11 +494,6 @@ def face_url(pixels: Pixels) -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return data_url(buffer.getvalue(), "png")
-
-
-def data_url(content: bytes, kind: str) -> str:
-    """A picture inside the page."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def split_samples(inputs: Inputs) -> bytes:
@@ -743,15 +601,6 @@ def settings_section(inputs: Inputs) -> Section:
     )
 
 
-def flatten(value: object, name: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of nested mappings."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from flatten(inner, f"{name}.{key}" if name else str(key))
-    else:
-        yield name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 SECTIONS = (
     results_section,
     curves_section,
@@ -761,6 +610,7 @@ SECTIONS = (
     plane_section,
     bench_section,
     sweeps_section,
+    networks_section,
     yardsticks_section,
     data_section,
     augmentation_section,
@@ -772,19 +622,6 @@ SECTIONS = (
 def percent(value: float | None) -> str:
     """A share in per cent, or a dash."""
     return DASH if value is None else f"{100 * value:.1f} %"
-
-
-def mean_and_deviation(values: Sequence[float], digits: int) -> str:
-    """Mean and sample standard deviation; a dash for no value."""
-    if not values:
-        return DASH
-    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{deviation}"
-
-
-def plain(key: str) -> str:
-    """A key as words."""
-    return str(key).replace("_", " ")
 
 
 def show(value: object, name: str = "") -> str:

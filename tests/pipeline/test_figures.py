@@ -34,10 +34,28 @@ def faces(count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 48, 48), np.uint8)
 
 
+def sweep(tints: list[object], seeds: int = 2) -> pd.DataFrame:
+    """Two epochs of a setting per tint."""
+    spread = {f"val/accuracy/{how}": value for how, value in (("mean", 0.5), ("min", 0.4), ("max", 0.7))}
+    rows = [
+        {"setting": f"s{i}", "label": f"l{i}", "tint": tint, "epoch": epoch, "n": seeds} | spread
+        for i, tint in enumerate(tints)
+        for epoch in (1, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def best(values: list[float]) -> pd.DataFrame:
+    """Accuracies at values of a parameter."""
+    return pd.DataFrame({"mean": 0.5, "min": 0.4, "max": 0.7}, index=values)
+
+
 DRAW: dict[str, Callable[[], Figure]] = {
     "face_grid": lambda: figures.face_grid(faces(5), ["a", "b", "c", "", "e\nf"], 3, rows=["one", "two"]),
     "histograms": lambda: figures.histograms({"Training": [1, 2, 3, 4, 5, 6, 7], "empty": [0] * 7}),
     "learning_curves": lambda: figures.learning_curves([Curve("nbp", [history(0), history(1)])], 0.25),
+    "sweep_curves": lambda: figures.sweep_curves({"one": sweep([1, 2]), "two": sweep([2])}),
+    "best_over": lambda: figures.best_over("rate", best([0.001, 0.01, 0.1])),
     "confusion": lambda: figures.confusion(np.arange(49).reshape(7, 7), "NBP"),
     "reliability": lambda: figures.reliability({"bp-0": ("bp", predictions())}, ["bp"]),
     "information_plane": lambda: figures.information_plane([Curve("nbp", [history(0)]), Curve("other", [history(1)])]),
@@ -105,3 +123,29 @@ def test_reliability_leaves_out_bins_of_few_faces() -> None:
 def test_every_method_has_a_colour_and_the_first_ones_differ(methods: list[str]) -> None:
     tints = [figures.colour(method, methods) for method in methods]
     assert len(set(tints)) == min(len(methods), 6)
+
+
+def test_a_setting_is_a_line_with_its_label_and_a_band_where_there_are_several_seeds() -> None:
+    axes = figures.sweep_curves({"": sweep(["a", "b"]), "one seed": sweep(["a"], 1)}).axes
+    assert [[text.get_text() for text in panel.get_legend().get_texts()] for panel in axes] == [["l0", "l1"], ["l0"]]
+    assert [len(panel.collections) for panel in axes] == [2, 0]
+    band = axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.4, 0.7)
+
+
+def test_a_setting_has_one_colour_in_all_panels() -> None:
+    one, two = figures.sweep_curves({"one": sweep(["a", "b"]), "two": sweep(["b"])}).axes
+    assert one.lines[1].get_color() == two.lines[0].get_color() != one.lines[0].get_color()
+
+
+@pytest.mark.parametrize("tints", [[f"t{i}" for i in range(24)], list(range(12))])
+def test_lines_of_many_settings_differ_in_colour_or_dash(tints: list[object]) -> None:
+    lines = figures.sweep_curves({"": sweep(tints)}).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(tints)
+
+
+@pytest.mark.parametrize(("values", "scale"), [([0.001, 0.005, 0.01], "log"), ([8, 16, 32], "linear")])
+def test_a_wide_range_of_a_parameter_has_a_log_axis_and_each_value_a_tick(values: list[float], scale: str) -> None:
+    axes = figures.best_over("rate", best(values)).axes[0]
+    assert axes.get_xscale() == scale
+    assert [float(label.get_text()) for label in axes.get_xticklabels()] == values

@@ -21,6 +21,7 @@ from pipeline.audit import Face, audit
 from pipeline.stage import InputError
 
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
+SPREAD = ("mean", "min", "max")
 PARAMS = """
 profile: sample
 source: {source}
@@ -248,71 +249,21 @@ def test_measured_times_and_memory_become_a_table(root: Path) -> None:
     assert "NBP 588 0.96 1,402 0.44" in text
 
 
-def write_sweep(root: Path, name: str, axes: list[dict[str, object]], seeds: int = 2) -> None:
-    """Tables of a sweep of two epochs over the given settings."""
-    rows, trials = [], []
-    for i, axis in enumerate(axes):
-        mean = 0.3 + 0.1 * i
-        for epoch in (1, 2):
-            spread = {"val/accuracy/mean": mean, "val/accuracy/min": mean - 0.02, "val/accuracy/max": mean + 0.02}
-            rows.append({"setting": f"s{i}"} | axis | {"epoch": epoch, "n": seeds} | spread)
-        for seed in range(seeds):
-            trial = {"trial": f"s{i}-{seed}"} | axis | {"seed": seed, "status": "complete", "reason": ""}
-            trials.append(trial | {"val/accuracy": mean + 0.02 * seed})
-    (root / "sweeps" / name).mkdir(parents=True)
-    pd.DataFrame(rows).to_csv(root / "sweeps" / name / "curves.csv", index=False)
-    pd.DataFrame(trials).to_csv(root / "sweeps" / name / "trials.csv", index=False)
-
-
-def write_networks(root: Path) -> None:
-    """A sweep of two networks at two learning rates with what their steps cost."""
-    rates = "train.learning_rate"
-    axes = [{"models": name, rates: rate} for name in ("CFPN-NBP", "AlexNet") for rate in (0.001, 0.005)]
-    write_sweep(root, "models", axes)
-    costs = {"test/accuracy/mean": 0.625, "step_ms": 12.5, "parameters": 94000, "multiply_adds": 3000000}
-    kinds = [("common", 0.005), ("tuned", 0.001)]
-    rows = [{"models": axis["models"], "rate": kind, rates: rate} | costs for axis in axes[::2] for kind, rate in kinds]
-    pd.DataFrame(rows).to_csv(root / "sweeps" / "models" / "table2.csv", index=False)
-
-
-def test_without_sweeps_the_page_has_no_section_of_them(root: Path) -> None:
-    assert "Sweeps" not in read(root)
-
-
-def test_a_sweep_shows_the_mean_and_deviation_of_its_best_epochs(root: Path) -> None:
-    write_sweep(root, "activation", [{"model.activation": "relu"}, {"model.activation": "tanh"}])
+def test_sweeps_and_networks_have_sections_of_their_own_where_there_are_any(root: Path) -> None:
+    assert "Sweeps" not in (text := read(root)) and "Networks compared" not in text
+    about = {"space": {}, "fixed": {}, "method": "nbp", "params": {"profile": "sample"}, "data": {}}
+    for name, axis in (("activation", "model.activation"), ("models", "models")):
+        (root / "sweeps" / name).mkdir(parents=True)
+        write_json(root / f"sweeps/{name}/sweep.json", about | {"space": {axis: ["relu"], "seed": [0]}})
+        row = {axis: "relu", "seed": 0, "status": "complete", "val/accuracy": 0.5}
+        pd.DataFrame([row]).to_csv(root / f"sweeps/{name}/trials.csv")
+        row = {"setting": "relu", axis: "relu", "epoch": 1, "n": 1} | {f"val/accuracy/{how}": 0.5 for how in SPREAD}
+        pd.DataFrame([row]).to_csv(root / f"sweeps/{name}/curves.csv")
+    row = {"models": "relu", "rate": "common", "train.learning_rate": 0.1, "parameters": 5}
+    pd.DataFrame([row]).to_csv(root / "sweeps/models/models.csv")
     text = read(root)
-    assert "paper Fig 9" in text and "means over seeds" in text
-    assert "relu 31.0 ± 1.4 2 complete" in text and "tanh 41.0 ± 1.4 2 complete" in text
-
-
-def test_networks_stand_at_the_common_and_at_their_own_learning_rate(root: Path) -> None:
-    write_networks(root)
-    text = read(root)
-    assert "paper Fig 11" in text and "paper Table II" in text
-    assert "AlexNet common 0.005 62.5 % 12 94,000 3,000,000" in text
-    assert "AlexNet tuned 0.001 62.5 % 12 94,000 3,000,000" in text
-
-
-def test_a_sweep_of_any_name_is_shown_after_those_of_the_paper(root: Path) -> None:
-    write_sweep(root, "a_width", [{"model.width": 32}], seeds=1)
-    write_sweep(root, "beta", [{"methods.nbp.objective.dependence.beta": 10}], seeds=1)
-    text = read(root)
-    assert text.index("multiplier beta") < text.index("Sweep a width")
-    assert "one seed" in text
-
-
-def test_sweeps_are_drawn_for_real_and_give_the_same_bytes_twice(root: Path) -> None:
-    write_networks(root)
-    assert build(root, "one") == build(root, "two")
-    assert (root / "one" / "sweep-models.svg").stat().st_size > 1000
-
-
-def test_damaged_tables_of_a_sweep_are_named(root: Path) -> None:
-    write_sweep(root, "beta", [{"beta": 10}])
-    (root / "sweeps" / "beta" / "trials.csv").unlink()
-    with pytest.raises(InputError, match="beta"):
-        read(root)
+    assert "Sweeps Activation functions (paper Fig 9): profile sample" in text
+    assert "Networks compared Networks (paper Fig 11): profile sample" in text
 
 
 def test_the_audit_shows_every_count_of_the_file(root: Path) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench import cost
 from pipeline import params as parameters
+from pipeline import report_sweeps
 from tune import results, spaces
 from tune.results import Outcome
 from tune.spaces import Sweep
@@ -115,3 +117,20 @@ def test_values_that_are_lists_or_mappings_stand_as_json_in_a_cell(tmp_path: Pat
     one = outcome({"methods.nbp.units": ["block1"], "seed": 0}, [0.5])
     results.write(tmp_path, sweep("x", "methods.nbp.units=[block1],layer"), {}, [one])
     assert pd.read_csv(tmp_path / "curves.csv")["methods.nbp.units"].tolist() == ['["block1"]']
+
+
+def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> None:
+    for name in ("activation", "models"):
+        own = spaces.with_common_rate(sweep(name))
+        outcomes = [outcome(config, [0.1, 0.4]) for config in spaces.configs(own)]
+        results.write(tmp_path / name, own, spaces.specification(own, "grid", 0) | {"data": {}}, outcomes)
+    measured = {"parameters": 123, "multiply_adds": 9, "step_ms": 1.5, "step_ratio": 1.0, "peak_mib": 2.5}
+    measured |= {"input_size": 64, "batch": 8, "rounds": 3, "device": "CPU", "threads": 1}
+    cost.write(tmp_path / "models", pd.DataFrame([{"models": name} | measured for name in own.models]))
+    activation, networks = report_sweeps.read(tmp_path, tmp_path, tmp_path)
+    assert activation.axes == ["model.activation"] and networks.axes == ["models", RATE]
+    rows = [" ".join(row) for row in report_sweeps.setting_table(activation).rows]
+    assert rows == [f"{name} 40.0 ± 0.0 2 complete" for name in ("relu", "tanh", "elu")]
+    rows = [" ".join(row) for row in report_sweeps.network_table(networks).rows]
+    assert rows[0] == "CFPN-NBP common: 0.01 40.0 ± 0.0 50.0 ± 0.0 50.0 ± 0.0 1.5 1.00 123 9 2.5"
+    assert len(rows) == 2 * len(own.models)
