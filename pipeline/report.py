@@ -149,7 +149,7 @@ def read_inputs(arguments: argparse.Namespace) -> Inputs:
         runs=read_runs(arguments.runs, arguments.evaluations, settings),
         transforms=read_transforms(arguments.augmented) if arguments.augmented.exists() else {},
         bench=read_json(arguments.bench) if arguments.bench.exists() else None,
-        sweeps=report_sweeps.read(arguments.sweeps, arguments.splits, arguments.augmented),
+        sweeps=report_sweeps.read(arguments.sweeps, arguments.splits, arguments.augmented) if arguments.sweeps else [],
     )
 
 
@@ -649,11 +649,11 @@ def main() -> None:
         "splits": ("data/splits", "folder of the three splits and audit.json"),
         "augmented": ("data/augmented.parquet", "file of the augment stage; may be missing"),
         "bench": ("results/bench.json", "measured step times and memory; may be missing"),
-        "sweeps": ("results/sweeps", "tables of sweeps; may be missing"),
         "params": ("params.yaml", "the parameters of the workflow"),
     }
     for name, (default, text) in paths.items():
         parser.add_argument(f"--{name}", type=Path, default=Path(default), help=f"{text} (default: %(default)s)")
+    parser.add_argument("--sweeps", type=Path, help="folder of the tables of sweeps, to show these too")
     arguments = parser.parse_args()
     report(arguments.out, read_inputs(arguments))
     print(arguments.out / "index.html")
