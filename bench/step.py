@@ -45,6 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     params = parameters.load(args.params, parameters.assignments(args.set))
+    if args.rounds < 2:
+        raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
     unknown = [name for name in args.methods if name not in params.methods]
     if unknown:
         raise InputError(f"--methods: expected names of {', '.join(params.methods)}, found {unknown[0]!r}")
@@ -56,7 +58,7 @@ def main() -> None:
 
 
 def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:
-    """Median step and peak memory of every method, and their ratios to those of the first."""
+    """Mean step and peak memory of every method, and their ratios to those of the first."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
     device = sessions.device(params.compute)

@@ -62,8 +62,8 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2 or not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"train: expected epochs >= 1, batch >= 2 and learning_rate > 0, found {self}")
+        if self.epochs < 1 or self.batch < 4 or not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"train: expected epochs >= 1, batch >= 4 and learning_rate > 0, found {self}")
 
 
 class Record(NamedTuple):
@@ -217,6 +217,8 @@ def train(
         seconds = time.perf_counter() - begin
         scalars = {name: statistics.fmean(found) for name, found in values.items()}
         scalars |= validate(state.nodes, validation, input_size)
+        if not math.isfinite(scalars["val/loss"]):
+            raise DivergedError(f"epoch {epoch + 1}: the validation loss is {scalars['val/loss']}")
         yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, scalars, complete=True)
 
 
@@ -255,7 +257,7 @@ def train_step(
             torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"),
         ):
             outputs = run(learner.unit.nodes, features, learner.unit.outputs, method.recompute)
-            loss = unit_loss(learner, method.objective, outputs, references, labels) if due else None
+            loss = _loss(learner, method.objective, outputs, references, labels, step) if due else None
         if last:
             accuracy = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()
         if method.detach:
@@ -268,6 +270,20 @@ def train_step(
     if not method.detach:
         _update(learners, sum(loss for _, loss in losses), rate)
     return _scalars(losses, accuracy, step)
+
+
+def _loss(
+    learner: Learner,
+    objective: Objective,
+    outputs: dict[str, Tensor],
+    references: References | None,
+    labels: Tensor,
+    step: int,
+) -> Tensor:
+    try:
+        return unit_loss(learner, objective, outputs, references, labels)
+    except torch.linalg.LinAlgError as error:  # of a kernel matrix with NaN
+        raise DivergedError(f"step {step + 1}: the loss of unit {learner.unit.name} has no value: {error}") from error
 
 
 def unit_loss(

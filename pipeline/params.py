@@ -14,6 +14,16 @@ from cfpn.training import Method, Recipe
 from pipeline.baselines import Baseline
 from pipeline.stage import InputError
 
+GROUPS = {
+    "run": ("methods", "seeds"),
+    "sample": ("rows", "seed"),
+    "ingest": ("drop",),
+    "augment": ("seed", "border", "sigma"),
+    "bench": ("rounds", "batch"),
+    "tracking": ("project",),
+}  # of params.yaml that stages take from their command lines
+SECTIONS = ("source", "model", "train", "methods", "compute", "sweeps", *GROUPS)
+
 
 @dataclass(frozen=True)
 class Training(Recipe):
@@ -43,6 +53,10 @@ class Compute:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads: expected 1 or more, found {self.threads}")
 
 
 class Params(BaseModel):
@@ -82,7 +96,26 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not {"profile", "profiles"} <= set(raw):
         raise InputError(f"{path}: expected a mapping with the keys 'profile' and 'profiles'")
     _chosen(raw)
+    _refuse_unknown(raw)
     return raw
+
+
+def _refuse_unknown(raw: dict[str, Any]) -> None:
+    """Raise InputError for a key that nothing reads, but for those inside what `Params` itself checks."""
+    for key in raw:
+        _refuse(key, "", ("profile", "profiles", *SECTIONS))
+    for name, own in raw["profiles"].items():
+        for key in own:
+            _refuse(key, f"profiles.{name}", SECTIONS)
+    for name, known in GROUPS.items():
+        for key in raw.get(name, {}):
+            _refuse(key, name, known)
+
+
+def _refuse(key: str, place: str, known: tuple[str, ...]) -> None:
+    if key not in known:
+        name = f"{place}.{key}".lstrip(".")
+        raise InputError(f"{name}: no such parameter {_nearest(key, place, dict.fromkeys(known))}")
 
 
 def _chosen(raw: dict[str, Any]) -> dict[str, Any]:

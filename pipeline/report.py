@@ -215,6 +215,15 @@ def read_transforms(path: Path) -> dict[str, Pixels]:
     return result
 
 
+def learnt(inputs: Inputs) -> str:
+    """The faces of the training, in words."""
+    training, count = inputs.settings.get("train", {}), len(inputs.splits["train"].labels)
+    augmented = training.get("faces") == "augmented"
+    count = count * len(inputs.transforms) if augmented else count
+    count = min(count, training.get("limit") or count)
+    return f"{'Training, augmented' if augmented else 'Training'} ({count:,} faces)"
+
+
 def cards(inputs: Inputs) -> list[tuple[str, str, str]]:
     """Per method: name, mean test accuracy, and how sure it is."""
     result = []
@@ -255,9 +264,9 @@ def results_section(inputs: Inputs) -> Section:
     header = ("Method", "Seed", "Parameters", "Test accuracy, %", "Without copies, %", "Macro-F1", "ECE")
     header += ("Best epoch", "Largest class, %")
     rows = [row for method in inputs.methods for row in method_rows(inputs.of(method))]
-    train, val, test = (len(inputs.splits[name].labels) for name in SPLITS)
+    val, test = (len(inputs.splits[name].labels) for name in ("val", "test"))
     roles = (
-        f"Learnt on Training ({train:,} faces), epoch chosen on PublicTest ({val:,}), reported once on PrivateTest "
+        f"Learnt on {learnt(inputs)}, epoch chosen on PublicTest ({val:,}), reported once on PrivateTest "
         f"({test:,}). ± is the binomial standard error of one run; for a mean it is the standard deviation over seeds."
     )
     counts = sorted({one.evaluation["test_faces_without_copies"] for one in inputs.runs if one.evaluation})

@@ -52,9 +52,13 @@ def build(model: CFPN | Baseline, seed: int) -> list[Node]:
 
 
 def begin(params: Params, method: Method, seed: int) -> Session:
-    """A session before its first step, on the device of params.compute."""
+    """A session before its first step, on the device of params.compute; InputError where the parts do not fit."""
     recipe, size = params.train.recipe, params.model.input_size
-    return Session(training.start(build(params.model, seed), method, recipe, size, seed, device(params.compute)))
+    try:
+        state = training.start(build(params.model, seed), method, recipe, size, seed, device(params.compute))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return Session(state)
 
 
 def advance(
@@ -62,8 +66,12 @@ def advance(
 ) -> Iterator[Record]:
     """Train on from where the session stands; a complete record is noted in the session before it is yielded.
 
-    A complete record carries the diagnostics of every block as well.
+    A complete record carries the diagnostics of every block as well. Raises InputError for fewer faces than a batch.
     """
+    if params.train.batch > len(faces.labels):
+        raise InputError(
+            f"train.batch: expected at most the {len(faces.labels)} faces there are, found {params.train.batch}"
+        )
     size = params.model.input_size
     for record in training.train(session.state, method, params.train.recipe, faces, validation, size, seed):
         if record.complete:
@@ -80,11 +88,11 @@ def device(compute: Compute) -> torch.device:
 
 
 def fingerprint(params: Params, method: str, seed: int, files: list[Path]) -> str:
-    """Hash of all that decides a training: its parameters, its data files and the code of cfpn and this module."""
+    """Hash of all that decides a training: its name and parameters, its data files and the code of the networks."""
     chosen = params.model_dump(mode="json", exclude={"methods", "profile"})
-    chosen |= {"method": asdict(params.methods[method]), "seed": seed}
+    chosen |= {"name": method, "method": asdict(params.methods[method]), "seed": seed}
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(__file__), *files]:
+    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(__file__), Path(baselines.__file__), *files]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

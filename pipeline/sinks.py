@@ -61,34 +61,48 @@ def wandb(
     """
     import wandb as client
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
-    online = mode == "online"
-    if not online:
-        for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
-            shutil.rmtree(stale)
     settings = client.Settings(silent=True, console="off")
     try:
+        mode = os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
+        if mode != "online":
+            for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
+                shutil.rmtree(stale)
         run = client.init(
             project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder,
             config=config, settings=settings,
         )  # fmt: skip
+        run.define_metric("*", step_metric="epoch")
+        for row in history[0 if mode != "online" else max(0, run.step - 1) :]:
+            run.log(row, step=int(row["epoch"]))
     except (client.Error, OSError) as error:
-        print(f"warning: no W&B run, the training goes on without: {error}", file=sys.stderr)
+        _say_without(error)
         yield lambda record: None
         return
-    run.define_metric("*", step_metric="epoch")
-    if not online or run.step == 0:
-        for row in history:
-            run.log(row, step=int(row["epoch"]))
 
     def log(record: Record) -> None:
         if record.complete:
-            run.log({"epoch": record.epoch, "step": record.step} | record.scalars, step=record.epoch)
+            with _unharmed():
+                run.log({"epoch": record.epoch, "step": record.step} | record.scalars, step=record.epoch)
 
     try:
         yield log
     finally:
-        run.finish()
+        with _unharmed():
+            run.finish()
+
+
+@contextmanager
+def _unharmed() -> Iterator[None]:
+    import wandb as client
+
+    try:
+        yield
+    except (client.Error, OSError) as error:
+        _say_without(error)
+
+
+def _say_without(error: Exception) -> None:
+    print(f"warning: W&B failed, the training goes on without: {error}", file=sys.stderr)
 
 
 def dump(path: Path, value: object) -> None:

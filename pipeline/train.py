@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--project", default="cfpn-nbp", help="of Weights & Biases (default: %(default)s)")
     args = parser.parse_args()
     params = parameters.load(args.params)
+    if args.seed < 0:
+        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
     if args.method not in params.methods:
         raise InputError(f"--method: expected one of {', '.join(params.methods)}, found {args.method!r}")
     with only_one(args.checkpoints / args.out.name):
@@ -65,6 +67,8 @@ def train(params: Params, args: argparse.Namespace) -> None:
     if checkpoint.exists():
         sessions.restore(session, checkpoint)
         print(f"continue after epoch {session.state.epoch}: {checkpoint}")
+    elif any(checkpoint.parent.glob("*.safetensors")):
+        print(f"begin anew: the checkpoint in {checkpoint.parent} is of other parameters, data or code")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
     faces = faces.first(params.train.limit)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from cfpn.data import SIDE, Augmentation, Faces, images
 from cfpn.graph import IMAGE, Cuts, Node, run, units
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.model import CFPN, build
-from cfpn.objectives import DebiasedCKA, Head, NoDependence, Objective
+from cfpn.objectives import DebiasedCKA, Head, NoDependence, NormalisedHSIC, Objective
 from cfpn.training import (
     DivergedError,
     Method,
@@ -501,6 +502,21 @@ def test_divergence_in_train_names_the_step_counted_over_all_epochs() -> None:
     poison(state, -1, math.nan)
     with pytest.raises(DivergedError, match="step 3: the loss of unit network is nan"):
         next(records)
+
+
+def test_a_kernel_matrix_that_cannot_be_inverted_is_a_divergence_of_its_unit() -> None:
+    how = method("block", objective=replace(OBJECTIVE, dependence=NormalisedHSIC()))
+    state = begin(how)
+    poison(state, 0, math.nan)
+    with pytest.raises(DivergedError, match=r"step 1: the loss of unit block1 (has no value|is nan)"):
+        steps(state, how, 1)
+
+
+def test_a_validation_loss_that_is_not_finite_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    how = method("network")
+    monkeypatch.setattr(training, "validate", lambda *_: {"val/loss": math.nan, "val/accuracy": 0.1})
+    with pytest.raises(DivergedError, match="epoch 1: the validation loss is nan"):
+        list(train(begin(how), how, RECIPE, faces(20), faces(9), SIZE, 0))
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_the_steps_in_which_the_unit_learnt() -> None:

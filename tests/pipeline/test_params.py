@@ -132,6 +132,27 @@ def test_an_unknown_name_is_refused_with_the_nearest_known_one(path: Path, name:
         load(path, {name: 1})
 
 
+@pytest.mark.parametrize(
+    ("place", "key", "hint"),
+    [
+        ((), "comptue", "comptue: no such parameter in params.yaml; did you mean 'compute'"),
+        (("profiles", "small"), "trian", "profiles.small.trian: no such parameter .* did you mean 'train'"),
+        (("profiles", "large"), "modle", "profiles.large.modle: .* did you mean 'model'"),
+        (("augment",), "sgima", "augment.sgima: .* did you mean 'sigma'"),
+        (("ingest",), "dorp", "ingest.dorp: .* did you mean 'drop'"),
+        (("run",), "seed", "run.seed: .* did you mean 'seeds'"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(tmp_path: Path, place: tuple[str, ...], key: str, hint: str) -> None:
+    wrong = deepcopy(RAW)
+    group = wrong
+    for part in place:
+        group = group.setdefault(part, {})
+    group[key] = 1
+    with pytest.raises(InputError, match=hint):
+        load(write(tmp_path, wrong))
+
+
 def test_a_misspelt_name_in_the_file_is_refused_too(tmp_path: Path) -> None:
     wrong = deepcopy(RAW)
     wrong["profiles"]["small"]["train"]["epcohs"] = 3
@@ -145,7 +166,8 @@ def test_a_misspelt_name_in_the_file_is_refused_too(tmp_path: Path) -> None:
         ("train.epochs", "many", r"train\.epochs: .*integer.*found 'many'"),
         ("train.epochs", 2.5, r"train\.epochs: .*found 2\.5"),
         ("train.epochs", 0, "epochs >= 1"),
-        ("train.batch", 0, "batch >= 2"),
+        ("train.batch", 0, "batch >= 4"),
+        ("compute.threads", 0, "threads: expected 1 or more, found 0"),
         ("train.learning_rate", -1, "learning_rate > 0"),
         ("train.schedule", "cosine", r"train\.schedule: .*'constant' or 'one_cycle', found 'cosine'"),
         ("model.width", 20, "multiple of 16, found 20"),

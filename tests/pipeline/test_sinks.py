@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -75,6 +76,39 @@ def test_a_folder_that_wandb_cannot_write_does_not_end_a_training(
     with wandb_run(tmp_path, []) as sink:
         sink(EPOCHS[0])
     assert "no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["login", "log", "finish"])
+def test_whatever_fails_in_wandb_does_not_end_a_training(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    def refuse(*_: object, **__: object) -> None:
+        raise wandb.errors.AuthenticationError("bad key")
+
+    run = mock.MagicMock(step=0, **({f"{broken}.side_effect": refuse} if broken != "login" else {}))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "login", refuse if broken == "login" else lambda **_: False)
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    with wandb_run(tmp_path, []) as sink:
+        sink(EPOCHS[0])
+    assert "bad key" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("known", "missing"), [(0, [1, 2, 3]), (2, [2, 3]), (3, [3]), (4, [])])
+def test_an_online_run_gains_the_epochs_that_it_lacks(
+    known: int, missing: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that holds epochs 1 to 3 says that its next step is 4."""
+    import wandb
+
+    run = mock.MagicMock(step=known)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    with wandb_run(tmp_path, HISTORY):
+        pass
+    assert [call.kwargs["step"] for call in run.log.call_args_list] == missing
 
 
 def test_a_metrics_file_is_strict_sorted_json(tmp_path: Path) -> None:

@@ -147,6 +147,33 @@ def test_a_run_stuck_at_the_majority_share_says_so(folder: Path, train: Train) -
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("batch", 96, "train.batch: expected at most the 80 faces"), ("batch", 3, "batch >= 4")],
+)
+def test_a_batch_that_cannot_be_is_refused(folder: Path, train: Train, name: str, value: object, said: str) -> None:
+    change(folder, name, value)
+    result = train()
+    assert (result.code, "Traceback" in result.err) == (2, False)
+    assert said in result.err
+
+
+def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: Train) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    raw = yaml.load(folder / "params.yaml")
+    raw["profiles"]["sample"]["model"]["blocks"] = 2
+    yaml.dump(raw, folder / "params.yaml")
+    result = train()
+    assert result.code == 2
+    assert "'block3' is no node" in result.err
+
+
+def test_a_checkpoint_of_other_parameters_is_passed_over_aloud(folder: Path, train: Train) -> None:
+    killed_after_an_epoch(folder)
+    change(folder, "learning_rate", 0.001)
+    assert "begin anew" in train().out
+
+
+@pytest.mark.parametrize(
     ("extra", "said"),
     [
         (("--params", "absent.yaml"), "absent.yaml"),
