@@ -203,7 +203,7 @@ class Objective:
         embedding = head(maps) if self.cross_entropy or self.z == "embedding" else None
         loss = maps.new_zeros((), dtype=torch.float32)
         if not isinstance(self.dependence, NoDependence):
-            z = pooled([maps], self.grid).flatten(1) if self.z == "features" else embedding
+            z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding
             x = self.x_first + (self.x_last - self.x_first) * depth
             loss = loss + self.weight * self.dependence(z, to, x)
         if self.cross_entropy:
@@ -229,13 +229,18 @@ class UnitHead(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return pooled([self.trunk(maps)], 2).flatten(1)
+        return rows(pooled([self.trunk(maps)], 2))
 
 
 def pooled(maps: Sequence[Tensor], size: int) -> Tensor:
     """Maps (n, c_j, h_j, w_j), averaged to size x size (or to the smallest of them; 0: no averaging), as one tensor."""
     size = min([size or maps[0].shape[-1]] + [x.shape[-1] for x in maps])
     return torch.cat([_averaged(x, size) for x in maps], 1)
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Maps (n, c, h, w) as rows (n, h w c): in this order neither they nor their gradients leave channels_last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
 
 
 def _averaged(x: Tensor, size: int) -> Tensor:

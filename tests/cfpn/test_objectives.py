@@ -23,6 +23,7 @@ from cfpn.objectives import (
     SimilarityMatching,
     UnitHead,
     pooled,
+    rows,
 )
 
 N = 12
@@ -72,7 +73,7 @@ def averaged(maps: list[Tensor], size: int) -> Tensor:
 
 
 def z_of(maps: list[Tensor], size: int) -> Tensor:
-    return averaged(maps, size).flatten(1)
+    return averaged(maps, size).permute(0, 2, 3, 1).flatten(1)
 
 
 def label_matrix(balanced: bool = False) -> Tensor:
@@ -180,7 +181,7 @@ def test_an_objective_of_nothing_is_refused(nothing: dict[str, object]) -> None:
 @pytest.mark.parametrize(("depth", "x"), [(0.0, -0.5), (0.5, 0.25), (1.0, 1.0)])
 def test_the_x_term_goes_linearly_from_first_to_last_unit(depth: float, x: float) -> None:
     dependence, maps = DebiasedCKA(beta=2.0), outputs()
-    objective = small(dependence=dependence, weight=1.0, cross_entropy=0.0, x_first=-0.5, x_last=1.0)
+    objective = small(dependence=dependence, weight=1.0, cross_entropy=0.0, grid=4, x_first=-0.5, x_last=1.0)
     expected = dependence(z_of(maps, 4), objective.references(images(), labels()), x)
     torch.testing.assert_close(loss(objective, maps, depth=depth), expected)
 
@@ -236,7 +237,7 @@ def test_a_linear_head_is_linear_in_normalised_pooled_features() -> None:
     x = draw(N, 10, 4, 4)
     found = head(Head(hidden=0))(x)
     x = (x - x.mean((0, 2, 3), keepdim=True)) / (x.var((0, 2, 3), keepdim=True, unbiased=False) + 1e-5).sqrt()
-    torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, 2).flatten(1))
+    torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, 2).permute(0, 2, 3, 1).flatten(1))
 
 
 @pytest.mark.parametrize("pool", [0, 2, 4, 6])
@@ -268,3 +269,12 @@ def test_no_dependence_costs_no_kernel() -> None:
     references = Objective(dependence=NoDependence()).references(images(), labels())
     assert isinstance(references, References)
     assert references.x.numel() == references.y.numel() == 1
+
+
+def test_rows_of_channels_last_maps_and_their_gradients_are_never_copied() -> None:
+    maps = torch.randn(4, 6, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = rows(maps)
+    assert found.data_ptr() == maps.data_ptr()
+    (gradient,) = torch.autograd.grad(found.square().sum(), maps)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, torch.stack([maps[:, :, i, j] for i in range(3) for j in range(3)], 1).flatten(1))
