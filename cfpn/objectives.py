@@ -158,7 +158,7 @@ class Head:
     """
 
     hidden: int = 2
-    width: int = 64
+    width: int = 128
 
 
 @dataclass(frozen=True)
