@@ -104,6 +104,7 @@ def main() -> None:
     about = spaces.specification(sweep, args.search, args.samples)
     about |= {"threads": place.threads, "device": place.device, "data": digests(files), "code": code()}
     kept = storage.at(args.storage, args.name)
+    storage.apart(kept, args.out / args.name)
     with only_one(args.out / args.name), alone(kept):
         resume = prepare(kept, about, args)
         data = {name: trial.arrays(stage.load(path)) for name, path in files.items()}
