@@ -56,7 +56,7 @@ def _run(
 
     name, run_id = spaces.identifier(one.config), identity([about, one.config])
     what = spaces.training(sweep, one.config, about["threads"], about["device"])
-    with sinks.wandb(project, group, name, run_id, config(sweep, one, what), history(one), folder):
+    with sinks.wandb(project, group, name, run_id, config(sweep, about, one, what), history(one), folder):
         run = client.run
         if run is None:
             return  # sinks.wandb has said why
@@ -68,12 +68,13 @@ def _run(
         run.summary.update({"status": one.status, "reason": one.reason, "best_epoch": one.summary.best_epoch})
 
 
-def config(sweep: Sweep, one: Outcome, what: Training) -> dict[str, Any]:
-    """What a dashboard groups and filters by: the sweep, the setting, and every parameter of the training."""
+def config(sweep: Sweep, about: dict[str, Any], one: Outcome, what: Training) -> dict[str, Any]:
+    """What a dashboard groups and filters by: the sweep, its group, the setting, every parameter of the training."""
     method = {"method": asdict(what.params.methods[what.method]), "method_name": what.method, "seed": what.seed}
     chosen = what.params.model_dump(mode="json", exclude={"methods"})
     axes = {spaces.short(name): value for name, value in one.config.items()}
-    return {"sweep": sweep.name, "setting": spaces.setting(one.config), "axes": axes} | method | chosen
+    names = {"sweep": sweep.name, "group": group(about), "setting": spaces.setting(one.config)}
+    return names | {"axes": axes} | method | chosen
 
 
 def history(one: Outcome) -> list[dict[str, float]]:
