@@ -100,10 +100,10 @@ def conditions(raw: dict[str, Any], name: str, tables: Path) -> dict[str, Any]:
     file = tables / name / "sweep.json"
     if file.exists():
         about = json.loads(file.read_text())
-        shown, rate = {"group": track.group(about)}, about["params"]["train"]["learning_rate"]
+        shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["learning_rate"]
     else:
         shown, rate = {"profile": raw["profile"]}, spaces.common_rate(sweep)
-    return {"sweep": name} | shown | ({"train.learning_rate": rate} if sweep.models else {})
+    return {"sweep_name": name} | shown | ({"train.learning_rate": rate} if sweep.models else {})
 
 
 def _place(figure: Figure) -> int:

@@ -69,11 +69,14 @@ def _run(
 
 
 def config(sweep: Sweep, about: dict[str, Any], one: Outcome, what: Training) -> dict[str, Any]:
-    """What a dashboard groups and filters by: the sweep, its group, the setting, every parameter of the training."""
+    """What a dashboard groups and filters by: the sweep, its group, the setting, every parameter of the training.
+
+    "sweep" and "group" alone are W&B's own names, which its filters take for something else.
+    """
     method = {"method": asdict(what.params.methods[what.method]), "method_name": what.method, "seed": what.seed}
     chosen = what.params.model_dump(mode="json", exclude={"methods"})
     axes = {spaces.short(name): value for name, value in one.config.items()}
-    names = {"sweep": sweep.name, "group": group(about), "setting": spaces.setting(one.config)}
+    names = {"sweep_name": sweep.name, "sweep_group": group(about), "setting": spaces.setting(one.config)}
     return names | {"axes": axes} | method | chosen
 
 
