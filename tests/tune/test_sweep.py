@@ -302,7 +302,8 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen([tool, *arguments], cwd=folder, env=environment, **pipes)
 
-    assert dvc("init", "--no-scm", "-q").wait(60) == 0
+    with dvc("init", "--no-scm", "-q") as init:
+        assert init.wait(120) == 0
     with dvc("repro") as repro:
         try:
             wait_for(folder, "begun", empty=True)
@@ -312,7 +313,7 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
         said, _ = repro.communicate(timeout=300)
     assert (done.code, repro.returncode) == (0, 0), (done, said)
     with dvc("status", "-q") as status:
-        assert status.wait(60) == 0
+        assert status.wait(120) == 0
     epochs, history = (pd.read_csv(folder / name) for name in
                        ("results/sweeps/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
     assert epochs["val/loss"].tolist() == history["val/loss"].tolist()
