@@ -1,4 +1,4 @@
-"""What a training step of each network costs, all measured side by side in one run, and with accuracies Table II.
+"""What a training step of each network of Table II costs, all measured side by side in one run.
 
 Run it on an idle machine: steps of the networks alternate, so that what disturbs falls on all alike, but not evenly.
 """
@@ -25,7 +25,7 @@ from tune import spaces
 from tune.spaces import MODELS, Sweep, Training
 
 EXAMPLE = """example:
-  python -m bench.cost models --rounds 20                 after python tune/sweep.py models
+  python -m bench.cost models --rounds 20                 writes results/sweeps/models/cost.csv
 """
 
 
@@ -64,7 +64,8 @@ def chosen(sweep: Sweep, threads: int | None, device: str) -> dict[str, Training
 def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> pd.DataFrame:
     """One row per network: parameters, multiply-adds of a face, milliseconds and peak memory of a step, and ratios.
 
-    Ratios are to the first network; their quartiles are over pairs of steps that ran one after the other.
+    Times are means: where hidden units rest in some steps, steps differ. Ratios are to the first network; their
+    quartiles are over pairs of steps that ran one after the other.
     """
     first = next(iter(trainings.values())).params
     torch.set_num_threads(first.compute.threads)
@@ -79,10 +80,12 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     for state in states.values():
         for node in state.nodes:
             node.module.train()
-    peaks = {name: step.peak(learners[name], methods[name], images, labels) for name in trainings}
-    seconds = step.times(learners, methods, images, labels, rounds)
+    precision = first.train.precision
+    peaks = {name: step.peak(learners[name], methods[name], images, labels, precision) for name in trainings}
+    seconds = step.times(learners, methods, images, labels, rounds, precision)
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    about = {"input_size": size, "batch": batch, "rounds": rounds, "device": where, "threads": first.compute.threads}
+    about = {"input_size": size, "batch": batch, "rounds": rounds, "device": where, "threads": first.compute.threads,
+             "precision": precision}  # fmt: skip
     sizes = {name: training.parameters(state.nodes) for name, state in states.items()}
     return pd.DataFrame([_row(name, sizes, counts, seconds, peaks) | about for name in trainings])
 
@@ -96,8 +99,8 @@ def _row(
         MODELS: name,
         "parameters": sizes[name],
         "multiply_adds": counts[name],
-        "step_ms": 1000 * statistics.median(seconds[name]),
-        "step_ratio": statistics.median(seconds[name]) / statistics.median(seconds[base]),
+        "step_ms": 1000 * statistics.mean(seconds[name]),
+        "step_ratio": statistics.mean(seconds[name]) / statistics.mean(seconds[base]),
         "step_ratio_low": low,
         "step_ratio_high": high,
         "peak_mib": peaks[name] / step.MIB,
@@ -115,27 +118,11 @@ def multiply_adds(nodes: list[Node], image: Tensor) -> int:
 
 
 def write(folder: Path, costs: pd.DataFrame) -> None:
-    """Write cost.csv and, where the sweep wrote its models.csv, both together as table2.csv."""
-    tables = {"cost.csv": costs}
-    if (folder / "models.csv").exists():
-        tables["table2.csv"] = joined(pd.read_csv(folder / "models.csv"), costs)
-    for name, table in tables.items():
-        with atomic(folder / name) as path:
-            table.to_csv(path, index=False, lineterminator="\n")
-        print(f"{folder / name}\n{table.to_string(index=False, float_format=lambda value: f'{value:.4g}')}\n")
-
-
-def joined(accuracies: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """Accuracies and costs of the same networks; raises InputError where their sizes show that they are not."""
-    table = accuracies.merge(costs, on=MODELS, suffixes=("", " "))
-    other = table[table["parameters"].notna() & (table["parameters"] != table["parameters "])]
-    if len(other):
-        row: Any = other.iloc[0]
-        raise InputError(
-            f"models.csv: {row[MODELS]} had {row['parameters']:.0f} parameters in the sweep and has "
-            f"{row['parameters ']} here; measure with the same --set"
-        )
-    return table.drop(columns="parameters").rename(columns={"parameters ": "parameters"})
+    """Write cost.csv, which the report joins with the sweep's models.csv."""
+    path = folder / "cost.csv"
+    with atomic(path) as temporary:
+        costs.to_csv(temporary, index=False, lineterminator="\n")
+    print(f"{path}\n{costs.to_string(index=False, float_format=lambda value: f'{value:.4g}')}")
 
 
 if __name__ == "__main__":

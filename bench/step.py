@@ -67,8 +67,9 @@ def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[s
     size = params.model.input_size
     images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(batch, device=device) % 7
-    peaks = {name: peak(learners[name], methods[name], images, labels) for name in names}
-    seconds = times(learners, methods, images, labels, rounds)
+    precision = params.train.precision
+    peaks = {name: peak(learners[name], methods[name], images, labels, precision) for name in names}
+    seconds = times(learners, methods, images, labels, rounds, precision)
     first = names[0]
     rows = [
         {
@@ -87,14 +88,19 @@ def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[s
 
 
 def times(
-    learners: dict[str, list[Learner]], methods: dict[str, Method], images: Tensor, labels: Tensor, rounds: int
+    learners: dict[str, list[Learner]],
+    methods: dict[str, Method],
+    images: Tensor,
+    labels: Tensor,
+    rounds: int,
+    precision: str = "float32",
 ) -> dict[str, list[float]]:
     """Seconds of each measured step, methods in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for i in range(WARM_UP + rounds):
         for name, method in methods.items():
             begin = time.perf_counter()
-            training.train_step(learners[name], method, images, labels, i, 1e-4)
+            training.train_step(learners[name], method, images, labels, i, 1e-4, precision)
             seconds[name].append(time.perf_counter() - begin)
     return {name: values[WARM_UP:] for name, values in seconds.items()}
 
@@ -105,18 +111,18 @@ def quartiles(own: list[float], others: list[float]) -> list[float]:
     return [first, third]
 
 
-def peak(learners: list[Learner], method: Method, images: Tensor, labels: Tensor) -> int:
+def peak(learners: list[Learner], method: Method, images: Tensor, labels: Tensor, precision: str = "float32") -> int:
     """Bytes that a step allocates at its peak beyond what was there before it, once every unit has learnt."""
     largest = 0
     for step in range(math.ceil(1 / method.share) + 1):
         if images.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            training.train_step(learners, method, images, labels, step, 1e-4)
+            training.train_step(learners, method, images, labels, step, 1e-4, precision)
             largest = max(largest, torch.cuda.max_memory_allocated() - before)
         else:
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-                training.train_step(learners, method, images, labels, step, 1e-4)
+                training.train_step(learners, method, images, labels, step, 1e-4, precision)
             largest = max(largest, _peak(profiler))
     return largest
 

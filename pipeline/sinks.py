@@ -7,9 +7,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cfpn.training import Record
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 Row = dict[str, float]
 Sink = Callable[[Record], None]
@@ -57,52 +60,54 @@ def wandb(
 ) -> Iterator[Sink]:
     """One W&B run, offline unless logged in; an offline run begun before is replaced by a replay of the history.
 
-    Trouble with W&B is said on standard error and never ends a training.
+    An online run begun before gets the rows of the history that it lacks. Trouble with W&B is said on standard error
+    and never ends a training.
     """
-    import wandb as client
-
-    settings = client.Settings(silent=True, console="off")
-    try:
-        mode = os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
-        if mode != "online":
-            for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
-                shutil.rmtree(stale)
-        run = client.init(
-            project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder,
-            config=config, settings=settings,
-        )  # fmt: skip
-        run.define_metric("*", step_metric="epoch")
-        for row in history[0 if mode != "online" else max(0, run.step - 1) :]:
-            run.log(row, step=int(row["epoch"]))
-    except (client.Error, OSError) as error:
-        _say_without(error)
-        yield lambda record: None
-        return
+    run = None
+    with forgiving("no W&B run, the training goes on without"):
+        run = _begin(project, group, name, identity, config, history, folder)
 
     def log(record: Record) -> None:
-        if record.complete:
-            with _unharmed():
+        if run is not None and record.complete:
+            with forgiving(f"epoch {record.epoch} is not in W&B"):
                 run.log({"epoch": record.epoch, "step": record.step} | record.scalars, step=record.epoch)
 
     try:
         yield log
     finally:
-        with _unharmed():
-            run.finish()
+        if run is not None:
+            with forgiving("the W&B run was not finished"):
+                run.finish()
 
 
 @contextmanager
-def _unharmed() -> Iterator[None]:
-    import wandb as client
-
+def forgiving(what: str) -> Iterator[None]:
+    """Say what W&B raises, of whatever kind, on standard error and go on: it never fails a training or a sweep."""
     try:
         yield
-    except (client.Error, OSError) as error:
-        _say_without(error)
+    except Exception as error:
+        print(f"warning: {what}: {type(error).__name__}: {error}", file=sys.stderr)
 
 
-def _say_without(error: Exception) -> None:
-    print(f"warning: W&B failed, the training goes on without: {error}", file=sys.stderr)
+def _begin(
+    project: str, group: str, name: str, identity: str, config: dict[str, Any], history: list[Row], folder: Path
+) -> "Run":
+    import wandb as client
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if client.login(prompt=False) else "offline")
+    if mode != "online":
+        for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
+            shutil.rmtree(stale)
+    run = client.init(
+        project=project, group=group, name=name, id=identity, resume="allow", mode=mode, dir=folder,
+        config=config, settings=client.Settings(silent=True, console="off"),
+    )  # fmt: skip
+    run.define_metric("*", step_metric="epoch")
+    first = run.step if mode == "online" else 0  # of an online run: one behind its last row
+    for row in history:
+        if row["epoch"] >= first:
+            run.log(row, step=int(row["epoch"]))
+    return run
 
 
 def dump(path: Path, value: object) -> None:

@@ -1,9 +1,11 @@
 """Build the project's W&B workspace and report from code: panels for Figs 8 to 11 (pip install wandb-workspaces).
 
-The report shows every figure over its own sweep's runs; the workspace shows the same panels over the runs you select.
+The report shows every figure over the runs of its sweep as it was last run here, or of any with params.yaml's profile
+where it was not; the workspace shows the same panels over the runs you select.
 """
 
 import argparse
+import json
 import re
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import params as parameters
 from pipeline.stage import InputError, run
+from tune import spaces, track
 from tune.spaces import MODELS, short
 
 if TYPE_CHECKING:
@@ -31,13 +34,14 @@ PANELS = (("Validation accuracy", "val/accuracy"), ("Validation loss", "val/loss
 class Figure(NamedTuple):
     """A figure of the paper: runs of `sweep`, one line with its spread for each value of the axis `by`.
 
-    only: values of the axis that are shown, all where it is empty.
+    shown: what the configuration of its runs must hold, by name: a value, or a list of which it is one. With `by` it
+    leaves the seed alone open, so that a line is a mean over seeds.
     """
 
     title: str
     sweep: str
     by: str
-    only: tuple[str, ...] = ()
+    shown: dict[str, Any]
 
 
 def main() -> None:
@@ -51,11 +55,12 @@ def main() -> None:
     parser.add_argument("--entity", help="of W&B (default: your own)")
     parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--sweeps", type=Path, default=Path("results/sweeps"), help="tables of sweeps that ran here")
     args = parser.parse_args()
     raw = parameters.read(args.params)
     project = args.project or raw.get("tracking", {}).get("project", "cfpn-nbp")
     entity = args.entity or logged_in()
-    shown = figures(raw)
+    shown = figures(raw, args.sweeps)
     for made in (workspace(entity, project, shown), report(entity, project, shown)):
         made.save()
         print(made.url)
@@ -70,21 +75,35 @@ def logged_in() -> str:
     return wandb.Api().default_entity
 
 
-def figures(raw: dict[str, Any]) -> list[Figure]:
-    """Figs 8 to 11 and every other sweep of params.yaml, in the order of the paper."""
+def figures(raw: dict[str, Any], tables: Path) -> list[Figure]:
+    """Figs 8 to 11 and every other sweep of params.yaml, in the order of the paper; `tables`: of sweeps that ran."""
     known = {
         "activation": "Fig. 9: activation functions",
         "learning_rate": "Fig. 10: learning rates",
-        MODELS: "Fig. 11: networks",
+        MODELS: "Fig. 11: networks at the common learning rate",
     }
     result = []
     for name, entry in raw.get("sweeps", {}).items():
+        shown = conditions(raw, name, tables)
         if entry.get(MODELS):
-            own = tuple(label for label, one in entry[MODELS].items() if "model" not in one)
-            result.append(Figure("Fig. 8: with and without back-propagation", name, MODELS, own))
+            own = [label for label, one in entry[MODELS].items() if "model" not in one]
+            title = "Fig. 8: with and without back-propagation"
+            result.append(Figure(title, name, MODELS, shown | {f"axes.{MODELS}": own}))
         by = MODELS if entry.get(MODELS) else short(next(iter(entry["space"])))
-        result.append(Figure(known.get(name, f"Sweep of {name}"), name, by))
+        result.append(Figure(known.get(name, f"Sweep of {name}"), name, by, shown))
     return sorted(result, key=_place)
+
+
+def conditions(raw: dict[str, Any], name: str, tables: Path) -> dict[str, Any]:
+    """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks their rate."""
+    sweep = spaces.read(raw, name, [], {}, None, None)
+    file = tables / name / "sweep.json"
+    if file.exists():
+        about = json.loads(file.read_text())
+        shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["learning_rate"]
+    else:
+        shown, rate = {"profile": raw["profile"]}, spaces.common_rate(sweep)
+    return {"sweep_name": name} | shown | ({"train.learning_rate": rate} if sweep.models else {})
 
 
 def _place(figure: Figure) -> int:
@@ -110,11 +129,12 @@ def panels(figure: Figure) -> list[Any]:
 
 
 def grid(entity: str, project: str, figure: Figure) -> "PanelGrid":
-    """A figure's panels over the runs of its sweep alone."""
+    """A figure's panels over its own runs alone."""
     wr, expr = _package("wandb_workspaces.reports.v2"), _package("wandb_workspaces.expr")
-    filters = [expr.Config("sweep") == figure.sweep]
-    if figure.only:
-        filters.append(expr.Config(f"axes.{figure.by}").isin(list(figure.only)))
+    filters = [
+        expr.Config(name).isin(value) if isinstance(value, list) else expr.Config(name) == value
+        for name, value in figure.shown.items()
+    ]
     runs = wr.Runset(entity=entity, project=project, name=figure.sweep, filters=expr.And(*filters))
     return wr.PanelGrid(runsets=[runs], panels=panels(figure))
 

@@ -4,13 +4,14 @@ Every table but timing.csv holds the same bytes whenever the same sweep is run.
 """
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from pipeline.sinks import dump
-from pipeline.stage import atomic
+from pipeline.stage import InputError, atomic
 from tune import spaces
 from tune.spaces import MODELS, SEED, Sweep
 from tune.trial import Score, Summary
@@ -30,8 +31,24 @@ class Outcome(NamedTuple):
     score: Score | None
 
 
+def probe(folder: Path) -> None:
+    """Raise InputError where `folder` takes no file of 1 MiB, for want of space or of rights: not after all trials."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {folder}: {error}") from error
+
+
 def write(folder: Path, sweep: Sweep, about: dict[str, Any], outcomes: list[Outcome]) -> None:
-    """Write all tables of a sweep into `folder`, each as a whole or not at all."""
+    """Write all tables of a sweep into `folder`, each as a whole or not at all; InputError where it takes none."""
+    try:
+        _write(folder, sweep, about, outcomes)
+    except OSError as error:
+        raise InputError(f"--out: cannot write to {folder}: {error}; --resume writes it once it can") from error
+
+
+def _write(folder: Path, sweep: Sweep, about: dict[str, Any], outcomes: list[Outcome]) -> None:
     rows = trials(outcomes)
     tables = {
         "epochs.csv": epochs(outcomes),

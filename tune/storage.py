@@ -31,14 +31,30 @@ def at(text: str, name: str) -> Storage:
 
 
 def uri(storage: Storage) -> str:
-    """The sweep's folder as Ray names it."""
-    return f"{storage.root.rstrip('/')}/{storage.path.rpartition('/')[2]}"
+    """The sweep's folder as Ray names it; options of a URI stay at its end."""
+    folder, mark, options = storage.root.partition("?") if "://" in storage.root else (storage.root, "", "")
+    return f"{folder.rstrip('/')}/{storage.path.rpartition('/')[2]}{mark}{options}"
+
+
+def apart(storage: Storage, tables: Path) -> None:
+    """Raise InputError where the sweep's folder and that of its tables are one or one holds the other."""
+    if not isinstance(storage.system, fs.LocalFileSystem):
+        return
+    state, tables = Path(storage.path).resolve(), tables.resolve()
+    if state.is_relative_to(tables) or tables.is_relative_to(state):
+        raise InputError(f"--storage: {state} is cleared for a new sweep; the tables in {tables} need another folder")
 
 
 def begin(storage: Storage, specification: dict[str, Any]) -> None:
-    """Clear the sweep's folder and write down what is to run there; raises InputError where that is impossible."""
+    """Clear the sweep's folder and write down what is to run there; raises InputError where that is impossible.
+
+    A folder with files and without a sweep's specification is somebody else's: it is refused and left as it is.
+    """
     try:
-        if storage.system.get_file_info(storage.path).type != fs.FileType.NotFound:
+        own = found(storage) is not None
+        if not own and storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True)):
+            raise InputError(f"--storage: {storage.path} holds files that are of no sweep; name another folder")
+        if own:
             storage.system.delete_dir(storage.path)
         storage.system.create_dir(storage.path, recursive=True)
         with storage.system.open_output_stream(f"{storage.path}/{SPECIFICATION}") as stream:
@@ -61,15 +77,16 @@ def probe(storage: Storage) -> None:
 
 
 def found(storage: Storage) -> dict[str, Any] | None:
-    """The specification of the sweep kept there; None where there is none."""
+    """The specification of the sweep kept there; None where there is none, or a file of that name by somebody else."""
     path = f"{storage.path}/{SPECIFICATION}"
     try:
         if storage.system.get_file_info(path).type == fs.FileType.NotFound:
             return None
         with storage.system.open_input_stream(path) as stream:
-            return json.loads(stream.read())
+            content = json.loads(stream.read())
     except (OSError, ValueError) as error:
         raise InputError(f"--storage: cannot read {path}: {error}") from error
+    return content if isinstance(content, dict) and "sweep" in content else None
 
 
 def finish(storage: Storage) -> None:

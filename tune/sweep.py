@@ -104,11 +104,14 @@ def main() -> None:
     about = spaces.specification(sweep, args.search, args.samples)
     about |= {"threads": place.threads, "device": place.device, "data": digests(files), "code": code()}
     kept = storage.at(args.storage, args.name)
+    storage.apart(kept, args.out / args.name)
     with only_one(args.out / args.name), alone(kept):
+        results.probe(args.out / args.name)
         resume = prepare(kept, about, args)
+        storage.probe(kept)
         data = {name: trial.arrays(stage.load(path)) for name, path in files.items()}
         with cluster(args):
-            fits(args, place)
+            fits(args)
             grid = fit(sweep, args, place, data, kept, resume)
             outcomes = collect(grid, sweep, args, place, data, copies(args, sweep))
         results.write(args.out / args.name, sweep, about, outcomes)
@@ -134,6 +137,9 @@ def where(args: argparse.Namespace, sweep: Sweep) -> Place:
         args.cpus_per_trial = spaces.resolve(sweep.raw, sweep.fixed).compute.threads
     if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
         raise InputError("--cpus-per-trial must be above 0 and --gpus-per-trial at least 0")
+    for flag, count in (("--cpus-per-trial", args.cpus_per_trial), ("--gpus-per-trial", args.gpus_per_trial)):
+        if count > 1 and count % 1:
+            raise InputError(f"{flag}: expected a whole number or less than 1, found {count:g}; Ray splits single ones")
     return Place(max(1, int(args.cpus_per_trial)), "cuda" if args.gpus_per_trial else "cpu")
 
 
@@ -199,6 +205,7 @@ def cluster(args: argparse.Namespace) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if args.address is None:
         token()
+        os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: trials would starve beside anything else
         os.environ["PYTHONPATH"] = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
         ray.init(address="local", num_cpus=args.cpus, include_dashboard=False, **options)
     else:
@@ -221,15 +228,18 @@ def token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def fits(args: argparse.Namespace, place: Place) -> None:
+def fits(args: argparse.Namespace) -> None:
     """Raise InputError where no node could ever hold one trial: Ray would wait for one without a word."""
-    for name, flag, wanted in (
-        ("CPU", "--cpus-per-trial", args.cpus_per_trial),
-        ("GPU", "--gpus-per-trial", args.gpus_per_trial),
-    ):
-        largest = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
-        if wanted > largest:
-            raise InputError(f"{flag}: {wanted:g} wanted, and the largest node of this Ray has {largest:g}")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {"CPU": args.cpus_per_trial, "GPU": args.gpus_per_trial}
+    if any(all(node.get(name, 0) >= count for name, count in wanted.items()) for node in nodes):
+        return
+    for name, flag in (("CPU", "--cpus-per-trial"), ("GPU", "--gpus-per-trial")):
+        largest = max((node.get(name, 0) for node in nodes), default=0)
+        if wanted[name] > largest:
+            raise InputError(f"{flag}: {wanted[name]:g} wanted, and the largest node of this Ray has {largest:g}")
+    both = " and ".join(f"{count:g} {name}" for name, count in wanted.items())
+    raise InputError(f"--cpus-per-trial, --gpus-per-trial: no node of this Ray has {both} at once")
 
 
 def fit(
@@ -368,9 +378,9 @@ def outcome(config: dict[str, Any], result: tune.Result, score: Score | None, sw
     last = result.metrics or {}
     if result.error is not None:
         cause = getattr(result.error, "cause", None) or result.error
-        status, reason = "failed", f"{type(cause).__name__}: {str(cause).strip().splitlines()[0]}"
+        status, reason = "failed", ": ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]])
     elif last.get("reason"):
-        status, reason = "diverged" if last.get("diverged") else "failed", last["reason"]
+        status, reason = "diverged", last["reason"]
     elif len(summary.history) == epochs_of(sweep, config):
         status, reason = "complete", ""
     else:

@@ -7,7 +7,6 @@ the terminal. WANDB_MODE=disabled switches them off.
 import hashlib
 import json
 import os
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,15 @@ def replay(
     folder: Path, project: str, sweep: Sweep, about: dict[str, Any], outcomes: list[Outcome], validation: Arrays
 ) -> None:
     """One run per trial below `folder`/wandb, all in one group. Trouble is said on standard error, never raised."""
-    import wandb as client
-
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # tables are staged there, by default in the home
-    group = f"{sweep.name}-{identity(about)[:8]}"
     for one in outcomes:
-        try:
-            _run(folder, project, group, sweep, about, one, validation)
-        except (client.Error, OSError) as error:
-            print(f"warning: no W&B run of {spaces.label(one.config)}: {error}", file=sys.stderr)
+        with sinks.forgiving(f"no whole W&B run of {spaces.label(one.config)}"):
+            _run(folder, project, group(about), sweep, about, one, validation)
+
+
+def group(about: dict[str, Any]) -> str:
+    """Name of the group that the runs of a sweep stand in, from its specification."""
+    return f"{about['sweep']}-{identity(about)[:8]}"
 
 
 def identity(value: object) -> str:
@@ -57,8 +56,10 @@ def _run(
 
     name, run_id = spaces.identifier(one.config), identity([about, one.config])
     what = spaces.training(sweep, one.config, about["threads"], about["device"])
-    with sinks.wandb(project, group, name, run_id, config(sweep, one, what), history(one), folder):
+    with sinks.wandb(project, group, name, run_id, config(sweep, about, one, what), history(one), folder):
         run = client.run
+        if run is None:
+            return  # sinks.wandb has said why
         if one.score is not None:
             last = int(one.summary.history[-1]["epoch"])
             run.log({"epoch": last} | pictures(one.score.probabilities, validation), step=last)
@@ -67,18 +68,22 @@ def _run(
         run.summary.update({"status": one.status, "reason": one.reason, "best_epoch": one.summary.best_epoch})
 
 
-def config(sweep: Sweep, one: Outcome, what: Training) -> dict[str, Any]:
-    """What a dashboard groups and filters by: the sweep, the setting, and every parameter of the training."""
+def config(sweep: Sweep, about: dict[str, Any], one: Outcome, what: Training) -> dict[str, Any]:
+    """What a dashboard groups and filters by: the sweep, its group, the setting, every parameter of the training.
+
+    "sweep" and "group" alone are W&B's own names, which its filters take for something else.
+    """
     method = {"method": asdict(what.params.methods[what.method]), "method_name": what.method, "seed": what.seed}
     chosen = what.params.model_dump(mode="json", exclude={"methods"})
     axes = {spaces.short(name): value for name, value in one.config.items()}
-    return {"sweep": sweep.name, "setting": spaces.setting(one.config), "axes": axes} | method | chosen
+    names = {"sweep_name": sweep.name, "sweep_group": group(about), "setting": spaces.setting(one.config)}
+    return names | {"axes": axes} | method | chosen
 
 
 def history(one: Outcome) -> list[dict[str, float]]:
     """The rows of all complete epochs, each with what the epoch took of the machine it ran on."""
-    used = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds")
-    places = [{f"system/{name}": place[name] for name in used} for place in one.summary.places]
+    used = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")
+    places = [{f"system/{name}": place[name] for name in used if name in place} for place in one.summary.places]
     return [row | place for row, place in zip(one.summary.history, places, strict=True)]
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,19 @@ class Place:
     device: str
 
 
+class Clock(NamedTuple):
+    """A moment of this process: seconds of the wall, and of all CPUs so far."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Clock":
+        """This moment."""
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime)
+
+
 class Summary(NamedTuple):
     """What a checkpoint tells without its weights: history and places have one entry per complete epoch."""
 
@@ -92,13 +106,13 @@ def run(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data:
     """Train the point `config` from its last whole checkpoint in storage, or from the start.
 
     data: training faces by train.faces, and the validation faces as "val". A training that diverges ends with a report
-    that says so: it would diverge again if it were retried.
+    that says so: it would diverge again if it were retried. Any other error is raised, so that Ray Tune tries again, on
+    another node perhaps, and a resumed sweep does so too.
     """
     try:
         _train(spaces.point(sweep, config), sweep, place, kept, data)
-    except (DivergedError, InputError) as error:
-        kind = "diverged" if isinstance(error, DivergedError) else "failed"
-        tune.report({"epoch": 0, METRIC: 0.0, kind: 1, "reason": str(error)})
+    except DivergedError as error:
+        tune.report({"epoch": 0, METRIC: 0.0, "diverged": 1, "reason": str(error)})
 
 
 def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data: Mapping[str, Arrays]) -> None:
@@ -112,12 +126,14 @@ def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, da
         report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
     device = sessions.device(params.compute)
     own, validation = (faces(data[name]).to(device) for name in (params.train.faces, "val"))
-    own = own.first(params.train.limit)
+    own, before = own.first(params.train.limit), Clock.now()
     for record in sessions.advance(session, params, method, what.seed, own, validation):
         if record.complete:
             check_finite(record.epoch, record.scalars)
-            places.append(here(record.epoch, record.seconds, place))
+            now = Clock.now()
+            places.append(here(record.epoch, record.seconds, place, before, now))
             report(session, places)
+            before = now
 
 
 def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[str, Any]]:
@@ -143,9 +159,12 @@ def check_finite(epoch: int, scalars: dict[str, float]) -> None:
             raise DivergedError(f"epoch {epoch}: {name} is {value}")
 
 
-def here(epoch: int, seconds: float, place: Place) -> dict[str, Any]:
-    """Where an epoch ran and its cost: peak memory of process and GPU (0 without one) in MiB, CPU seconds so far."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
+def here(epoch: int, seconds: float, place: Place, before: Clock, now: Clock) -> dict[str, Any]:
+    """Where an epoch ran and its cost: peak memory of process and GPU (0 without one) in MiB, CPU seconds so far.
+
+    cpu_percent is of one CPU, from `before` to `now`, with the epoch's validation; gpu_percent, where the GPU's driver
+    tells it, is that of the last second, whoever used it.
+    """
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return {
         "epoch": epoch,
@@ -154,10 +173,19 @@ def here(epoch: int, seconds: float, place: Place) -> dict[str, Any]:
         "node": ray.get_runtime_context().get_node_id(),
         "device": place.device,
         "threads": place.threads,
-        "memory_mib": usage.ru_maxrss / unit,
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
         "gpu_memory_mib": torch.cuda.max_memory_allocated() / 2**20 if place.device == "cuda" else 0.0,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-    }
+        "cpu_seconds": now.cpu,
+        "cpu_percent": 100 * (now.cpu - before.cpu) / (now.wall - before.wall),
+    } | (gpu_percent() if place.device == "cuda" else {})
+
+
+def gpu_percent() -> dict[str, float]:
+    """Utilisation of the GPU in per cent; nothing where the driver or its Python package does not tell it."""
+    try:
+        return {"gpu_percent": float(torch.cuda.utilization())}
+    except Exception:  # errors of the driver's package have no other base
+        return {}
 
 
 def report(session: Session, places: list[dict[str, Any]]) -> None:
@@ -166,7 +194,7 @@ def report(session: Session, places: list[dict[str, Any]]) -> None:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
         row = session.history[-1]
-        tune.report(row | {"diverged": 0, "failed": 0, "reason": ""}, checkpoint=tune.Checkpoint.from_directory(folder))
+        tune.report(row | {"diverged": 0, "reason": ""}, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def summary(folder: Path) -> Summary:

@@ -1,13 +1,17 @@
 """Costs of networks against counts by hand; times themselves are not tested."""
 
-import pandas as pd
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from bench import cost
+from bench import cost, step
+from cfpn import training
 from cfpn.graph import IMAGE, Node
-from pipeline.stage import InputError
+from pipeline import params as parameters
+from tune import spaces
 
 
 def test_multiply_adds_are_those_counted_by_hand() -> None:
@@ -21,18 +25,25 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
     assert count == 16 * 16 * 8 * 9 + 8 * 8 * 8 * 9 + 512 * 7
 
 
-def tables(parameters: float | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Accuracies of a network with so many parameters, and its cost."""
-    accuracies = pd.DataFrame({"models": ["A", "A"], "rate": ["common", "tuned"], "parameters": [parameters] * 2})
-    return accuracies, pd.DataFrame({"models": ["A"], "parameters": [10], "step_ms": [1.5]})
+def test_a_step_that_costs_more_in_every_fourth_round_counts_and_in_the_trainings_own_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {"CFPN-NBP": {"method": "nbp"}, "CFPN-BP": {"method": "bp"}}
+    small = {"model.width": 16, "model.input_size": 32, "model.layers": 1, "model.pyramids": 1}
+    raw = parameters.read(Path(__file__).parents[2] / "params.yaml") | {"sweeps": {"models": {"models": own}}}
+    sweep = spaces.read(raw, "models", ["train.precision=bfloat16"], small, None, 1)
+    used = []
+    honest = training.train_step
 
+    def train_step(*arguments: Any) -> dict[str, float]:  # noqa: ANN401
+        used.append(arguments[6])
+        return honest(*arguments)
 
-@pytest.mark.parametrize("parameters", [10.0, None])
-def test_both_rows_of_a_network_stand_beside_its_cost(parameters: float | None) -> None:
-    table = cost.joined(*tables(parameters))
-    assert table[["rate", "step_ms", "parameters"]].values.tolist() == [["common", 1.5, 10], ["tuned", 1.5, 10]]
-
-
-def test_costs_of_another_size_of_network_are_refused() -> None:
-    with pytest.raises(InputError, match="A had 11 parameters in the sweep and has 10 here"):
-        cost.joined(*tables(11.0))
+    monkeypatch.setattr(training, "train_step", train_step)
+    seconds = {"CFPN-NBP": [1.0, 1.0, 1.0, 1.0], "CFPN-BP": [1.0, 1.0, 1.0, 5.0]}
+    times = step.times
+    monkeypatch.setattr(step, "times", lambda *arguments: times(*arguments) and seconds)
+    table = cost.measure(cost.chosen(sweep, 1, "cpu"), 4, 2).set_index("models")
+    assert set(used) == set(table["precision"]) == {"bfloat16"}
+    assert table["step_ms"].to_dict() == {"CFPN-NBP": 1000, "CFPN-BP": 2000}
+    assert table.loc["CFPN-BP", "step_ratio"] == 2

@@ -63,6 +63,39 @@ def test_an_offline_wandb_run_resumed_holds_every_epoch_once(tmp_path: Path, mon
     ]
 
 
+class Online:
+    """A W&B run on a server that has every row before `step`; rows that cannot be logged are an error."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.rows: list[tuple[int, float]] = []
+
+    def define_metric(self, *_: object, **__: object) -> None:
+        pass
+
+    def log(self, row: dict[str, float], step: int) -> None:
+        assert step >= self.step
+        self.rows.append((step, row["val/accuracy"]))
+
+    def finish(self) -> None:
+        raise RuntimeError("the connection is gone")
+
+
+@pytest.mark.parametrize(("step", "missing"), [(0, [1, 2]), (2, [2]), (3, [])])
+def test_an_online_run_interrupted_gets_every_epoch_that_it_lacks(
+    step: int, missing: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb
+
+    run = Online(step)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    with wandb_run(tmp_path, HISTORY[:2]) as sink:
+        sink(EPOCHS[2])
+    assert run.rows == [(epoch, HISTORY[epoch - 1]["val/accuracy"]) for epoch in [*missing, 3]]
+    assert capsys.readouterr().err == "warning: the W&B run was not finished: RuntimeError: the connection is gone\n"
+
+
 def test_a_folder_that_wandb_cannot_write_does_not_end_a_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,17 +3,21 @@
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from pipeline.stage import InputError
 from tune import storage
+from tune.storage import Storage
+
+ABOUT = {"sweep": "name"}
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
 def test_folders_and_uris_keep_a_specification(tmp_path: Path, prefix: str) -> None:
     kept = storage.at(f"{prefix}{tmp_path}/deep/er", "name")
     assert storage.found(kept) is None
-    storage.begin(kept, {"a": 1})
-    assert storage.found(kept) == {"a": 1}
+    storage.begin(kept, ABOUT)
+    assert storage.found(kept) == ABOUT
     assert not storage.finished(kept)
     storage.finish(kept)
     assert storage.finished(kept)
@@ -23,22 +27,57 @@ def test_folders_and_uris_keep_a_specification(tmp_path: Path, prefix: str) -> N
 
 def test_beginning_anew_leaves_nothing_of_the_old_sweep(tmp_path: Path) -> None:
     kept = storage.at(str(tmp_path), "name")
-    storage.begin(kept, {})
+    storage.begin(kept, ABOUT)
     (tmp_path / "name/old").touch()
     storage.finish(kept)
-    storage.begin(kept, {})
+    storage.begin(kept, ABOUT)
     assert [path.name for path in (tmp_path / "name").iterdir()] == ["specification.json"]
+
+
+@pytest.mark.parametrize("strange", ["notes.txt", "specification.json", "folder/notes.txt"])
+def test_files_that_are_of_no_sweep_are_refused_and_kept(tmp_path: Path, strange: str) -> None:
+    path = tmp_path / "name" / strange
+    path.parent.mkdir(parents=True)
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="of no sweep"):
+        storage.begin(storage.at(str(tmp_path), "name"), ABOUT)
+    assert path.read_text() == "[1]"
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    kept = storage.at(str(tmp_path), "name")
+    storage.begin(kept, ABOUT)
+    assert storage.found(kept) == ABOUT
+
+
+@pytest.mark.parametrize("root", ["results", "file://{}/results", "results/name", "link", "."])
+def test_state_is_never_kept_among_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "link").symlink_to("results")
+    kept = storage.at(root.format(tmp_path), "results" if root == "." else "name")
+    with pytest.raises(InputError, match="need another folder"):
+        storage.apart(kept, Path("results/name"))
+    storage.apart(storage.at("ray", "name"), Path("results/name"))
+
+
+def test_the_options_of_a_uri_stay_behind_the_sweeps_name(tmp_path: Path) -> None:
+    root = "s3://bucket/sweeps?endpoint_override=localhost:9000&scheme=http"
+    kept = Storage(root, fs.LocalFileSystem(), "bucket/sweeps/name")
+    assert storage.uri(kept) == "s3://bucket/sweeps/name?endpoint_override=localhost:9000&scheme=http"
+    assert storage.uri(storage.at(str(tmp_path / "what?"), "name")) == f"{tmp_path}/what?/name"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--storage.*file"):
-        storage.begin(storage.at(str(tmp_path / "file"), "name"), {})
+        storage.begin(storage.at(str(tmp_path / "file"), "name"), ABOUT)
 
 
 def test_a_full_disk_is_named_and_leaves_no_probe(tmp_path: Path) -> None:
     kept = storage.at(str(tmp_path), "name")
-    storage.begin(kept, {})
+    storage.begin(kept, ABOUT)
     storage.probe(kept)
     assert [path.name for path in (tmp_path / "name").iterdir()] == ["specification.json"]
     (tmp_path / "name/probe").symlink_to("/dev/full")

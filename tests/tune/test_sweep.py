@@ -1,14 +1,16 @@
 """Whole sweeps on a real Ray of two nodes with one CPU each."""
 
 import csv
+import ctypes
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-ENVIRONMENT |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+GRID = ("activation", "--epochs", "3")
 TABLES = ("trials.csv", "epochs.csv", "curves.csv", "metrics.json")
 
 
@@ -70,7 +73,15 @@ def command(*arguments: str) -> list[str]:
 def sweep(folder: Path, *arguments: str, **environment: str) -> Finished:
     """Run a sweep in a project's folder to its end."""
     done = subprocess.run(
-        command(*arguments), cwd=folder, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=120
+        command(*arguments), cwd=folder, env=ENVIRONMENT | environment, capture_output=True, text=True, timeout=300
+    )
+    return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def limited(folder: Path, limit: Callable[[], object], *arguments: str) -> Finished:
+    """Run a sweep in a process that is denied something, whoever runs the tests."""
+    done = subprocess.run(
+        command(*arguments), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, preexec_fn=limit
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -204,9 +215,9 @@ def test_every_trial_is_one_run_of_one_group_with_each_epoch_once(rates: Run) ->
 def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """Check what a dashboard shows of a complete trial."""
     assert summary["config"]["train"]["learning_rate"] == 0.005
-    assert summary["config"]["sweep"] == "learning_rate"
+    assert summary["config"]["sweep_name"] == "learning_rate"
     assert [row["epoch"] for row in history] == [1, 2]
-    assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_seconds"} <= history[1].keys()
+    assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_percent"} <= history[1].keys()
     assert summary["summary"]["confusion_table"]["nrows"] == 49
     assert summary["summary"]["examples"]["ncols"] == 4
 
@@ -217,7 +228,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run
     with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as driver:
         places = wait_for(folder, "ray/learning_rate/*/checkpoint_*/places.json")
         os.kill(json.loads(places.read_text())[-1]["process"], signal.SIGKILL)
-        out, _ = driver.communicate(timeout=120)
+        out, _ = driver.communicate(timeout=300)
     timing = pd.read_csv(folder / "results/sweeps/learning_rate/timing.csv")
     assert driver.returncode == 0, out
     assert "its worker was lost; tried again" in out
@@ -225,11 +236,11 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run
     assert timing["process"].nunique() == 2
 
 
-def wait_for(folder: Path, pattern: str, count: int = 1) -> Path:
-    """The first of so many files that match, as soon as they do and are whole."""
-    end = time.monotonic() + 60
+def wait_for(folder: Path, pattern: str, count: int = 1, empty: bool = False) -> Path:
+    """The first of so many files that match, as soon as they do and are whole; no empty one unless that is said."""
+    end = time.monotonic() + 120
     while time.monotonic() < end:
-        found = sorted(path for path in folder.glob(pattern) if path.stat().st_size)
+        found = sorted(path for path in folder.glob(pattern) if empty or path.stat().st_size)
         if len(found) >= count:
             return found[0]
         time.sleep(0.02)
@@ -240,6 +251,72 @@ def test_a_trial_larger_than_any_node_is_refused_at_once(cluster: str, tmp_path:
     done = sweep(project(tmp_path), "activation", "--cpus-per-trial", "2", "--address", cluster)
     assert done.code == 2
     assert done.error.splitlines()[-1] == "error: --cpus-per-trial: 2 wanted, and the largest node of this Ray has 1"
+
+
+def obey_permissions() -> None:
+    """Give up root's right to write where permissions forbid it; others never had it."""
+    drop_from_bounding_set, override_permissions = 24, 1
+    ctypes.CDLL(None).prctl(drop_from_bounding_set, override_permissions)
+
+
+def have_a_full_disk() -> None:
+    """Write no file above 256 KiB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18))
+
+
+@pytest.mark.parametrize(
+    ("limit", "cause"), [(obey_permissions, "Permission denied"), (have_a_full_disk, "File too large")]
+)
+def test_results_that_cannot_be_written_are_said_before_anything_trains(
+    cluster: str, tmp_path: Path, limit: Callable[[], None], cause: str
+) -> None:
+    folder = project(tmp_path)
+    results = folder / "results/sweeps/activation"
+    results.mkdir(parents=True)
+    if limit is obey_permissions:
+        results.chmod(0o555)
+    done = limited(folder, limit, *GRID, "--address", cluster)
+    assert done.code == 2, done
+    (line,) = done.error.splitlines()
+    assert line.startswith("error: --out: cannot write to results/sweeps/activation: ") and cause in line
+    assert list(results.iterdir()) == []
+    assert not (folder / "ray/activation").exists()
+
+
+STAGE = """
+stages:
+  train:
+    cmd: touch begun; until [ -e go ]; do sleep 0.1; done; python -m pipeline.train runs/bp-0 --method bp --seed 0
+    deps: [data/splits]
+    outs: [runs/bp-0/model.safetensors, {runs/bp-0/history.csv: {cache: false}}]
+"""
+
+
+def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    (folder / "dvc.yaml").write_text(STAGE)
+    tool = Path(sys.executable).with_name("dvc")
+    environment = ENVIRONMENT | {"DVC_NO_ANALYTICS": "1", "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+
+    def dvc(*arguments: str) -> subprocess.Popen:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen([tool, *arguments], cwd=folder, env=environment, **pipes)
+
+    with dvc("init", "--no-scm", "-q") as init:
+        assert init.wait(120) == 0
+    with dvc("repro") as repro:
+        try:
+            wait_for(folder, "begun", empty=True)
+            done = sweep(folder, "activation", "--set", "model.activation=relu", "--method", "bp", "--address", cluster)
+        finally:
+            (folder / "go").touch()
+        said, _ = repro.communicate(timeout=300)
+    assert (done.code, repro.returncode) == (0, 0), (done, said)
+    with dvc("status", "-q") as status:
+        assert status.wait(120) == 0
+    epochs, history = (pd.read_csv(folder / name) for name in
+                       ("results/sweeps/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
+    assert epochs["val/loss"].tolist() == history["val/loss"].tolist()
 
 
 def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_path: Path) -> None:
@@ -264,9 +341,6 @@ def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_p
     assert (trials.groupby("train.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
 
 
-GRID = ("activation", "--epochs", "3")
-
-
 def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments: str) -> Finished:
     """Run a sweep as from a terminal and send a signal to its whole process group once so many files are there."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -277,7 +351,7 @@ def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments:
             driver.kill()
         else:
             os.killpg(driver.pid, number)
-        out, error = driver.communicate(timeout=120)
+        out, error = driver.communicate(timeout=300)
     return Finished(driver.returncode, out, error)
 
 

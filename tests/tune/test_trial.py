@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 import torch
 from ray import tune
 
@@ -12,8 +14,9 @@ from cfpn.model import CFPN
 from cfpn.training import DivergedError, Method, Recipe, start
 from pipeline import session as sessions
 from pipeline.session import Session
-from tune import trial
-from tune.trial import PLACES, STATE, Arrays
+from pipeline.stage import InputError
+from tune import spaces, trial
+from tune.trial import PLACES, STATE, Arrays, Clock, Place
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
 
@@ -62,3 +65,50 @@ def test_without_a_checkpoint_a_trial_begins_at_the_start() -> None:
 def test_a_metric_that_is_not_finite_is_divergence(value: float) -> None:
     with pytest.raises(DivergedError, match="epoch 3: val/loss is"):
         trial.check_finite(3, {"train/loss": 1.0, "val/loss": value})
+
+
+@pytest.mark.parametrize("error", [InputError("no GPU here"), RuntimeError("lost")])
+def test_what_fails_on_a_node_is_raised_so_that_it_is_tried_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended(error, monkeypatch)
+    with pytest.raises(type(error), match=str(error)):
+        trial.run({}, None, Place(1, "cpu"), None, {})
+
+
+def test_what_diverges_is_reported_since_it_would_diverge_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(DivergedError("step 3"), monkeypatch)
+    reports = []
+    monkeypatch.setattr(tune, "report", reports.append)
+    trial.run({}, None, Place(1, "cpu"), None, {})
+    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "diverged": 1, "reason": "step 3"}]
+
+
+def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every training end in this error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trial, "_train", fail)
+    monkeypatch.setattr(spaces, "point", lambda *_: {})
+
+
+def test_an_epochs_use_of_the_cpu_is_in_per_cent_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
+    place = trial.here(2, 3.0, Place(2, "cpu"), Clock(10.0, 5.0), Clock(14.0, 11.0))
+    assert (place["cpu_percent"], place["cpu_seconds"], place["epoch"]) == (150.0, 11.0, 2)
+    assert "gpu_percent" not in place
+
+
+def test_a_gpu_whose_driver_tells_nothing_ends_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    class DriverError(Exception):
+        pass
+
+    def refuse() -> int:
+        raise DriverError
+
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    assert trial.gpu_percent() == {}
+    monkeypatch.setattr(torch.cuda, "utilization", lambda: 71)
+    assert trial.gpu_percent() == {"gpu_percent": 71.0}

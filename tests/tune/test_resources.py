@@ -1,0 +1,86 @@
+"""What the command asks of Ray and of its folders before anything trains; nothing here starts Ray."""
+
+import argparse
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+from ray import tune
+
+from pipeline import params as parameters
+from pipeline.stage import InputError
+from tune import results, spaces, sweep
+
+RAW = parameters.read(Path(__file__).parents[2] / "params.yaml")
+SWEEP = spaces.read(RAW, "activation", [], {}, None, 1)
+
+
+def options(cpus: float = 1, gpus: float = 0, address: str | None = None) -> argparse.Namespace:
+    """The part of the command line that matters here."""
+    return argparse.Namespace(cpus_per_trial=cpus, gpus_per_trial=gpus, address=address, cpus=None)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "message"),
+    [
+        (8, 0, None),
+        (2, 0.5, None),
+        (16, 0, "--cpus-per-trial: 16 wanted, and the largest node of this Ray has 8"),
+        (1, 2, "--gpus-per-trial: 2 wanted, and the largest node of this Ray has 1"),
+        (8, 1, "no node of this Ray has 8 CPU and 1 GPU at once"),
+    ],
+)
+def test_one_node_must_have_all_that_a_trial_wants(
+    cpus: float, gpus: float, message: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [{"CPU": 8}, {"CPU": 2, "GPU": 1}]
+    dead = {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}}
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes] + [dead])
+    if message is None:
+        sweep.fits(options(cpus, gpus))
+    else:
+        with pytest.raises(InputError, match=message):
+            sweep.fits(options(cpus, gpus))
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1.5, 0), (1, 2.25), (0, 0), (1, -1)])
+def test_resources_that_ray_cannot_split_are_refused(cpus: float, gpus: float) -> None:
+    with pytest.raises(InputError, match="-per-trial"):
+        sweep.where(options(cpus, gpus), SWEEP)
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2.0, 2)])
+def test_a_trial_has_the_threads_of_its_cpus(cpus: float, threads: int) -> None:
+    assert sweep.where(options(cpus), SWEEP).threads == threads
+
+
+@pytest.mark.parametrize("own", [None, "5"])
+def test_trials_run_at_the_niceness_of_the_command_unless_the_user_set_another(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"RAY_worker_niceness": own} if own else {})
+    seen = []
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(dict(os.environ)))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with sweep.cluster(options()):
+        pass
+    assert [one["RAY_worker_niceness"] for one in seen] == [own or "0"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ValueError(), "ValueError"), (MemoryError(" \n"), "MemoryError"), (OSError("a\nb"), "OSError: a")],
+)
+def test_a_trials_failure_is_told_in_one_line_whatever_its_message(error: Exception, reason: str) -> None:
+    failed: tune.Result = SimpleNamespace(checkpoint=None, metrics=None, error=SimpleNamespace(cause=error))
+    one = sweep.outcome({"seed": 0}, failed, None, SWEEP, "grid")
+    assert (one.status, one.reason) == ("failed", reason)
+
+
+def test_a_folder_for_tables_is_probed_without_a_trace(tmp_path: Path) -> None:
+    results.probe(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"--out: cannot write to .*none"):
+        results.probe(tmp_path / "none")
