@@ -1,4 +1,4 @@
-"""What a hidden unit minimises: HSIC(Z,X) - beta HSIC(Z,Y) (eq 4) in five forms, and a classifier of the unit's own."""
+"""What a hidden unit minimises: HSIC(Z,X) - beta HSIC(Z,Y) (eq 4) in five forms, and cross-entropy of a classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +12,7 @@ from cfpn import hsic
 from cfpn.hsic import Cosine, Gaussian, Kernel, label_kernel
 
 CLASSES = 7
+IGNORED = -100  # label of a face that does not count
 
 
 class References(NamedTuple):
@@ -162,8 +163,47 @@ class Head:
 
 
 @dataclass(frozen=True)
+class LinearClassifier:
+    """Logits W e + b of an embedding e, trained with the unit's head (Belilovsky et al., ICML 2019)."""
+
+    name: Literal["linear"] = "linear"
+
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
+        """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,)."""
+        return F.cross_entropy(head.classifier(embedding).float(), labels)
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Nothing trained: logits are an embedding's mean cosine similarity to each class of its batch, and log priors.
+
+    The means are those that HSIC(Z,Y) adds up; here each face meets them without itself, in a softmax (as the
+    prototypes of Snell, Swersky, Zemel: Prototypical Networks, NeurIPS 2017). temperature > 0 divides similarities.
+    """
+
+    name: Literal["class_means"] = "class_means"
+    temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"classifier.temperature: expected more than 0, found {self.temperature}")
+
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
+        """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count."""
+        similarity = Cosine()(embedding)
+        classes = F.one_hot(labels, CLASSES).to(similarity.dtype)
+        others = classes.sum(0) - classes
+        with torch.autocast(embedding.device.type, enabled=False):
+            sums = similarity.fill_diagonal_(0.0) @ classes
+        logits = sums / others.clamp_min(1.0) / self.temperature + others.log()
+        alone = others.gather(1, labels[:, None])[:, 0] == 0
+        loss = F.cross_entropy(logits, labels.masked_fill(alone, IGNORED), ignore_index=IGNORED, reduction="sum")
+        return loss / (~alone).sum().clamp_min(1)
+
+
+@dataclass(frozen=True)
 class Objective:
-    """weight * dependence(Z) + cross_entropy * CE of the unit's own classifier.
+    """weight * dependence(Z) + cross_entropy * CE of a classifier of the unit's own.
 
     pool: a unit's outputs are averaged to pool x pool before anything else (0: left as they are).
     z: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
@@ -180,6 +220,7 @@ class Objective:
     grid: int = 3
     input_pool: int = 12
     head: Head = field(default_factory=Head)
+    classifier: LinearClassifier | ClassMeans = field(default_factory=LinearClassifier)
     x_first: float = 1.0
     x_last: float = 1.0
 
@@ -207,7 +248,7 @@ class Objective:
             x = self.x_first + (self.x_last - self.x_first) * depth
             loss = loss + self.weight * self.dependence(z, to, x)
         if self.cross_entropy:
-            loss = loss + self.cross_entropy * F.cross_entropy(head.classifier(embedding).float(), to.labels)
+            loss = loss + self.cross_entropy * self.classifier(embedding, to.labels, head)
         return loss
 
 

@@ -1,5 +1,6 @@
 """What a unit minimises, against cfpn.hsic and formulas written out."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,10 +13,12 @@ from cfpn.hsic import Cosine, Gaussian, Linear
 from cfpn.objectives import (
     CKA,
     CLASSES,
+    ClassMeans,
     DebiasedCKA,
     Dependence,
     Eq4,
     Head,
+    LinearClassifier,
     NoDependence,
     NormalisedHSIC,
     Objective,
@@ -192,6 +195,57 @@ def test_a_balanced_label_kernel_has_rows_of_one_sum_whatever_the_class() -> Non
         assert references.y.sum(1)[[0, 1, 2, 3, 4, 5]].tolist() == pytest.approx(sums)
 
 
+def naive_class_means(z: Tensor, of: list[int], temperature: float) -> float:
+    """The loss face by face, in float64; a face without another of its class does not count."""
+    z = z.double() - z.double().mean(0)
+    found = []
+    for i, own in enumerate(of):
+        others = {c: [j for j in range(len(of)) if j != i and of[j] == c] for c in range(CLASSES)}
+        logits = {
+            c: math.log(len(js)) + F.cosine_similarity(z[i], z[js], dim=1).mean().item() / temperature
+            for c, js in others.items()
+            if js
+        }
+        if own in logits:
+            found.append(math.log(sum(math.exp(v) for v in logits.values())) - logits[own])
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+@pytest.mark.parametrize("of", [labels().tolist(), [0, 0, 1, 2], [5] * 6], ids=str)
+def test_class_means_are_a_softmax_over_mean_similarities_to_other_faces(of: list[int], temperature: float) -> None:
+    z = draw(len(of), 9)
+    found = ClassMeans(temperature=temperature)(z, torch.tensor(of), head(Head(1, 5)))
+    assert found.item() == pytest.approx(naive_class_means(z, of, temperature), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("of", [labels().tolist(), [0, 1, 2, 3]], ids=["with company", "all alone"])
+def test_class_means_have_finite_gradients_and_none_where_every_face_is_alone(of: list[int]) -> None:
+    z = draw(len(of), 9).requires_grad_()
+    ClassMeans()(z, torch.tensor(of), head(Head(1, 5))).backward()
+    assert z.grad.isfinite().all()
+    assert bool(z.grad.abs().sum() > 0) == (len(set(of)) < len(of))
+
+
+def test_the_gradient_of_class_means_is_that_of_finite_differences() -> None:
+    z = draw(8, 3).double().requires_grad_()
+    of = torch.tensor([0, 0, 1, 1, 1, 2, 2, 6])
+    assert torch.autograd.gradcheck(lambda z: ClassMeans()(z, of, head(Head(1, 5))), z)
+
+
+def test_class_means_train_all_of_a_head_but_its_classifier() -> None:
+    of = head(Head(1, 5))
+    loss(small(cross_entropy=1.0, classifier=ClassMeans()), outputs(), of).backward()
+    assert all(p.grad is None for p in of.classifier.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in of.trunk.parameters())
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan])
+def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature: expected more than 0"):
+        ClassMeans(temperature=temperature)
+
+
 def test_references_carry_no_gradient_and_keep_the_labels() -> None:
     references = Objective().references(images().requires_grad_(), labels())
     assert not references.x.requires_grad
@@ -215,8 +269,10 @@ def test_bfloat16_autocast_stays_close_to_float32(dependence: Dependence) -> Non
         assert (a.grad.float() - b.grad).norm() <= 0.03 * b.grad.norm() + 1e-5
 
 
-def test_bfloat16_cross_entropy_stays_close_to_float32() -> None:
-    objective, maps = small(dependence=NoDependence(), cross_entropy=1.0), outputs()
+@pytest.mark.parametrize("classifier", [LinearClassifier(), ClassMeans()], ids=lambda c: c.name)
+def test_bfloat16_cross_entropy_stays_close_to_float32(classifier: LinearClassifier | ClassMeans) -> None:
+    objective = small(dependence=NoDependence(), cross_entropy=1.0, classifier=classifier)
+    maps = outputs()
     with torch.autocast("cpu", torch.bfloat16):
         found = loss(objective, maps)
     torch.testing.assert_close(found, loss(objective, maps), rtol=0.05, atol=0.05)
