@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torchmetrics.functional import classification as multiclass
 
 from cfpn import model as cfpn_model
 from cfpn.allocator import keep_freed_memory
@@ -157,6 +156,9 @@ def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, 
 
     All are shares in 0..1 but for counts, the negative log likelihood (nats per face) and `collapsed`.
     """
+    # Imported here because it loads matplotlib and scipy: a second or more in every worker of a sweep.
+    from torchmetrics.functional import classification as multiclass
+
     classes = len(EXPRESSIONS)
     correct = (probabilities.argmax(1) == labels).double()
     accuracy, count = correct.mean().item(), len(labels)
