@@ -76,7 +76,8 @@ def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     """One row per method: scores over seeds, the paired difference from the reference, and steps to its accuracy.
 
     steps: share of the reference's steps after which a method's validation accuracy first reaches the one that the
-    reference ends with, mean over the seeds that both have; NaN where one never does.
+    reference ends with, mean over the seeds in which it does; reached: how many of the `paired` seeds, those that both
+    have, these are.
     """
     ends = table.sort_values("epoch").groupby(["method", "seed"]).last()
     rows = []
@@ -92,7 +93,9 @@ def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
             | {"accuracy sd": own["test/accuracy"].std(), "difference": difference.mean() if len(seeds) else np.nan}
             | {
                 "p": paired(difference) if method != reference else np.nan,
-                "steps": np.mean(shares) if shares else np.nan,
+                "steps": np.nanmean(shares) if np.isfinite(shares).any() else np.nan,
+                "reached": int(np.isfinite(shares).sum()),
+                "paired": len(seeds),
             }
         )
     return pd.DataFrame(rows).sort_values("accuracy mean", ascending=False, ignore_index=True)
@@ -122,7 +125,8 @@ def markdown(rows: pd.DataFrame) -> str:
         accuracy, deviation, difference = (_number(100 * row[name], 2) for name in shares)
         rest = [_number(100 * row[f"{name} mean"], 1) for name in SCORES[1:4]]
         cells = [row["method"], row["seeds"], accuracy, deviation, difference, _number(row["p"], 3), *rest]
-        cells += [_number(row["negative_log_likelihood mean"], 3), _number(row["steps"], 2)]
+        reached = f"{_number(row['steps'], 2)} ({row['reached']} of {row['paired']})"
+        cells += [_number(row["negative_log_likelihood mean"], 3), reached]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -29,6 +29,8 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path, "nbp-0", [0.3, 0.4, 0.5, 0.5], 0.56)
     write(tmp_path, "nbp-1", [0.3, 0.4, 0.5, 0.5], 0.54)
     write(tmp_path, "eq4-0", [0.1, 0.1, 0.1, 0.1], 0.25)
+    write(tmp_path, "cka-0", [0.1, 0.1, 0.4, 0.3], 0.25)
+    write(tmp_path, "cka-1", [0.1, 0.1, 0.1, 0.3], 0.25)
     return tmp_path
 
 
@@ -51,13 +53,20 @@ def test_steps_are_counted_to_the_accuracy_that_bp_ends_with(folder: Path) -> No
     assert np.isnan(rows.loc["eq4", "steps"])
 
 
+def test_a_seed_that_never_gets_there_is_told_beside_the_steps_of_the_others(folder: Path) -> None:
+    rows = study.compared(gather(folder), "bp").set_index("method")
+    assert rows.loc["cka", ["steps", "reached", "paired"]].tolist() == [0.75, 1, 2]
+    written = study.markdown(rows.reset_index())
+    assert all(cell in written for cell in ("0.75 (1 of 2)", "0.50 (2 of 2)", "– (0 of 1)"))
+
+
 def test_a_table_keeps_its_runs_and_gains_new_ones(folder: Path) -> None:
     gather(folder).to_csv(folder / "table.csv", index=False)
     (folder / "runs").rename(folder / "elsewhere")
     write(folder, "local_ce-0", [0.2], 0.4)
     table = gather(folder)
-    assert set(table["method"]) == {"bp", "nbp", "eq4", "local_ce"}
-    assert len(table) == 5 * 4 + 1
+    assert set(table["method"]) == {"bp", "nbp", "eq4", "cka", "local_ce"}
+    assert len(table) == 7 * 4 + 1
 
 
 def test_an_unevaluated_run_is_left_out(folder: Path) -> None:
