@@ -1,0 +1,110 @@
+"""Weights of runs on damaged test faces -> one small table of raw results, and from it the methods side by side.
+
+Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cfpn import training
+from cfpn.data import SIDE, Faces, generator
+from pipeline import evaluate
+from pipeline.stage import InputError, atomic, run
+
+EXAMPLE = """example:
+  python -m bench.robustness docs/nbp-robustness.csv --runs runs --splits data/splits
+"""
+KEYS = ["method", "seed", "damage", "level"]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.robustness",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and kind of damage")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
+    args = parser.parse_args()
+    table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
+    with atomic(args.table) as path:
+        table.to_csv(path, index=False, lineterminator="\n")
+    print(markdown(table))
+
+
+def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Pixels (n, 48, 48) in 0..255 with Gaussian noise of `level` grey levels."""
+    return pixels + level * torch.randn(pixels.shape, generator=random)
+
+
+def occlusion(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Pixels (n, 48, 48) with a mid-grey square, `level` pixels wide, at a random place in every face."""
+    corner = torch.randint(SIDE - int(level) + 1, (2, len(pixels), 1), generator=random)
+    rows, columns = (((line := torch.arange(SIDE)) >= start) & (line < start + level) for start in corner)
+    return pixels.masked_fill(rows[:, :, None] & columns[:, None, :], 128.0)
+
+
+def contrast(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
+    """Pixels (n, 48, 48), their distance from mid-grey multiplied by `level`."""
+    return 128 + level * (pixels - 128)
+
+
+Damage = Callable[[Tensor, float, torch.Generator], Tensor]
+DAMAGES: dict[str, tuple[Damage, tuple[float, ...]]] = {
+    "none": (contrast, (1.0,)),
+    "noise": (noise, (8.0, 16.0, 32.0)),
+    "occlusion": (occlusion, (8.0, 16.0, 24.0)),
+    "contrast": (contrast, (0.5, 0.25)),
+}
+
+
+def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
+    """Name, level and faces of every kind of damage, the same ones every time."""
+    for place, (name, (damage, levels)) in enumerate(DAMAGES.items()):
+        for level in levels:
+            pixels = damage(faces.pixels.float(), level, generator(place, int(level)))
+            yield name, level, faces._replace(pixels=pixels.round().clamp(0, 255).to(torch.uint8))
+
+
+def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
+    """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
+    parts = [pd.read_csv(table)] if table.exists() else []
+    kinds = list(damaged(faces))
+    for weights in sorted(runs.glob("*-*/model.safetensors")):
+        print(weights.parent, flush=True)
+        parts.append(pd.DataFrame(measured(weights, kinds)))
+    if not parts:
+        raise InputError(f"{runs}: no run with weights, and no table {table}")
+    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS, ignore_index=True)
+
+
+def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
+    """A row per kind of damage: test accuracy of the weights of one run."""
+    network = evaluate.load_network(weights)
+    method, seed = weights.parent.name.rsplit("-", 1)
+    for name, level, faces in kinds:
+        predicted = training.predict(network.nodes, faces, network.input_size).argmax(1)
+        accuracy = (predicted == faces.labels).double().mean().item()
+        yield {"method": method, "seed": int(seed), "damage": name, "level": level, "accuracy": accuracy}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """Per method the accuracy in %, mean over seeds, under every kind of damage, as a Markdown table."""
+    means = table.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
+    head = f"| damage | level | {' | '.join(means.columns)} |\n|{'---|' * (2 + len(means.columns))}"
+    rows = [f"| {name} | {level:g} | " + " | ".join(f"{value:.1f}" for value in row) + " |"
+            for (name, level), row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
+    return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    run(main)
