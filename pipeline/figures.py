@@ -22,6 +22,7 @@ METHOD_COLOURS = {"nbp": "#0b6fb8", "bp": "#d4600c"}
 OTHER_COLOURS = ("#2a8a57", "#8a4fb5", "#b8860b", "#c2416f", "#4c6272", "#6b7a1e")  # as dark as those of METHOD_COLOURS
 UNIT_COLOURS = "viridis"
 INK, FAINT, RIGHT, WRONG = "#22272e", "#8b949e", "#1f7a45", "#c0341d"
+IN_A_PANEL = 8  # lines that a legend inside a panel may name
 BINS = 15  # of confidence, as in the calibration error
 STYLE = (
     "default",  # not what a user's matplotlibrc says
@@ -65,6 +66,13 @@ def colour(method: str, methods: Sequence[str]) -> str:
     """NBP and BP have colours of their own, others take theirs in order."""
     others = [name for name in methods if name not in METHOD_COLOURS]
     return METHOD_COLOURS.get(method) or OTHER_COLOURS[others.index(method) % len(OTHER_COLOURS)]
+
+
+def dashes(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    """Of validation and training; where colours come again, they are dotted."""
+    others = [name for name in methods if name not in METHOD_COLOURS]
+    again = method not in METHOD_COLOURS and others.index(method) >= len(OTHER_COLOURS)
+    return (":", "-.") if again else ("-", "--")
 
 
 def svg(figure: Figure) -> bytes:
@@ -140,7 +148,7 @@ def learning_curves(
         for curve in curves:
             for split in splits:
                 label = f"{method_name(curve.method)}, {'validation' if split == 'val' else 'training'}"
-                dash = "-" if split == "val" else "--"
+                dash = dashes(curve.method, methods)[split == "train"]
                 _band(axes, curve.histories, f"{split}/{metric}", colour(curve.method, methods), dash, label)
         axes.set(title=metric.capitalize(), xlabel="epoch")
         axes.grid(True)
@@ -149,7 +157,11 @@ def learning_curves(
         panels[0].axhline(majority, color=FAINT, linewidth=1, linestyle=":", label="largest class alone")
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     panels[1].set_ylabel("cross-entropy, nats")
-    panels[0].legend(loc="best", fontsize=8)
+    lines = panels[0].get_legend_handles_labels()
+    if len(lines[0]) > IN_A_PANEL:
+        panels[1].legend(*lines, loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
+    else:
+        panels[0].legend(loc="best", fontsize=8)
     return figure
 
 
@@ -160,7 +172,7 @@ def _band(axes: Axes, histories: Sequence[pd.DataFrame], column: str, tint: str,
     grouped = pd.concat(found).groupby("epoch")[column]
     mean, least, largest = grouped.mean(), grouped.min(), grouped.max()
     marker = "o" if len(mean) == 1 else None
-    axes.plot(mean.index, mean, dash, color=tint, label=label, marker=marker, linewidth=1.8 if dash == "-" else 1.2)
+    axes.plot(mean.index, mean, dash, color=tint, label=label, marker=marker, linewidth=1.8 if dash in "-:" else 1.2)
     if len(found) > 1:
         axes.fill_between(mean.index, least, largest, color=tint, alpha=0.15, linewidth=0)
 

@@ -98,6 +98,16 @@ def test_histories_of_different_length_and_columns_are_drawn() -> None:
     assert [len(panel.lines) for panel in axes] == [4, 2]
 
 
+@pytest.mark.parametrize("count", [2, 8, 14])
+def test_lines_of_learning_curves_are_told_apart_and_many_are_named_beside_the_panels(count: int) -> None:
+    names = ["nbp", "bp", *(f"other{i}" for i in range(count - 2))]
+    axes = figures.learning_curves([Curve(name, [history(0)]) for name in names], None, splits=["val"]).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes[0].lines}) == count
+    inside, beside = axes[0].get_legend(), axes[1].get_legend()
+    assert (inside is None, beside is None) == (count > 8, count <= 8)
+    assert len((inside or beside).get_texts()) == count
+
+
 def test_units_of_the_information_plane_need_both_columns() -> None:
     table = history(0).drop(columns="unit/block2/hsic_y")
     assert figures.planes(table) == ["block1"]
