@@ -154,8 +154,7 @@ Dependence = Eq4 | NormalisedHSIC | CKA | DebiasedCKA | SimilarityMatching | NoD
 class Head:
     """A unit's own auxiliary network: `hidden` convolutions of `width` maps, the first 1x1, the others separable 3x3.
 
-    After them (hidden 0: after a batch norm) the maps are averaged to 2x2, which is the embedding that a linear
-    classifier takes.
+    After them (hidden 0: after a batch norm) the maps are averaged to 2x2: the embedding, which a classifier takes.
     """
 
     hidden: int = 2
@@ -208,6 +207,7 @@ class Objective:
     pool: a unit's outputs are averaged to pool x pool before anything else (0: left as they are).
     z: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
     input_pool: the image is averaged to input_pool x input_pool before its kernel.
+    classifier: what takes the embedding where cross_entropy is not 0.
     x_first, x_last: factor of the HSIC(Z,X) term at the first and last hidden unit, linear between; a negative one
     keeps information about X.
     """
