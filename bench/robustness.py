@@ -12,10 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bench import study
 from cfpn import training
 from cfpn.data import SIDE, Faces, generator
 from pipeline import evaluate
-from pipeline.stage import InputError, atomic, run
+from pipeline.stage import atomic, run
 
 EXAMPLE = """example:
   python -m bench.robustness docs/nbp-robustness.csv --runs runs --splits data/splits
@@ -77,14 +78,11 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    parts = [pd.read_csv(table)] if table.exists() else []
-    kinds = list(damaged(faces))
+    kinds, parts = list(damaged(faces)), []
     for weights in sorted(runs.glob("*-*/model.safetensors")):
         print(weights.parent, flush=True)
         parts.append(pd.DataFrame(measured(weights, kinds)))
-    if not parts:
-        raise InputError(f"{runs}: no run with weights, and no table {table}")
-    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS, ignore_index=True)
+    return study.joined(table, parts, KEYS, runs)
 
 
 def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,7 @@ def main() -> None:
 
 def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have been evaluated; a run found replaces its rows."""
-    parts = [pd.read_csv(table)] if table.exists() else []
+    parts = []
     for history in sorted(runs.glob("*-*/history.csv")):
         method, seed = history.parent.name.rsplit("-", 1)
         scores = evaluations / history.parent.name / "metrics.json"
@@ -57,10 +57,16 @@ def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
             about = {"method": method, "seed": int(seed)} | {f"test/{name}": test[name] for name in SCORES}
             about["best_epoch"] = json.loads((history.parent / "metrics.json").read_text())["best_epoch"]
             parts.append(pd.read_csv(history).assign(**about))
+    rows = joined(table, parts, KEYS, runs)
+    return rows[KEYS + [name for name in rows if name not in KEYS]]
+
+
+def joined(table: Path, parts: list[pd.DataFrame], keys: list[str], runs: Path) -> pd.DataFrame:
+    """Rows of `table`, if it exists, with those of `parts`, found in `runs`, which replace rows of the same keys."""
+    parts = ([pd.read_csv(table)] if table.exists() else []) + parts
     if not parts:
         raise InputError(f"{runs}: no evaluated run, and no table {table}")
-    rows = pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
-    return rows[KEYS + [name for name in rows if name not in KEYS]]
+    return pd.concat(parts).drop_duplicates(keys, keep="last").sort_values(keys)
 
 
 def curves(table: pd.DataFrame) -> bytes:

@@ -172,7 +172,9 @@ def _band(axes: Axes, histories: Sequence[pd.DataFrame], column: str, tint: str,
     grouped = pd.concat(found).groupby("epoch")[column]
     mean, least, largest = grouped.mean(), grouped.min(), grouped.max()
     marker = "o" if len(mean) == 1 else None
-    axes.plot(mean.index, mean, dash, color=tint, label=label, marker=marker, linewidth=1.8 if dash in "-:" else 1.2)
+    axes.plot(
+        mean.index, mean, dash, color=tint, label=label, marker=marker, linewidth=1.8 if dash in ("-", ":") else 1.2
+    )
     if len(found) > 1:
         axes.fill_between(mean.index, least, largest, color=tint, alpha=0.15, linewidth=0)
 

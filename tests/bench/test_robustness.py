@@ -83,5 +83,5 @@ def test_the_table_for_readers_has_a_column_per_method_with_means_over_seeds() -
 
 
 def test_a_folder_without_runs_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run with weights"):
+    with pytest.raises(InputError, match="no evaluated run, and no table"):
         robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
