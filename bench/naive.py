@@ -79,7 +79,7 @@ def step_when_asked(model: CFPN, batch: int, threads: int, variant: str) -> None
         node.module.train()
     for i, _ in enumerate(sys.stdin):
         begin = time.perf_counter()
-        train_step(state.learners, method, images, torch.arange(batch) % 7, i, 1e-4)
+        train_step(state.learners, method, images, torch.arange(batch) % 7, i, [1e-4])
         print(time.perf_counter() - begin, flush=True)
 
 

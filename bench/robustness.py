@@ -90,7 +90,7 @@ def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[d
     network = evaluate.load_network(weights)
     method, seed = weights.parent.name.rsplit("-", 1)
     for name, level, faces in kinds:
-        predicted = training.predict(network.nodes, faces, network.input_size).argmax(1)
+        predicted = training.predict(network.state, faces, network.input_size).argmax(1)
         accuracy = (predicted == faces.labels).double().mean().item()
         yield {"method": method, "seed": int(seed), "damage": name, "level": level, "accuracy": accuracy}
 

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
-from cfpn.training import Learner, Method
+from cfpn.training import Learner, Method, Recipe
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline.params import Params
@@ -26,6 +26,7 @@ EXAMPLE = """example:
   python -m bench.step --methods bp nbp --rounds 20 --out results/bench.json
 """
 WARM_UP = 2
+GENTLE, ENDLESS = Recipe(learning_rate=1e-4), 10**6  # no measured step may diverge; steps of a training without end
 MIB = 2**20
 
 
@@ -95,12 +96,13 @@ def times(
     rounds: int,
     precision: str = "float32",
 ) -> dict[str, list[float]]:
-    """Seconds of each measured step, methods in turn."""
+    """Seconds of each measured step, methods in turn; they stand for a whole training, in which units rest or end."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for i in range(WARM_UP + rounds):
+    for i in range(-WARM_UP, rounds):
         for name, method in methods.items():
+            rates = training.rates(method, GENTLE, len(learners[name]), max(i, 0), rounds)
             begin = time.perf_counter()
-            training.train_step(learners[name], method, images, labels, i, 1e-4, precision)
+            training.train_step(learners[name], method, images, labels, i, rates, precision)
             seconds[name].append(time.perf_counter() - begin)
     return {name: values[WARM_UP:] for name, values in seconds.items()}
 
@@ -115,14 +117,15 @@ def peak(learners: list[Learner], method: Method, images: Tensor, labels: Tensor
     """Bytes that a step allocates at its peak beyond what was there before it, once every unit has learnt."""
     largest = 0
     for step in range(math.ceil(1 / method.share) + 1):
+        rates = training.rates(method, GENTLE, len(learners), step, ENDLESS)
         if images.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            training.train_step(learners, method, images, labels, step, 1e-4, precision)
+            training.train_step(learners, method, images, labels, step, rates, precision)
             largest = max(largest, torch.cuda.max_memory_allocated() - before)
         else:
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-                training.train_step(learners, method, images, labels, step, 1e-4, precision)
+                training.train_step(learners, method, images, labels, step, rates, precision)
             largest = max(largest, _peak(profiler))
     return largest
 

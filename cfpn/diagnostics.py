@@ -13,7 +13,7 @@ from cfpn.data import Faces
 from cfpn.graph import IMAGE, Node, prefix, run, units
 from cfpn.hsic import label_kernel
 from cfpn.objectives import CLASSES, DebiasedCKA, References, pooled
-from cfpn.training import Learner, Method, State, unit_loss
+from cfpn.training import Learner, Method, State, unit_loss, whole
 
 INFORMATION_FACES = 512
 PROBE_FACES = 2048
@@ -24,8 +24,8 @@ POOL, INPUT_POOL, PROBE_POOL = 4, 12, 2
 def diagnose(state: State, method: Method, faces: Faces, validation: Faces, input_size: int) -> dict[str, float]:
     """All quantities of this module as "unit/<block>/<quantity>"; weights, statistics and gradients stay untouched."""
     batch = Faces(*(tensor[:INFORMATION_FACES] for tensor in validation))
-    result = information(state.nodes, batch, input_size)
-    result |= probes(state.nodes, faces, validation, input_size)
+    result = information(state.network, batch, input_size)
+    result |= probes(state.network, faces, validation, input_size)
     return result | gradients(state, method, faces, input_size)
 
 
@@ -83,8 +83,7 @@ def gradients(state: State, method: Method, faces: Faces, input_size: int, size:
     for node in state.nodes:
         node.module.train()
     own = _gradients(state.learners, method, images, labels)
-    network = [Learner(units(state.nodes, "network")[0], None, None, 0.0)]
-    true = _gradients(network, method, images, labels)
+    true = _gradients(whole(state.nodes), method, images, labels)
     with torch.no_grad():
         for node in state.nodes:
             for buffer in node.module.buffers():

@@ -228,6 +228,11 @@ class Objective:
         if not self.cross_entropy and (not self.weight or isinstance(self.dependence, NoDependence)):
             raise ValueError("objective: without a dependence and without cross_entropy there is nothing to minimise")
 
+    @property
+    def classifies(self) -> bool:
+        """Whether a unit trains a classifier of its own."""
+        return self.cross_entropy > 0 and isinstance(self.classifier, LinearClassifier)
+
     def references(self, images: Tensor, labels: Tensor) -> References:
         """Kernel matrices of images (n, 1, h, w), pooled to input_pool, and labels (n,)."""
         how = self.dependence
@@ -263,6 +268,7 @@ class UnitHead(nn.Module):
                 layers.append(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False))
             layers += [nn.Conv2d(channels, how.width, 1, bias=False), nn.BatchNorm2d(how.width), nn.ReLU(inplace=True)]
             channels = how.width
+        self.size = size
         self.trunk = nn.Sequential(*layers)
         self.classifier = nn.Linear(channels * min(2, size) ** 2, classes)
         nn.init.zeros_(self.classifier.weight)
@@ -271,6 +277,10 @@ class UnitHead(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return rows(pooled([self.trunk(maps)], 2))
+
+    def logits(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Logits (n, classes) of the unit's own classifier for its outputs (n, c_j, h_j, w_j)."""
+        return self.classifier(self(pooled(outputs, self.size)))
 
 
 def pooled(maps: Sequence[Tensor], size: int) -> Tensor:

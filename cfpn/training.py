@@ -1,17 +1,19 @@
 """One trainer: back-propagation, local training and deep supervision differ in the partition into units alone."""
 
+import copy
 import math
 import re
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cfpn import data
 from cfpn.data import Augmentation, Faces
@@ -27,23 +29,34 @@ class Method:
 
     units: where gradients stop (see `graph.units`). detach False lets them pass all the same: deep supervision, the
     control. share, in (0, 1]: the part of the steps in which a hidden unit learns, evenly spread; units rest in
-    different steps (at 0.5 odd and even units alternate), and the last one learns in each. recompute: trade time for
-    memory by running every node again in the backward pass; the numbers stay the same.
+    different steps (at 0.5 odd and even units alternate), and the last one learns in each. freeze, in (0, 1]: the part
+    of the training after which the first hidden unit has learnt; the others end evenly spread between it and the last
+    unit, which learns to the end, and the schedule of each runs to its own end (FreezeOut, Brock et al.,
+    arXiv:1706.04983). vote: predict by the mean log probability of all units' classifiers in place of the network's
+    own alone. recompute: trade time for memory by running every node again in the backward pass; the numbers stay the
+    same.
     """
 
     units: Cuts = "block"
     detach: bool = True
     objective: Objective = field(default_factory=Objective)
     share: float = 1.0
+    freeze: float = 1.0
+    vote: bool = False
     recompute: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share: expected more than 0 and at most 1, found {self.share}")
+        for name, value in (("share", self.share), ("freeze", self.freeze)):
+            if not 0 < value <= 1:
+                raise ValueError(f"{name}: expected more than 0 and at most 1, found {value}")
+        if not self.detach and min(self.share, self.freeze) < 1:
+            raise ValueError("share, freeze: expected 1 where gradients pass between units: none can rest there")
+        if self.vote and not self.objective.classifies:
+            raise ValueError("vote: expected an objective with cross_entropy of a linear classifier")
 
     def due(self, place: int, step: int) -> bool:
-        """Whether the hidden unit at `place` (from 0) learns in `step` (from 0)."""
-        return not self.detach or math.ceil((step + place + 1) * self.share) > math.ceil((step + place) * self.share)
+        """Whether the hidden unit at `place` (from 0) learns in `step` (from 0), as long as it does at all."""
+        return math.ceil((step + place + 1) * self.share) > math.ceil((step + place) * self.share)
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,8 @@ class Recipe:
     """What is equal for all methods: optimiser Adam, its schedule, the data order and the arithmetic.
 
     schedule: "constant", or "one_cycle" (linear warm-up over 30 % of the steps, then cosine to 0).
-    precision: "bfloat16" is autocast.
+    precision: "bfloat16" is autocast. average, in [0, 1): decay per step of the moving average of the weights, which is
+    what validation sees and a run keeps; 0: the weights themselves.
     """
 
     epochs: int = 10
@@ -60,10 +74,13 @@ class Recipe:
     schedule: Literal["constant", "one_cycle"] = "constant"
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Literal["float32", "bfloat16"] = "float32"
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 4 or not 0 < self.learning_rate < math.inf:
             raise ValueError(f"train: expected epochs >= 1, batch >= 4 and learning_rate > 0, found {self}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
 
 
 class Record(NamedTuple):
@@ -81,7 +98,7 @@ class DivergedError(FloatingPointError):
 
 
 class Learner(NamedTuple):
-    """A unit with what belongs to it alone: its head (None: the last unit, cross-entropy) and its optimiser."""
+    """A unit with what belongs to it alone: its head (None: the last unit, cross-entropy) and its optimiser, if any."""
 
     unit: Unit
     head: UnitHead | None
@@ -91,36 +108,82 @@ class Learner(NamedTuple):
 
 @dataclass
 class State:
-    """Everything that training changes, so that it can be saved after any epoch and continued bit for bit."""
+    """Everything that training changes, so that it can be saved after any epoch and continued bit for bit.
+
+    averaged: copies of the learners with the moving average of their weights; the learners themselves where there is
+    none. classify: whether hidden units have trained classifiers. vote: whether these predict too.
+    """
 
     nodes: list[Node]
     learners: list[Learner]
+    averaged: list[Learner]
+    classify: bool = False
+    vote: bool = False
     epoch: int = 0
 
+    @property
+    def network(self) -> list[Node]:
+        """The nodes that validation sees."""
+        return [node for learner in self.averaged for node in learner.unit.nodes]
+
+    def weights(self) -> dict[str, Tensor]:
+        """What predictions need: "<node>.<name>", and of trained classifiers "head/<unit>.<name>"."""
+        return weights(self.network) | (_heads(self.averaged, "head") if self.classify else {})
+
+    def load_weights(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what `weights` gave; raises KeyError or RuntimeError where names or shapes differ."""
+        heads = _below(tensors, "head/") if self.classify else {}
+        load_weights(self.network, {key: t for key, t in tensors.items() if key.removeprefix("head/") not in heads})
+        if self.classify:
+            _load_heads(self.averaged, heads)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Weights as "model/<node>.<name>", heads as "head/<unit>.<name>", Adam as "adam/<unit>/<parameter>/<name>"."""
+        """Weights as "model/<node>.<name>", heads as "head/<unit>.<name>", Adam as "adam/<unit>/<parameter>/<name>".
+
+        Averages as "average/<node>.<name>" and "average_head/<unit>.<name>".
+        """
         result = {f"model/{key}": value for key, value in weights(self.nodes).items()}
+        result |= _heads(self.learners, "head")
+        if self.averaged is not self.learners:
+            result |= {f"average/{key}": value for key, value in weights(self.network).items()}
+            result |= _heads(self.averaged, "average_head")
         for learner in self.learners:
-            name = learner.unit.name
-            if learner.head is not None:
-                result |= {f"head/{name}.{key}": value for key, value in learner.head.state_dict().items()}
             for index, moments in learner.optimizer.state_dict()["state"].items():
-                result |= {f"adam/{name}/{index}/{key}": value for key, value in moments.items()}
+                result |= {f"adam/{learner.unit.name}/{index}/{key}": value for key, value in moments.items()}
         return result
 
     def load(self, tensors: dict[str, Tensor], epoch: int) -> None:
         """Take over what `tensors` gave after `epoch`; raises KeyError or RuntimeError where names or shapes differ."""
         names = [learner.unit.name for learner in self.learners]
-        known = tuple(start for name in names for start in (f"head/{name}.", f"adam/{name}/"))
         for key in tensors:
-            if key.startswith(("head/", "adam/")) and not key.startswith(known):
+            if key.startswith("adam/") and not key.startswith(tuple(f"adam/{name}/" for name in names)):
                 raise KeyError(f"state: {key!r} belongs to none of the units {', '.join(names)}")
         load_weights(self.nodes, _below(tensors, "model/"))
+        _load_heads(self.learners, _below(tensors, "head/"))
+        if self.averaged is not self.learners:
+            load_weights(self.network, _below(tensors, "average/"))
+            _load_heads(self.averaged, _below(tensors, "average_head/"))
         for learner in self.learners:
-            if learner.head is not None:
-                learner.head.load_state_dict(_below(tensors, f"head/{learner.unit.name}."))
             _load_adam(learner.optimizer, _below(tensors, f"adam/{learner.unit.name}/"))
         self.epoch = epoch
+
+
+def _heads(learners: Sequence[Learner], start: str) -> dict[str, Tensor]:
+    owners = [learner for learner in learners if learner.head is not None]
+    return {f"{start}/{o.unit.name}.{key}": value for o in owners for key, value in o.head.state_dict().items()}
+
+
+def _load_heads(learners: Sequence[Learner], tensors: dict[str, Tensor]) -> None:
+    owners = [learner for learner in learners if learner.head is not None]
+    known = tuple(f"{owner.unit.name}." for owner in owners)
+    for key in tensors:
+        if not key.startswith(known):
+            raise KeyError(f"state: {'head/' + key!r} belongs to none of the units with a head")
+    for owner in owners:
+        try:
+            owner.head.load_state_dict(_below(tensors, f"{owner.unit.name}."))
+        except RuntimeError as error:
+            raise RuntimeError(f"head of {owner.unit.name}: {error}") from error
 
 
 def _load_adam(optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
@@ -172,7 +235,12 @@ def start(nodes: list[Node], method: Method, recipe: Recipe, input_size: int, se
             parameters += head.parameters() if head is not None else []
             optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate, fused=True)
             learners.append(Learner(unit, head, optimizer, i / max(1, len(partition) - 2)))
-    return State(nodes, learners)
+    averaged = _copies(learners) if recipe.average else learners
+    return State(nodes, learners, averaged, method.objective.classifies, method.vote)
+
+
+def _copies(learners: Sequence[Learner]) -> list[Learner]:
+    return [Learner(*copy.deepcopy((learner.unit, learner.head)), None, learner.depth) for learner in learners]
 
 
 def _shapes(nodes: list[Node], input_size: int, device: torch.device) -> dict[str, torch.Size]:
@@ -206,23 +274,35 @@ def train(
             step = epoch * per_epoch + i
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
             images = data.augment(data.images(pixels, input_size), recipe.augmentation, random)
-            rate = recipe.learning_rate * factor(recipe.schedule, step, recipe.epochs * per_epoch)
+            due = rates(method, recipe, len(state.learners), step, recipe.epochs * per_epoch)
             with torch.random.fork_rng([images.device] if images.is_cuda else []):
                 torch.manual_seed(random.initial_seed())  # for the dropout of comparison networks
-                scalars = train_step(state.learners, method, images, labels, step, rate, recipe.precision)
+                scalars = train_step(state.learners, method, images, labels, step, due, recipe.precision)
+            if recipe.average:
+                _average(state, recipe.average, step)
             for name, value in scalars.items():
                 values[name].append(value)
             yield Record(epoch, step + 1, time.perf_counter() - begin, scalars, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
         scalars = {name: statistics.fmean(found) for name, found in values.items()}
-        scalars |= validate(state.nodes, validation, input_size)
+        scalars |= validate(state, validation, input_size)
         if not math.isfinite(scalars["val/loss"]):
             raise DivergedError(f"epoch {epoch + 1}: the validation loss is {scalars['val/loss']}")
         yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, scalars, complete=True)
 
 
-def factor(schedule: str, step: int, steps: int) -> float:
+def rates(method: Method, recipe: Recipe, units: int, step: int, steps: int) -> list[float]:
+    """The learning rate of each of `units` units in `step` (0-based) of `steps`; 0 where a hidden one rests."""
+    result = []
+    for place in range(units):
+        end = steps * (method.freeze + (1 - method.freeze) * place / max(1, units - 1))
+        learns = place == units - 1 or (step < end and method.due(place, step))
+        result.append(recipe.learning_rate * factor(recipe.schedule, step, end) if learns else 0.0)
+    return result
+
+
+def factor(schedule: str, step: int, steps: float) -> float:
     """Share of the learning rate in `step` (0-based) of `steps`."""
     if schedule == "constant":
         return 1.0
@@ -238,19 +318,20 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     step: int,
-    rate: float,
+    rates: Sequence[float],
     precision: str = "float32",
 ) -> dict[str, float]:
     """One optimiser step of every unit on images (n, 1, h, w) and labels (n,); returns its losses by name.
 
-    A unit takes detached features, and nothing but its own loss reaches its parameters. Raises DivergedError.
+    rates: the learning rate of every unit, 0 where a hidden one rests. A unit takes detached features, and nothing but
+    its own loss reaches its parameters. Raises DivergedError.
     """
     hidden = len(learners) > 1
     references = method.objective.references(images, labels) if hidden else None
     features, losses = {IMAGE: images}, []
-    for i, learner in enumerate(learners):
+    for learner, rate in zip(learners, rates, strict=True):
         last = learner.head is None
-        due = last or method.due(i, step)
+        due = rate > 0
         # Forward alone under autocast: in the backward of a Gram matrix it would round to bfloat16 what float32 kept.
         with (
             torch.set_grad_enabled(due),
@@ -259,7 +340,7 @@ def train_step(
             outputs = run(learner.unit.nodes, features, learner.unit.outputs, method.recompute)
             loss = _loss(learner, method.objective, outputs, references, labels, step) if due else None
         if last:
-            accuracy = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()
+            correct = (next(iter(outputs.values())).detach().argmax(1) == labels).float().mean()
         if method.detach:
             outputs = {name: feature.detach() for name, feature in outputs.items()}
             if due:
@@ -268,8 +349,8 @@ def train_step(
             losses.append((learner.unit.name, loss.detach()) if method.detach else (learner.unit.name, loss))
         features = {name: f for name, f in (features | outputs).items() if name not in learner.unit.dropped}
     if not method.detach:
-        _update(learners, sum(loss for _, loss in losses), rate)
-    return _scalars(losses, accuracy, step)
+        _update(learners, sum(loss for _, loss in losses), rates[-1])
+    return _scalars(losses, correct, step)
 
 
 def _loss(
@@ -305,39 +386,79 @@ def _update(learners: list[Learner], loss: Tensor, rate: float) -> None:
         learner.optimizer.zero_grad()
 
 
-def _scalars(losses: list[tuple[str, Tensor]], accuracy: Tensor, step: int) -> dict[str, float]:
+def _scalars(losses: list[tuple[str, Tensor]], correct: Tensor, step: int) -> dict[str, float]:
     names = [name for name, _ in losses]
-    *values, correct = torch.stack([loss.detach() for _, loss in losses] + [accuracy]).tolist()  # one synchronisation
+    *values, accuracy = torch.stack([loss.detach() for _, loss in losses] + [correct]).tolist()  # one synchronisation
     for name, value in zip(names, values, strict=True):
         if not math.isfinite(value):
             raise DivergedError(f"step {step + 1}: the loss of unit {name} is {value}")
     scalars = {f"unit/{name}/loss": value for name, value in zip(names[:-1], values, strict=False)}
-    return scalars | {"train/loss": values[-1], "train/accuracy": correct}
+    return scalars | {"train/loss": values[-1], "train/accuracy": accuracy}
 
 
 def _mode(state: State, training: bool) -> None:
-    for node in state.nodes:
-        node.module.train(training)
+    for module in [n.module for n in state.nodes] + [o.head for o in state.learners if o.head is not None]:
+        module.train(training)
 
 
-def predict(nodes: list[Node], faces: Faces, input_size: int, batch: int = 256) -> Tensor:
+def _average(state: State, decay: float, step: int) -> None:
+    """Move the averages towards the weights after `step`, faster in the first steps, when weights still say little."""
+    update = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    means, values = (
+        [t for t in (weights(nodes) | _heads(learners, "head")).values() if t.is_floating_point()]
+        for nodes, learners in ((state.network, state.averaged), (state.nodes, state.learners))
+    )
+    update(means, values, None)
+
+
+def predict(state: State, faces: Faces, input_size: int, batch: int = 256) -> Tensor:
     """Probabilities (n, 7) float32 of the classes for all faces, in their order, from running statistics."""
-    for node in nodes:
-        node.module.eval()
-    result = []
+    return verdict(ballots(state, faces, input_size, batch), state.vote)
+
+
+def ballots(state: State, faces: Faces, input_size: int, batch: int = 256) -> dict[str, Tensor]:
+    """Log probabilities (n, 7) float32 of every unit with a trained classifier, by its name; the network's own last."""
+    voters = state.averaged if state.classify else whole(state.network)
+    for module in [node.module for node in state.network] + [voter.head for voter in voters if voter.head is not None]:
+        module.eval()
+    result: dict[str, list[Tensor]] = {voter.unit.name: [] for voter in voters}
     with torch.no_grad():
         for pixels in faces.pixels.split(batch):
-            features = run(nodes, {IMAGE: data.images(pixels, input_size)}, [nodes[-1].name])
-            result.append(features[nodes[-1].name].float().softmax(1))
-    return torch.cat(result)
+            features = {IMAGE: data.images(pixels, input_size)}
+            for unit, head, *_ in voters:
+                outputs = run(unit.nodes, features, unit.outputs)
+                logits = next(iter(outputs.values())) if head is None else head.logits(list(outputs.values()))
+                result[unit.name].append(logits.float().log_softmax(1))
+                features = {name: f for name, f in (features | outputs).items() if name not in unit.dropped}
+    return {name: torch.cat(parts) for name, parts in result.items()}
 
 
-def validate(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, float]:
-    """Loss and accuracy over all faces, each counted once."""
-    probabilities = predict(nodes, faces, input_size)
+def verdict(ballots: dict[str, Tensor], vote: bool) -> Tensor:
+    """Probabilities (n, 7) of the network's own classifier, or in proportion to the geometric mean of all units'."""
+    logs = torch.stack(list(ballots.values()))
+    return (logs.mean(0) if vote else logs[-1]).softmax(1)
+
+
+def whole(nodes: list[Node]) -> list[Learner]:
+    """All nodes as one unit, which has no head."""
+    return [Learner(units(nodes, "network")[0], None, None, 0.0)]
+
+
+def validate(state: State, faces: Faces, input_size: int) -> dict[str, float]:
+    """Loss and accuracy over all faces, each counted once; also of each unit's classifier and of their vote."""
+    found = ballots(state, faces, input_size)
+    probabilities = verdict(found, state.vote)
     loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), faces.labels)
-    accuracy = (probabilities.argmax(1) == faces.labels).float().mean()
-    return {"val/loss": loss.item(), "val/accuracy": accuracy.item()}
+    result = {"val/loss": loss.item(), "val/accuracy": accuracy(probabilities, faces.labels)}
+    if len(found) > 1:
+        result["val/vote_accuracy"] = accuracy(verdict(found, vote=True), faces.labels)
+        result |= {f"unit/{name}/accuracy": accuracy(ballot, faces.labels) for name, ballot in found.items()}
+    return result
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of rows of scores (n, 7) whose largest stands at the label."""
+    return (scores.argmax(1) == labels).float().mean().item()
 
 
 def parameters(nodes: list[Node]) -> int:

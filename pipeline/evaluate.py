@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,25 +28,32 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cfpn import model as cfpn_model
 from cfpn.allocator import keep_freed_memory
 from cfpn.data import EXPRESSIONS, Faces, load
-from cfpn.graph import Node
 from cfpn.model import CFPN
-from cfpn.training import load_weights, predict, weights
-from pipeline import baselines
+from cfpn.training import Method, State, accuracy, ballots, verdict
+from pipeline import session as sessions
 from pipeline.baselines import Baseline
 from pipeline.stage import InputError, atomic, only_one, run
 
+CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
 BINS = 15  # of confidence, for the expected calibration error
 ROWS_AT_ONCE = 2048  # of the training split
 
 
-class Network(NamedTuple):
-    """Nodes with trained weights, and the side of the image they take."""
+@dataclass(frozen=True)
+class About:
+    """What a checkpoint says of its weights."""
 
-    nodes: list[Node]
+    model: CFPN | Baseline
+    method: Method
+
+
+class Network(NamedTuple):
+    """A state with trained weights, and the side of the image it takes."""
+
+    state: State
     input_size: int
 
 
@@ -54,14 +62,13 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) ->
 
     Raises InputError where weights or splits are missing, damaged or do not fit; then nothing is written.
     """
-    network = load_network(run_folder / "model.safetensors")
+    network = load_network(run_folder / "model.safetensors", device)
     faces = load_faces(splits / "test.parquet")
     copied = copies(faces, splits / "train.parquet")
-    for node in network.nodes:
-        node.module.to(device)
-    probabilities = predict(network.nodes, faces.to(device), network.input_size, BATCH).cpu()
+    found = ballots(network.state, faces.to(device), network.input_size, BATCH)
+    probabilities = verdict(found, network.state.vote).cpu()
     check_finite(probabilities, faces, run_folder)
-    report = metrics(probabilities, faces.labels, copied)
+    report = metrics(probabilities, faces.labels, copied) | by_unit(found, faces.labels)
     with only_one(out), ExitStack() as outputs:
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
@@ -71,8 +78,8 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) ->
     return report
 
 
-def load_network(path: Path) -> Network:
-    """The network that a checkpoint describes, with its weights, on the CPU.
+def load_network(path: Path, device: torch.device = CPU) -> Network:
+    """The network that a checkpoint describes, with its weights.
 
     Raises InputError where the file is missing, is none or describes no known model, and for a tensor whose name, shape
     or values are wrong, naming it.
@@ -85,30 +92,28 @@ def load_network(path: Path) -> Network:
         raise InputError(f"{path}: no such file; expected the weights that the train stage writes") from error
     except SafetensorError as error:
         raise InputError(f"{path}: {error}; expected the weights that the train stage writes") from error
-    model = read_model(metadata, path)
-    nodes = cfpn_model.build(model, 0) if isinstance(model, CFPN) else baselines.build(model, 0)
     for name, value in tensors.items():
         if not value.isfinite().all():
             raise InputError(f"{path}: tensor {name!r} holds values that are not finite")
+    about, state = described(metadata, path, device)
     try:
-        load_weights(nodes, tensors)
+        state.load_weights(tensors)
     except KeyError as error:
         raise InputError(f"{path}: {error.args[0]}") from error
     except RuntimeError as error:
-        raise InputError(f"{path}: {misfit(weights(nodes), tensors)}") from error
-    return Network(nodes, model.input_size)
+        raise InputError(f"{path}: {misfit(state.weights(), tensors)}") from error
+    return Network(state, about.model.input_size)
 
 
-def read_model(metadata: Mapping[str, str], path: Path) -> CFPN | Baseline:
-    """The model's dataclass from the checkpoint's metadata; raises InputError where it is missing or unknown."""
-    if "model" not in metadata:
-        raise InputError(f"{path}: no 'model' in its metadata; expected weights that the train stage writes")
+def described(metadata: Mapping[str, str], path: Path, device: torch.device) -> tuple[About, State]:
+    """What the metadata says, and such a network with its units; raises InputError where it is missing or unknown."""
+    if "network" not in metadata:
+        raise InputError(f"{path}: no 'network' in its metadata; expected weights that the train stage writes")
     try:
-        raw = json.loads(metadata["model"])
-        kind = CFPN if isinstance(raw, dict) and raw.get("name") == "cfpn" else Baseline
-        return TypeAdapter(kind).validate_python(raw, extra="forbid")
+        about = TypeAdapter(About).validate_json(metadata["network"], extra="forbid")
+        return about, sessions.untrained(about.model, about.method, device)
     except ValueError as error:
-        raise InputError(f"{path}: metadata 'model': {error}") from error
+        raise InputError(f"{path}: metadata 'network': {error}") from error
 
 
 def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
@@ -181,6 +186,14 @@ def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, 
         "negative_log_likelihood": F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item(),
         "collapsed": accuracy <= majority + error,
     }
+
+
+def by_unit(ballots: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    """Accuracy of every unit's own classifier, the network's last, and of the vote of all, where there are several."""
+    if len(ballots) < 2:
+        return {}
+    single = {name: accuracy(ballot.cpu(), labels) for name, ballot in ballots.items()}
+    return {"accuracy_by_unit": single, "accuracy_of_vote": accuracy(verdict(ballots, vote=True).cpu(), labels)}
 
 
 def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:

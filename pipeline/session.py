@@ -17,7 +17,7 @@ from cfpn.data import Faces
 from cfpn.diagnostics import diagnose
 from cfpn.graph import Node
 from cfpn.model import CFPN
-from cfpn.training import Method, Record, State
+from cfpn.training import Method, Recipe, Record, State
 from pipeline import baselines
 from pipeline.baselines import Baseline
 from pipeline.params import Compute, Params
@@ -43,12 +43,17 @@ class Session:
         accuracies = [row["val/accuracy"] for row in self.history]
         if max(accuracies) > max(accuracies[:-1], default=-1.0):
             self.best_epoch = record.epoch
-            self.best = {name: tensor.clone() for name, tensor in training.weights(self.state.nodes).items()}
+            self.best = {name: tensor.clone() for name, tensor in self.state.weights().items()}
 
 
 def build(model: CFPN | Baseline, seed: int) -> list[Node]:
     """Nodes of the network that `model` describes, weights drawn from `seed`."""
     return networks.build(model, seed) if isinstance(model, CFPN) else baselines.build(model, seed)
+
+
+def untrained(model: CFPN | Baseline, method: Method, device: torch.device) -> State:
+    """A state to load the weights of a run into, for predictions."""
+    return training.start(build(model, 0), method, Recipe(), model.input_size, 0, device)
 
 
 def begin(params: Params, method: Method, seed: int) -> Session:

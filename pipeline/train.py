@@ -143,7 +143,8 @@ def warn_if_collapsed(session: Session, majority: float) -> None:
 
 def write(session: Session, params: Params, args: argparse.Namespace, majority: float, device: torch.device) -> None:
     """Write the weights of the best epoch, the history, metrics without times, and the times."""
-    about = {"model": json.dumps(asdict(params.model))}  # one key alone: the format keeps several in random order
+    network = {"model": asdict(params.model), "method": asdict(params.methods[args.method])}
+    about = {"network": json.dumps(network)}  # one key alone: the format keeps several in random order
     sessions.write(session.best, about, args.out / "model.safetensors")
     with atomic(args.out / "history.csv") as path, path.open("w", newline="") as file:
         names = list(dict.fromkeys(name for row in session.history for name in row))

@@ -223,19 +223,17 @@ def score(
     what = spaces.training(sweep, config, place.threads, place.device)
     torch.set_num_threads(place.threads)
     keep_freed_memory()
-    nodes = sessions.build(what.params.model, what.seed)
-    with checkpoint.as_directory() as folder:
-        training.load_weights(nodes, best(Path(folder)))
     device = sessions.device(what.params.compute)
-    for node in nodes:
-        node.module.to(device)
+    state = sessions.untrained(what.params.model, what.params.methods[what.method], device)
+    with checkpoint.as_directory() as folder:
+        state.load_weights(best(Path(folder)))
 
     def predict(name: str) -> Tensor:
-        own = faces(data[name]).to(device)
-        return training.predict(nodes, own, what.params.model.input_size, evaluate.BATCH).cpu()
+        own, size = faces(data[name]).to(device), what.params.model.input_size
+        return training.predict(state, own, size, evaluate.BATCH).cpu()
 
     test = None
     if "test" in data:
         labels = torch.tensor(data["test"].labels)
         test = evaluate.metrics(predict("test"), labels, torch.tensor(copied))
-    return Score(predict("val").numpy(), training.parameters(nodes), test)
+    return Score(predict("val").numpy(), training.parameters(state.network), test)

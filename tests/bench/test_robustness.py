@@ -13,6 +13,7 @@ from bench import robustness
 from cfpn import training
 from cfpn.data import Faces
 from cfpn.model import CFPN, build
+from cfpn.training import Method
 from pipeline.stage import InputError
 
 MODEL = CFPN(input_size=48, width=16, layers=1, pyramids=1)
@@ -26,7 +27,8 @@ def faces(count: int = 20) -> Faces:
 def write(runs: Path, name: str, seed: int) -> None:
     (runs / name).mkdir(parents=True)
     tensors = {key: value.contiguous() for key, value in training.weights(build(MODEL, seed)).items()}
-    save_file(tensors, runs / name / "model.safetensors", {"model": json.dumps(asdict(MODEL))})
+    about = {"model": asdict(MODEL), "method": asdict(Method(units="network"))}
+    save_file(tensors, runs / name / "model.safetensors", {"network": json.dumps(about)})
 
 
 def test_noise_has_the_deviation_asked_for() -> None:

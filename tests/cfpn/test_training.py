@@ -28,6 +28,7 @@ from cfpn.training import (
     load_weights,
     parameters,
     predict,
+    rates,
     start,
     train,
     train_step,
@@ -73,7 +74,14 @@ def data(step: int = 0) -> tuple[Tensor, Tensor]:
 
 def steps(state: State, how: Method, number: int = 3) -> list[dict[str, float]]:
     training_mode(state)
-    return [train_step(state.learners, how, *data(step), step, RATE) for step in range(number)]
+    return [one_step(state, how, data(step), step) for step in range(number)]
+
+
+def one_step(
+    state: State, how: Method, batch: tuple[Tensor, Tensor], step: int, rate: float = RATE
+) -> dict[str, float]:
+    due = rates(how, Recipe(learning_rate=rate), len(state.learners), step, 10**6)
+    return train_step(state.learners, how, *batch, step, due)
 
 
 def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -334,7 +342,7 @@ def test_units_that_rest_are_left_untouched(share: float) -> None:
     hidden = len(state.learners) - 1
     for step in range(4):
         before = [[p.detach().clone() for p in mine] for mine in map(list, own(state))]
-        scalars = train_step(state.learners, how, *data(step), step, RATE)
+        scalars = one_step(state, how, data(step), step)
         after = [list(mine) for mine in own(state)]
         moved = [any(map(lambda a, b: not torch.equal(a, b), *pair)) for pair in zip(before, after, strict=True)]
         assert moved == [how.due(i, step) for i in range(hidden)] + [True]
@@ -368,6 +376,7 @@ def epochs(state: State, how: Method, recipe: Recipe, number: int = 99, seed: in
     return list(itertools.islice((record for record in records if record.complete), number))
 
 
+BP = method("network")
 RECIPE = Recipe(
     epochs=3, batch=BATCH, schedule="one_cycle", augmentation=Augmentation(flip=True, shift=2, rotation=10, scale=0.1)
 )
@@ -462,9 +471,9 @@ def test_all_methods_see_the_same_images_in_the_same_order(monkeypatch: pytest.M
     seen: dict[str, list[Tensor]] = {}
 
     def spy(
-        learners: object, how: Method, x: Tensor, labels: Tensor, step: int, rate: float, precision: str
+        learners: object, how: Method, x: Tensor, labels: Tensor, step: int, due: list[float], precision: str
     ) -> dict[str, float]:
-        numbers = torch.cat([x.flatten(), labels, torch.tensor([step, rate])])
+        numbers = torch.cat([x.flatten(), labels, torch.tensor([step, due[-1]])])
         seen.setdefault(f"{how.units} {precision}", []).append(numbers)
         return {}
 
@@ -490,7 +499,7 @@ def test_a_loss_that_is_not_finite_ends_training_naming_step_unit_and_value(unit
     state = training_mode(begin(method("block")))
     name = poison(state, unit, value)
     with pytest.raises(DivergedError, match=rf"^step 42: the loss of unit {name} is nan$"):
-        train_step(state.learners, method("block"), *data(), 41, RATE)
+        one_step(state, method("block"), data(), 41)
 
 
 def test_divergence_in_train_names_the_step_counted_over_all_epochs() -> None:
@@ -514,7 +523,7 @@ def test_a_kernel_matrix_that_cannot_be_inverted_is_a_divergence_of_its_unit() -
 
 def test_a_validation_loss_that_is_not_finite_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     how = method("network")
-    monkeypatch.setattr(training, "validate", lambda *_: {"val/loss": math.nan, "val/accuracy": 0.1})
+    monkeypatch.setattr(training, "validate", lambda *_, **__: {"val/loss": math.nan, "val/accuracy": 0.1})
     with pytest.raises(DivergedError, match="epoch 1: the validation loss is nan"):
         list(train(begin(how), how, RECIPE, faces(20), faces(9), SIZE, 0))
 
@@ -535,7 +544,14 @@ def test_records_tell_every_step_and_then_the_epoch_with_its_validation() -> Non
     assert [record.epoch for record in records if record.complete] == [1, 2, 3]
     known = {"unit/block1/loss", "train/loss", "train/accuracy"}
     assert all(set(record.scalars) == known for record in records if not record.complete)
-    assert all(set(record.scalars) == known | {"val/loss", "val/accuracy"} for record in records if record.complete)
+    judged = {
+        "val/loss",
+        "val/accuracy",
+        "val/vote_accuracy",
+        "unit/block1/accuracy",
+        "unit/block2-classifier/accuracy",
+    }
+    assert all(set(record.scalars) == known | judged for record in records if record.complete)
     first, second, epoch = (record.scalars for record in records[:3])
     assert all(epoch[name] == pytest.approx((first[name] + second[name]) / 2) for name in known)
 
@@ -544,7 +560,7 @@ def test_records_tell_every_step_and_then_the_epoch_with_its_validation() -> Non
 def test_training_lowers_the_loss(cuts: Cuts) -> None:
     how = method(cuts)
     state = training_mode(begin(how))
-    losses = [train_step(state.learners, how, *data(0), step, 0.03) for step in range(15)]
+    losses = [one_step(state, how, data(0), step, 0.03) for step in range(15)]
     assert losses[-1]["train/loss"] < 0.8 * losses[0]["train/loss"]
 
 
@@ -624,51 +640,51 @@ def test_bfloat16_trains_close_to_float32(cuts: Cuts) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def trained(seed: int = 0) -> list[Node]:
-    state = begin(method("network"), seed)
-    steps(state, method("network"))
-    return state.nodes
+def trained(how: Method = BP, seed: int = 0) -> State:
+    state = begin(how, seed)
+    steps(state, how)
+    return state
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 256])
 def test_predictions_do_not_hang_on_the_batch_size(batch: int) -> None:
-    nodes, some = trained(), faces(11, seed=5)
-    found = predict(nodes, some, SIZE, batch)
+    state, some = trained(), faces(11, seed=5)
+    found = predict(state, some, SIZE, batch)
     assert found.shape == (11, 7)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, predict(nodes, some, SIZE, 11), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found, predict(state, some, SIZE, 11), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.sum(1), torch.ones(11))
 
 
 def test_predictions_keep_the_order_of_the_faces() -> None:
-    nodes, some = trained(), faces(11, seed=5)
+    state, some = trained(), faces(11, seed=5)
     backwards = Faces(*(tensor.flip(0) for tensor in some))
-    torch.testing.assert_close(predict(nodes, some, SIZE, 4), predict(nodes, backwards, SIZE, 4).flip(0))
+    torch.testing.assert_close(predict(state, some, SIZE, 4), predict(state, backwards, SIZE, 4).flip(0))
 
 
 def test_predictions_do_not_hang_on_the_mode_before_and_change_no_weight() -> None:
-    nodes, some = trained(), faces(11, seed=5)
-    before, found = snapshot(weights(nodes)), []
+    state, some = trained(), faces(11, seed=5)
+    before, found = snapshot(weights(state.nodes)), []
     for mode in (True, False):
-        for node in nodes:
+        for node in state.nodes:
             node.module.train(mode)
-        found.append(predict(nodes, some, SIZE))
+        found.append(predict(state, some, SIZE))
     assert torch.equal(*found)
-    assert not differing(weights(nodes), before)
+    assert not differing(weights(state.nodes), before)
 
 
 def test_validation_counts_every_face_once() -> None:
-    nodes, some = trained(), faces(300, seed=5)
-    probabilities = torch.cat([predict(nodes, Faces(*(t[i : i + 50] for t in some)), SIZE) for i in range(0, 300, 50)])
+    state, some = trained(), faces(300, seed=5)
+    probabilities = torch.cat([predict(state, Faces(*(t[i : i + 50] for t in some)), SIZE) for i in range(0, 300, 50)])
     right = (probabilities.argmax(1) == some.labels).double().mean().item()
     loss = -probabilities[torch.arange(300), some.labels].double().log().mean().item()
     expected = {"val/loss": pytest.approx(loss, rel=1e-4), "val/accuracy": pytest.approx(right)}
-    assert validate(nodes, some, SIZE) == expected
+    assert validate(state, some, SIZE) == expected
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_weights_of_wrapped_networks_load(prefix: str) -> None:
-    source, target = trained(), build(MODEL, 9)
+    source, target = trained().nodes, build(MODEL, 9)
     load_weights(target, {prefix + name: tensor for name, tensor in weights(source).items()})
     assert not differing(weights(source), weights(target))
 

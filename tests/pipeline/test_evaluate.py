@@ -18,12 +18,14 @@ from torch import Tensor
 
 from cfpn.data import EXPRESSIONS
 from cfpn.model import CFPN, build
-from cfpn.training import weights
+from cfpn.training import Method, weights
+from pipeline import baselines
 from pipeline import evaluate as stage
 from pipeline.baselines import Baseline
 from pipeline.stage import InputError
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
+BP = Method(units="network")
 CPU = torch.device("cpu")
 FILES = ("metrics.json", "predictions.parquet", "confusion.csv")
 
@@ -39,10 +41,10 @@ def write_split(path: Path, pixels: np.ndarray, labels: list[int], first_row: in
     pq.write_table(pa.table(columns), path)
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor], model: object = MODEL) -> None:
+def write_weights(path: Path, tensors: dict[str, Tensor], model: object = MODEL, method: Method = BP) -> None:
     """A checkpoint as the train stage writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"model": json.dumps(asdict(model)), "epoch": "1", "method": "nbp", "seed": "0", "profile": "sample"}
+    about = {"network": json.dumps({"model": asdict(model), "method": asdict(method)})}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
 
 
@@ -178,10 +180,10 @@ def test_weights_saved_from_a_wrapped_network_give_the_same_predictions(
 
 def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
     model = Baseline("alexnet", input_size=64)
-    write_weights(tmp_path / "model.safetensors", weights(stage.baselines.build(model, 0)), model)
+    write_weights(tmp_path / "model.safetensors", weights(baselines.build(model, 0)), model)
     network = stage.load_network(tmp_path / "model.safetensors")
     assert network.input_size == 64
-    assert [node.name for node in network.nodes] == ["alexnet"]
+    assert [node.name for node in network.state.nodes] == ["alexnet"]
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -227,13 +229,22 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
 
 
 @pytest.mark.parametrize(
-    "about",
-    [None, {}, {"model": "{"}, {"model": "[]"}, {"model": '{"name": "vgg"}'}, {"model": '{"name":"cfpn","x":1}'}],
+    "text",
+    [
+        None,
+        "{",
+        "[]",
+        '{"model": {"name": "vgg"}, "method": {}}',
+        '{"model": {"name": "cfpn", "x": 1}, "method": {}}',
+        '{"model": {"name": "cfpn"}, "method": {"unit": "block"}}',
+        '{"model": {"name": "cfpn"}, "method": {"units": ["block9"]}}',
+        '{"model": {"name": "cfpn"}}',
+    ],
 )
-def test_a_checkpoint_of_an_unknown_model_is_refused(tmp_path: Path, about: dict[str, str] | None) -> None:
+def test_a_checkpoint_of_an_unknown_model_or_method_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"weight": torch.zeros(1)}, path, about)
-    with pytest.raises(InputError, match=r"model\.safetensors: .*model"):
+    save_file({"weight": torch.zeros(1)}, path, text and {"network": text})
+    with pytest.raises(InputError, match=r"model\.safetensors: .*network"):
         stage.load_network(path)
 
 

@@ -118,7 +118,7 @@ def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(fol
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies))
     assert metrics["val"]["accuracy"] == max(accuracies)
     _, about = sessions.read(out / "model.safetensors")
-    assert json.loads(about["model"])["width"] == 16
+    assert json.loads(about["network"])["model"]["width"] == 16
     assert len(json.loads((out / "timing.json").read_text())["seconds_per_epoch"]) == 4
     assert len((out / "live" / "plots" / "metrics" / "val" / "accuracy.tsv").read_text().splitlines()) == 5
 
