@@ -86,7 +86,7 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     about = {"input_size": size, "batch": batch, "rounds": rounds, "device": where, "threads": first.compute.threads,
              "precision": precision}  # fmt: skip
-    sizes = {name: training.parameters(state.nodes) for name, state in states.items()}
+    sizes = {name: training.parameters(state) for name, state in states.items()}
     return pd.DataFrame([_row(name, sizes, counts, seconds, peaks) | about for name in trainings])
 
 

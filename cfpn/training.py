@@ -132,10 +132,10 @@ class State:
 
     def load_weights(self, tensors: dict[str, Tensor]) -> None:
         """Take over what `weights` gave; raises KeyError or RuntimeError where names or shapes differ."""
-        heads = _below(tensors, "head/") if self.classify else {}
-        load_weights(self.network, {key: t for key, t in tensors.items() if key.removeprefix("head/") not in heads})
         if self.classify:
-            _load_heads(self.averaged, heads)
+            _load_heads(self.averaged, _below(tensors, "head/"))
+            tensors = {key: value for key, value in tensors.items() if not key.startswith("head/")}
+        load_weights(self.network, tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights as "model/<node>.<name>", heads as "head/<unit>.<name>", Adam as "adam/<unit>/<parameter>/<name>".
@@ -296,8 +296,9 @@ def rates(method: Method, recipe: Recipe, units: int, step: int, steps: int) -> 
     """The learning rate of each of `units` units in `step` (0-based) of `steps`; 0 where a hidden one rests."""
     result = []
     for place in range(units):
-        end = steps * (method.freeze + (1 - method.freeze) * place / max(1, units - 1))
-        learns = place == units - 1 or (step < end and method.due(place, step))
+        last = place == units - 1
+        end = steps if last else steps * (method.freeze + (1 - method.freeze) * place / (units - 1))
+        learns = last or (step < end and method.due(place, step))
         result.append(recipe.learning_rate * factor(recipe.schedule, step, end) if learns else 0.0)
     return result
 
@@ -461,6 +462,8 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
     return (scores.argmax(1) == labels).float().mean().item()
 
 
-def parameters(nodes: list[Node]) -> int:
-    """Number of trained parameters."""
-    return sum(p.numel() for node in nodes for p in node.module.parameters())
+def parameters(state: State) -> int:
+    """Number of trained parameters that take part in a prediction: of the network, and of heads that vote."""
+    modules = [node.module for node in state.nodes]
+    modules += [learner.head for learner in state.learners if state.vote and learner.head is not None]
+    return sum(p.numel() for module in modules for p in module.parameters())

@@ -273,8 +273,8 @@ def results_section(inputs: Inputs) -> Section:
     left = f" ({', '.join(f'{count:,}' for count in counts)} are left)" if counts else ""
     copies = (
         f"Without copies leaves out the test faces of which Training holds an identical copy{left}. ECE is the "
-        "expected calibration error over 15 bins. Largest class is what naming the most frequent expression every time "
-        "scores."
+        "expected calibration error over 15 bins. Parameters are those that predict. Largest class is what naming the "
+        "most frequent expression every time scores."
     )
     return Section("Results", [Table("NBP against BP on the test split", header, rows), Text(roles), Text(copies)])
 
@@ -318,6 +318,23 @@ def result_row(one: Run) -> list[str | Cell]:
         best,
         f"{100 * scores['majority_accuracy']:.1f}",
     ]
+
+
+def units_section(inputs: Inputs) -> Section | None:
+    """What each unit's own classifier and their vote reach, of runs that have any."""
+    runs = [one for one in inputs.runs if (one.evaluation or {}).get("accuracy_by_unit")]
+    if not runs:
+        return None
+    names = list(dict.fromkeys(name for one in runs for name in one.evaluation["accuracy_by_unit"]))
+    rows = [
+        [one.name, *(percent(one.evaluation["accuracy_by_unit"].get(name)) for name in names),
+         percent(one.evaluation["accuracy_of_vote"])]
+        for one in runs
+    ]  # fmt: skip
+    title = (
+        "Test accuracy of every unit's own classifier, the network's last, and of the mean of their log probabilities"
+    )
+    return Section("Units", [Table(title, ("Run", *names, "all together"), rows)])
 
 
 def recall_section(inputs: Inputs) -> Section | None:
@@ -612,6 +629,7 @@ def settings_section(inputs: Inputs) -> Section:
 
 SECTIONS = (
     results_section,
+    units_section,
     curves_section,
     recall_section,
     confusion_section,

@@ -156,7 +156,7 @@ def write(session: Session, params: Params, args: argparse.Namespace, majority: 
         "best_epoch": session.best_epoch,
         "epochs": len(session.history),
         "steps": session.history[-1]["step"],
-        "parameters": training.parameters(session.state.nodes),
+        "parameters": training.parameters(session.state),
         "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
         "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
         "majority_accuracy": majority,

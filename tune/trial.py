@@ -236,4 +236,4 @@ def score(
     if "test" in data:
         labels = torch.tensor(data["test"].labels)
         test = evaluate.metrics(predict("test"), labels, torch.tensor(copied))
-    return Score(predict("val").numpy(), training.parameters(state.network), test)
+    return Score(predict("val").numpy(), training.parameters(state), test)

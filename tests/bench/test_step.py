@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +53,14 @@ def test_recomputing_lowers_the_peak() -> None:
                [("kept", False), ("recomputed", True)]}  # fmt: skip
     params = parameters.load(ROOT / "params.yaml", SMALL | methods)
     assert step.measure(params, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.8
+
+
+def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = parameters.load(ROOT / "params.yaml", SMALL | {"methods.nbp.freeze": 0.5})
+    method, given = params.methods["nbp"], []
+    learners = sessions.begin(params, method, 0).state.learners
+    monkeypatch.setattr(step.training, "train_step", lambda *a: given.append([rate > 0 for rate in a[5]]))
+    step.times({"nbp": learners}, {"nbp": method}, torch.zeros(1), torch.zeros(1), 12)
+    measured = np.array(given[step.WARM_UP :])
+    assert measured.sum(0).tolist() == [6, 8, 10, 12]
+    assert given[: step.WARM_UP] == [[True] * 4] * step.WARM_UP

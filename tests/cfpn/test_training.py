@@ -17,7 +17,7 @@ from cfpn.data import SIDE, Augmentation, Faces, images
 from cfpn.graph import IMAGE, Cuts, Node, run, units
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.model import CFPN, build
-from cfpn.objectives import DebiasedCKA, Head, NoDependence, NormalisedHSIC, Objective
+from cfpn.objectives import ClassMeans, DebiasedCKA, Head, NoDependence, NormalisedHSIC, Objective
 from cfpn.training import (
     DivergedError,
     Method,
@@ -40,6 +40,7 @@ SIZE, BATCH, RATE = 16, 8, 0.005
 CPU = torch.device("cpu")
 MODEL = CFPN(input_size=SIZE, width=16, blocks=2, layers=2, pyramids=1)
 OBJECTIVE = Objective(pool=4, grid=2, head=Head(hidden=1, width=8))
+ALONE = replace(OBJECTIVE, cross_entropy=0.0)
 LOCAL: list[Cuts] = ["block", "layer", ["block1"], ["block1/1", "block2"]]
 local = pytest.mark.parametrize("cuts", LOCAL, ids=str)
 partition = pytest.mark.parametrize("cuts", ["network", *LOCAL], ids=str)
@@ -57,8 +58,11 @@ def method(cuts: Cuts, **fields: object) -> Method:
     return Method(**{"units": cuts, "objective": OBJECTIVE} | fields)
 
 
-def begin(how: Method, seed: int = 0, nodes: list[Node] | None = None) -> State:
-    return start(nodes or build(MODEL, seed), how, Recipe(batch=BATCH), SIZE, seed, CPU)
+BP = method("network")
+
+
+def begin(how: Method, seed: int = 0, nodes: list[Node] | None = None, average: float = 0.0) -> State:
+    return start(nodes or build(MODEL, seed), how, Recipe(batch=BATCH, average=average), SIZE, seed, CPU)
 
 
 def training_mode(state: State) -> State:
@@ -364,6 +368,89 @@ def test_at_half_the_steps_neighbours_alternate() -> None:
     assert all(how.due(0, step) != how.due(1, step) for step in range(10))
 
 
+@pytest.mark.parametrize("freeze", [1.0, 0.5, 0.65])
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_units_end_one_after_the_other_each_with_a_schedule_of_its_own(freeze: float, schedule: str) -> None:
+    recipe = Recipe(learning_rate=0.01, schedule=schedule)
+    table = np.array([rates(Method(freeze=freeze), recipe, 4, step, 1200) for step in range(1200)])
+    for place, found in enumerate(table.T):
+        end = round(1200 * (freeze + (1 - freeze) * place / 3))
+        expected = [0.01 * factor(schedule, step, end) for step in range(end - 1)]
+        assert found[: end - 1] == pytest.approx(expected)
+        assert not found[end + 1 :].any()
+
+
+def test_the_only_unit_of_back_propagation_learns_in_every_step() -> None:
+    recipe = Recipe(schedule="one_cycle")
+    found = [rates(Method("network", freeze=0.5, share=0.5), recipe, 1, step, 10) for step in range(10)]
+    assert found == [[0.005 * factor("one_cycle", step, 10)] for step in range(10)]
+
+
+def test_a_unit_that_has_ended_stays_as_it_is_and_the_others_go_on() -> None:
+    how, recipe = method(["block1"], freeze=0.5), Recipe(epochs=4, batch=BATCH)
+    state = begin(how)
+    names = [list(mine) for mine in own(state)]
+    found = []
+    for record in train(state, how, recipe, faces(2 * BATCH), faces(9), SIZE, 0):
+        if record.complete:
+            found.append([[p.detach().clone() for p in mine] for mine in names])
+    hidden, last = ([epoch[place] for epoch in found] for place in (0, 1))
+    assert [all(map(torch.equal, a, b)) for a, b in itertools.pairwise(hidden)] == [False, True, True]
+    assert not any(all(map(torch.equal, a, b)) for a, b in itertools.pairwise(last))
+
+
+def averages(state: State) -> dict[str, Tensor]:
+    found = state.tensors()
+    return {name: tensor for name, tensor in found.items() if name.startswith("average")}
+
+
+def test_the_average_is_that_of_its_recursion_in_float64() -> None:
+    """Heads and running statistics included; the first steps weigh more, as Adam's warm-up needs."""
+    how, recipe = method(["block1"]), Recipe(epochs=3, batch=BATCH, average=0.7)
+    state = begin(how, average=0.7)
+    expected = {name: tensor.double() for name, tensor in averages(state).items()}
+    for step, _ in enumerate(r for r in train(state, how, recipe, faces(20), faces(9), SIZE, 0) if not r.complete):
+        decay, current = min(0.7, (1 + step) / (10 + step)), state.tensors()
+        for name, mean in expected.items():
+            own = current[name.replace("average_head/", "head/").replace("average/", "model/")]
+            expected[name] = decay * mean + (1 - decay) * own.double()
+    found = averages(state)
+    assert any(name.startswith("average_head/block1.trunk") for name in found)
+    for name in found:
+        if found[name].is_floating_point():
+            torch.testing.assert_close(found[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_averaging_does_not_change_the_training() -> None:
+    how, results = method(["block1"]), []
+    for average in (0.0, 0.9):
+        state = begin(how, average=average)
+        epochs(state, how, replace(RECIPE, average=average))
+        results.append(snapshot(weights(state.nodes)))
+        assert bool(differing(weights(state.network), weights(state.nodes))) == bool(average)
+    assert not differing(*results)
+
+
+def test_validation_sees_the_average() -> None:
+    how, recipe = method(["block1"]), replace(RECIPE, average=0.9)
+    state = begin(how, average=0.9)
+    last = epochs(state, how, recipe)[-1].scalars
+    assert {name: last[name] for name in validate(state, faces(9, seed=1), SIZE)} == validate(
+        state, faces(9, seed=1), SIZE
+    )
+    plain = start(copy.deepcopy(state.network), BP, Recipe(), SIZE, 0, CPU)
+    assert validate(plain, faces(9, seed=1), SIZE)["val/loss"] == pytest.approx(last["val/loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["average/", "average_head/"])
+def test_a_state_without_its_averages_is_refused(missing: str) -> None:
+    how = method(["block1"])
+    state = begin(how, average=0.9)
+    kept = {name: tensor for name, tensor in saved(state).items() if not name.startswith(missing)}
+    with pytest.raises((KeyError, RuntimeError)):
+        begin(how, average=0.9).load(kept, 0)
+
+
 def saved(state: State) -> dict[str, Tensor]:
     """As a file gives it back: the values in the plain layout, shared with nobody."""
     return {
@@ -376,21 +463,21 @@ def epochs(state: State, how: Method, recipe: Recipe, number: int = 99, seed: in
     return list(itertools.islice((record for record in records if record.complete), number))
 
 
-BP = method("network")
 RECIPE = Recipe(
     epochs=3, batch=BATCH, schedule="one_cycle", augmentation=Augmentation(flip=True, shift=2, rotation=10, scale=0.1)
 )
 
 
 @partition
-def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(cuts: Cuts) -> None:
-    how = method(cuts)
-    straight, first, second = begin(how), begin(how), begin(how, seed=7)
-    records = epochs(straight, how, RECIPE)
-    epochs(first, how, RECIPE, 2)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(cuts: Cuts, average: float) -> None:
+    how, recipe = method(cuts, freeze=0.5), replace(RECIPE, average=average)
+    straight, first, second = (begin(how, seed, average=average) for seed in (0, 0, 7))
+    records = epochs(straight, how, recipe)
+    epochs(first, how, recipe, 2)
     second.load(saved(first), 2)
     torch.manual_seed(123)
-    last = epochs(second, how, RECIPE)
+    last = epochs(second, how, recipe)
     assert [record.scalars for record in last] == [records[2].scalars]
     assert not differing(straight.tensors(), second.tensors())
     assert second.epoch == 3
@@ -579,10 +666,23 @@ def test_a_recipe_that_cannot_train_is_refused(bad: dict[str, float]) -> None:
         Recipe(**bad)
 
 
-@pytest.mark.parametrize("share", [0, -0.5, 1.5, math.nan])
-def test_a_share_of_no_or_more_than_all_steps_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"share: expected more than 0 and at most 1, found {share}"):
-        Method(share=share)
+@pytest.mark.parametrize("name", ["share", "freeze"])
+@pytest.mark.parametrize("value", [0, -0.5, 1.5, math.nan])
+def test_a_share_of_no_or_more_than_all_steps_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected more than 0 and at most 1, found {value}"):
+        Method(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["share", "freeze"])
+def test_where_gradients_pass_no_unit_can_rest(name: str) -> None:
+    with pytest.raises(ValueError, match="share, freeze: expected 1"):
+        Method(**{"detach": False, name: 0.5})
+
+
+@pytest.mark.parametrize("average", [-0.1, 1.0, math.nan])
+def test_an_average_that_is_none_is_refused(average: float) -> None:
+    with pytest.raises(ValueError, match=r"train\.average: expected 0 or more and less than 1"):
+        Recipe(average=average)
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])
@@ -656,6 +756,75 @@ def test_predictions_do_not_hang_on_the_batch_size(batch: int) -> None:
     torch.testing.assert_close(found.sum(1), torch.ones(11))
 
 
+VOTING = method(["block1/1", "block1"], vote=True)
+
+
+def test_a_vote_is_the_geometric_mean_of_the_units_own_classifiers() -> None:
+    state, some = trained(VOTING), faces(11, seed=5)
+    for learner in state.learners[:-1]:
+        nn.init.normal_(learner.head.classifier.weight, generator=torch.Generator().manual_seed(1))
+        learner.head.eval()
+    found, product = predict(state, some, SIZE), torch.ones(11, 7).double()
+    features = {IMAGE: images(some.pixels, SIZE)}
+    with torch.no_grad():
+        for unit, head, *_ in state.learners:
+            features |= plain(unit.nodes, features)
+            maps = torch.cat([features[name] for name in unit.outputs], 1)
+            logits = maps if head is None else head.classifier(head(F.avg_pool2d(maps, 2)))  # 8x8 to 4x4
+            product *= logits.double().softmax(1)
+    expected = product ** (1 / 3)
+    torch.testing.assert_close(found.double(), expected / expected.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_vote_the_network_alone_predicts() -> None:
+    state, some = trained(method(["block1"])), faces(11, seed=5)
+    alone = start(copy.deepcopy(state.nodes), BP, Recipe(), SIZE, 0, CPU)
+    torch.testing.assert_close(predict(state, some, SIZE), predict(alone, some, SIZE))
+
+
+@pytest.mark.parametrize("vote", [True, False])
+def test_validation_tells_the_accuracy_of_every_unit_and_of_their_vote(vote: bool) -> None:
+    state, some = trained(replace(VOTING, vote=vote)), faces(60, seed=5)
+    found = validate(state, some, SIZE)
+    single = [found[f"unit/{learner.unit.name}/accuracy"] for learner in state.learners]
+    state.vote = False
+    assert single[-1] == pytest.approx((predict(state, some, SIZE).argmax(1) == some.labels).double().mean().item())
+    state.vote = True
+    voted = (predict(state, some, SIZE).argmax(1) == some.labels).double().mean().item()
+    assert found["val/vote_accuracy"] == pytest.approx(voted)
+    assert found["val/accuracy"] == pytest.approx(voted if vote else single[-1])
+
+
+@pytest.mark.parametrize("how", [VOTING, method("block"), BP, method("block", objective=ALONE)], ids=str)
+def test_loaded_weights_predict_as_those_they_were_taken_from(how: Method) -> None:
+    source, some = trained(how), faces(11, seed=5)
+    target = begin(how, seed=9)
+    target.load_weights({name: tensor.clone() for name, tensor in source.weights().items()})
+    assert torch.equal(predict(source, some, SIZE), predict(target, some, SIZE))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: {name: tensor for name, tensor in t.items() if not name.startswith("head/block1/0")},
+        lambda t: t | {"head/block9.trunk.0.weight": torch.zeros(1)},
+        lambda t: t | {"head/block1/0-block1/1.classifier.bias": torch.zeros(8)},
+    ],
+    ids=["missing", "unknown", "misshaped"],
+)
+def test_weights_with_other_heads_are_refused_naming_the_unit(
+    spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+) -> None:
+    with pytest.raises((KeyError, RuntimeError), match=r"head.*block"):
+        begin(VOTING).load_weights(spoil(trained(VOTING).weights()))
+
+
+@pytest.mark.parametrize("objective", [ALONE, replace(OBJECTIVE, classifier=ClassMeans())], ids=["none", "class means"])
+def test_units_without_a_trained_classifier_cannot_vote(objective: Objective) -> None:
+    with pytest.raises(ValueError, match="vote: expected"):
+        method(["block1"], objective=objective, vote=True)
+
+
 def test_predictions_keep_the_order_of_the_faces() -> None:
     state, some = trained(), faces(11, seed=5)
     backwards = Faces(*(tensor.flip(0) for tensor in some))
@@ -727,7 +896,15 @@ def test_weights_of_another_network_are_refused_by_name(
 
 
 def test_parameters_are_counted_once_and_buffers_not() -> None:
-    assert parameters(chain(2, 1, 8)) == (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7)
+    network = (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7)
+    assert parameters(begin(BP, nodes=chain(2, 1, 8), average=0.9)) == network
+
+
+def test_the_parameters_of_heads_count_where_they_vote() -> None:
+    network, head = (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7), (8 * 8 + 16) + (8 * 4 * 7 + 7)
+    for vote in (True, False):
+        state = begin(method(["block0"], vote=vote), nodes=chain(2, 1, 8))
+        assert parameters(state) == network + vote * head
 
 
 def test_objectives_differ_in_what_they_teach() -> None:

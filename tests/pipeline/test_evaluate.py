@@ -21,6 +21,7 @@ from cfpn.model import CFPN, build
 from cfpn.training import Method, weights
 from pipeline import baselines
 from pipeline import evaluate as stage
+from pipeline import session as sessions
 from pipeline.baselines import Baseline
 from pipeline.stage import InputError
 
@@ -184,6 +185,25 @@ def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
     network = stage.load_network(tmp_path / "model.safetensors")
     assert network.input_size == 64
     assert [node.name for node in network.state.nodes] == ["alexnet"]
+
+
+@pytest.mark.parametrize("vote", [True, False])
+def test_units_with_classifiers_are_scored_one_by_one_and_together(
+    inputs: tuple[Path, Path], tmp_path: Path, vote: bool
+) -> None:
+    method = Method(units=["block1"], vote=vote)
+    state = sessions.untrained(MODEL, method, CPU)
+    for learner in state.learners[:-1]:
+        torch.nn.init.normal_(learner.head.classifier.weight, generator=torch.Generator().manual_seed(0))
+    write_weights(tmp_path / "run2/model.safetensors", state.weights(), method=method)
+    found = stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
+    network = {name: tensor for name, tensor in state.weights().items() if not name.startswith("head/")}
+    write_weights(tmp_path / "run3/model.safetensors", network)
+    alone = stage.evaluate(tmp_path / "run3", inputs[1], tmp_path / "out3", CPU)
+    assert found["accuracy_by_unit"].keys() == {"block1", "block2-classifier"}
+    assert found["accuracy_by_unit"]["block2-classifier"] == pytest.approx(alone["accuracy"])
+    assert found["accuracy"] == pytest.approx(found["accuracy_of_vote"] if vote else alone["accuracy"])
+    assert "accuracy_by_unit" not in alone
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

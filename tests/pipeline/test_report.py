@@ -200,6 +200,14 @@ def test_the_result_table_holds_the_numbers_of_the_evaluation(root: Path) -> Non
     assert expected + f"{100 * scores['accuracy_without_copies']:.1f} {scores['macro_f1']:.3f}" in text
 
 
+def test_runs_whose_units_classify_get_a_table_of_them(root: Path) -> None:
+    assert "every unit's own classifier" not in read(root).replace("&#39;", "'")
+    path = root / "evaluate/nbp-0/metrics.json"
+    units = {"accuracy_by_unit": {"block1": 0.123, "the rest": 0.234}, "accuracy_of_vote": 0.345}
+    write_json(path, json.loads(path.read_text()) | units)
+    assert "Run block1 the rest all together nbp-0 12.3 % 23.4 % 34.5 %" in read(root)
+
+
 def test_several_seeds_get_a_mean_with_the_deviation_between_them(root: Path) -> None:
     write_params(root, seeds="[0, 10]")
     write_run(root, "nbp-10")

@@ -22,7 +22,7 @@ LOCAL = Method(units=["block1"], objective=Objective(pool=4, grid=2, head=Head(h
 PARAMS = Params(
     profile="test",
     model=CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1),
-    train=Training(epochs=3, batch=8, schedule="one_cycle"),
+    train=Training(epochs=3, batch=8, schedule="one_cycle", average=0.9),
     methods={"nbp": LOCAL, "bp": Method(units="network")},
     compute=Compute(device="cpu", threads=1),
 )
@@ -90,7 +90,7 @@ def test_the_best_epoch_is_the_first_of_the_most_accurate_and_its_weights_are_ke
     session = start("bp")
     fill = []
     for epoch, accuracy in enumerate([0.2, 0.5, 0.4, 0.5, 0.1], 1):
-        for tensor in weights(session.state.nodes).values():
+        for tensor in weights(session.state.network).values():
             tensor.fill_(epoch)
         session.note(Record(epoch, epoch, 1.0, {"val/accuracy": accuracy}, complete=True))
         fill.append((session.best_epoch, {tensor.flatten()[0].item() for tensor in session.best.values()}))
@@ -101,7 +101,7 @@ def test_an_epoch_at_accuracy_zero_is_the_best_as_long_as_it_is_alone() -> None:
     session = start("bp")
     session.note(Record(1, 1, 1.0, {"val/accuracy": 0.0}, complete=True))
     assert session.best_epoch == 1
-    assert same(session.best, weights(session.state.nodes))
+    assert same(session.best, weights(session.state.network))
 
 
 def test_a_network_is_built_as_its_parameters_say() -> None:
