@@ -1,5 +1,6 @@
 """Runs and their evaluations -> one small table of raw results, and from it the comparison of the methods with BP.
 
+Where units vote, what the network's own classifier reaches without the others stands beside it ("network alone").
 The table gains the runs found and keeps those it had, so that a study may be made in pieces and on several machines.
 """
 
@@ -18,6 +19,7 @@ EXAMPLE = """example:
   python -m bench.study docs/nbp-study.csv --runs runs --evaluations results/evaluate --figure docs/nbp-study.svg
 """
 KEYS = ["method", "seed", "epoch"]
+NETWORK = "network_accuracy"  # of the network's own classifier
 SCORES = ["accuracy", "accuracy_without_copies", "macro_f1", "expected_calibration_error", "negative_log_likelihood"]
 
 
@@ -56,8 +58,16 @@ def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
             test = json.loads(scores.read_text())
             about = {"method": method, "seed": int(seed)} | {f"test/{name}": test[name] for name in SCORES}
             about["best_epoch"] = json.loads((history.parent / "metrics.json").read_text())["best_epoch"]
-            parts.append(pd.read_csv(history).assign(**about))
+            rows = pd.read_csv(history)
+            *_, last = test.get("accuracy_by_unit") or [None]
+            if last is not None:
+                about[f"test/{NETWORK}"] = test["accuracy_by_unit"][last]
+                rows[f"val/{NETWORK}"] = rows[f"unit/{last}/accuracy"]
+            parts.append(rows.assign(**about))
     rows = joined(table, parts, KEYS, runs)
+    for split in ("val", "test"):
+        alone = rows.get(f"{split}/{NETWORK}", rows[f"{split}/accuracy"])
+        rows[f"{split}/{NETWORK}"] = alone.fillna(rows[f"{split}/accuracy"])
     return rows[KEYS + [name for name in rows if name not in KEYS]]
 
 
@@ -83,7 +93,7 @@ def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     steps: share of the reference's steps after which a method's validation accuracy first reaches the one that the
     reference ends with, mean over the seeds in which it does; reached: how many of the `paired` seeds, those that both
-    have, these are.
+    have, these are. network, network steps, network reached: the test accuracy and the same two of the network alone.
     """
     ends = table.sort_values("epoch").groupby(["method", "seed"]).last()
     rows = []
@@ -92,26 +102,30 @@ def compared(table: pd.DataFrame, reference: str) -> pd.DataFrame:
         base = ends.loc[reference]
         seeds = own.index.intersection(base.index)
         difference = (own.loc[seeds, "test/accuracy"] - base.loc[seeds, "test/accuracy"]).to_numpy()
-        shares = [steps_share(table, method, reference, seed) for seed in seeds]
+        shares = [steps_share(table, method, reference, seed, "accuracy") for seed in seeds]
+        alone = [steps_share(table, method, reference, seed, NETWORK) for seed in seeds]
         rows.append(
             {"method": method, "seeds": len(own)}
             | {f"{name} mean": own[f"test/{name}"].mean() for name in SCORES}
             | {"accuracy sd": own["test/accuracy"].std(), "difference": difference.mean() if len(seeds) else np.nan}
             | {
                 "p": paired(difference) if method != reference else np.nan,
-                "steps": np.nanmean(shares) if np.isfinite(shares).any() else np.nan,
+                "steps": pd.Series(shares).mean(),
                 "reached": int(np.isfinite(shares).sum()),
+                "network": own[f"test/{NETWORK}"].mean(),
+                "network steps": pd.Series(alone).mean(),
+                "network reached": int(np.isfinite(alone).sum()),
                 "paired": len(seeds),
             }
         )
     return pd.DataFrame(rows).sort_values("accuracy mean", ascending=False, ignore_index=True)
 
 
-def steps_share(table: pd.DataFrame, method: str, reference: str, seed: int) -> float:
-    """See `compared`."""
+def steps_share(table: pd.DataFrame, method: str, reference: str, seed: int, measure: str) -> float:
+    """See `compared`; measure: "accuracy", or that of the network alone."""
     own, base = (table[(table["method"] == name) & (table["seed"] == seed)] for name in (method, reference))
     base = base.sort_values("epoch")
-    reached = own[own["val/accuracy"] >= base["val/accuracy"].iloc[-1]]
+    reached = own[own[f"val/{measure}"] >= base["val/accuracy"].iloc[-1]]
     return reached["step"].min() / base["step"].iloc[-1] if len(reached) else np.nan
 
 
@@ -123,8 +137,9 @@ def paired(difference: np.ndarray) -> float:
 def markdown(rows: pd.DataFrame) -> str:
     """The comparison as a Markdown table, shares in per cent."""
     lines = [
-        "| method | seeds | test accuracy | sd | minus BP | p | without copies | macro-F1 | ECE | NLL | steps / BP |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| method | seeds | test accuracy | sd | minus BP | p | without copies | macro-F1 | ECE | NLL | steps / BP "
+        "| network alone | its steps / BP |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for _, row in rows.iterrows():
         shares = ["accuracy mean", "accuracy sd", "difference"]
@@ -132,7 +147,8 @@ def markdown(rows: pd.DataFrame) -> str:
         rest = [_number(100 * row[f"{name} mean"], 1) for name in SCORES[1:4]]
         cells = [row["method"], row["seeds"], accuracy, deviation, difference, _number(row["p"], 3), *rest]
         reached = f"{_number(row['steps'], 2)} ({row['reached']} of {row['paired']})"
-        cells += [_number(row["negative_log_likelihood mean"], 3), reached]
+        alone = f"{_number(row['network steps'], 2)} ({row['network reached']} of {row['paired']})"
+        cells += [_number(row["negative_log_likelihood mean"], 3), reached, _number(100 * row["network"], 2), alone]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

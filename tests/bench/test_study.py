@@ -60,6 +60,19 @@ def test_a_seed_that_never_gets_there_is_told_beside_the_steps_of_the_others(fol
     assert all(cell in written for cell in ("0.75 (1 of 2)", "0.50 (2 of 2)", "– (0 of 1)"))
 
 
+def test_the_network_alone_stands_beside_a_vote_of_its_units(folder: Path) -> None:
+    for seed, accuracy in ((0, 0.48), (1, 0.50)):
+        path = folder / f"runs/nbp-{seed}/history.csv"
+        columns = {"unit/block1/accuracy": [0.9] * 4, "unit/rest/accuracy": [0.1, 0.2, 0.4, 0.4]}
+        pd.read_csv(path).assign(**columns).to_csv(path, index=False)
+        path = folder / f"evaluations/nbp-{seed}/metrics.json"
+        units = {"accuracy_by_unit": {"block1": 0.9, "rest": accuracy}, "accuracy_of_vote": 0.6}
+        path.write_text(json.dumps(json.loads(path.read_text()) | units))
+    rows = study.compared(gather(folder), "bp").set_index("method")
+    assert rows.loc["nbp", ["network", "network steps", "steps"]].tolist() == pytest.approx([0.49, 0.75, 0.5])
+    assert rows.loc["bp", ["network", "network steps"]].tolist() == pytest.approx([0.51, 1.0])
+
+
 def test_a_table_keeps_its_runs_and_gains_new_ones(folder: Path) -> None:
     gather(folder).to_csv(folder / "table.csv", index=False)
     (folder / "runs").rename(folder / "elsewhere")
