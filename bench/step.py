@@ -8,6 +8,7 @@ import json
 import math
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -63,7 +64,7 @@ def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[s
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
     device = sessions.device(params.compute)
-    methods = {name: params.methods[name] for name in names}
+    methods = {name: replace(params.methods[name], learning_rate=None) for name in names}  # GENTLE is for all
     learners = {name: sessions.begin(params, method, 0).state.learners for name, method in methods.items()}
     size = params.model.input_size
     images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)

@@ -33,8 +33,8 @@ class Method:
     of the training after which the first hidden unit has learnt; the others end evenly spread between it and the last
     unit, which learns to the end, and the schedule of each runs to its own end (FreezeOut, Brock et al.,
     arXiv:1706.04983). vote: predict by the mean log probability of all units' classifiers in place of the network's
-    own alone. recompute: trade time for memory by running every node again in the backward pass; the numbers stay the
-    same.
+    own alone. learning_rate: of a method that was tuned to another than the recipe's. recompute: trade time for memory
+    by running every node again in the backward pass; the numbers stay the same.
     """
 
     units: Cuts = "block"
@@ -43,6 +43,7 @@ class Method:
     share: float = 1.0
     freeze: float = 1.0
     vote: bool = False
+    learning_rate: float | None = None
     recompute: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +52,8 @@ class Method:
                 raise ValueError(f"{name}: expected more than 0 and at most 1, found {value}")
         if not self.detach and min(self.share, self.freeze) < 1:
             raise ValueError("share, freeze: expected 1 where gradients pass between units: none can rest there")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate: expected more than 0, found {self.learning_rate}")
         if self.vote and not self.objective.classifies:
             raise ValueError("vote: expected an objective with cross_entropy of a linear classifier")
 
@@ -294,12 +297,12 @@ def train(
 
 def rates(method: Method, recipe: Recipe, units: int, step: int, steps: int) -> list[float]:
     """The learning rate of each of `units` units in `step` (0-based) of `steps`; 0 where a hidden one rests."""
-    result = []
+    peak, result = method.learning_rate or recipe.learning_rate, []
     for place in range(units):
         last = place == units - 1
         end = steps if last else steps * (method.freeze + (1 - method.freeze) * place / (units - 1))
         learns = last or (step < end and method.due(place, step))
-        result.append(recipe.learning_rate * factor(recipe.schedule, step, end) if learns else 0.0)
+        result.append(peak * factor(recipe.schedule, step, end) if learns else 0.0)
     return result
 
 

@@ -13,12 +13,11 @@ import pandas as pd
 from pipeline.sinks import dump
 from pipeline.stage import InputError, atomic
 from tune import spaces
-from tune.spaces import MODELS, SEED, Sweep
+from tune.spaces import MODELS, RATE, SEED, Sweep
 from tune.trial import Score, Summary
 
 CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
 TEST = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "macro_f1", "majority_accuracy", "collapsed")
-RATE = "train.learning_rate"
 
 
 class Outcome(NamedTuple):

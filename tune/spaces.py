@@ -18,6 +18,7 @@ from pipeline.stage import InputError
 
 MODELS = "models"  # the axis of networks; every other axis is a dotted name of params.yaml
 SEED = "seed"
+RATE = "train.learning_rate"
 HALVINGS = 2**5
 FROM_RESOURCES = ("compute.threads", "compute.device")
 
@@ -105,12 +106,10 @@ def _entry(where: str, value: object) -> Entry:
 
 def with_common_rate(sweep: Sweep) -> Sweep:
     """Of a sweep over networks: the common learning rate as one of the rates that each network is tuned over."""
-    name = "train.learning_rate"
-    if not sweep.models or name not in sweep.axes:
+    if not sweep.models or RATE not in sweep.axes:
         return sweep
-    rate = common_rate(sweep)
-    rates = sorted({rate, *sweep.axes[name]})
-    return replace(sweep, axes=sweep.axes | {name: rates})
+    rates = sorted({common_rate(sweep), *sweep.axes[RATE]})
+    return replace(sweep, axes=sweep.axes | {RATE: rates})
 
 
 def common_rate(sweep: Sweep) -> float:
@@ -132,14 +131,19 @@ def configs(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def training(sweep: Sweep, config: dict[str, Any], threads: int, device: str) -> Training:
-    """What the trial at the point `config` trains; raises InputError for values that make no training."""
+    """What the trial at the point `config` trains; raises InputError for values that make no training.
+
+    A sweep over networks or learning rates decides the rate of every method, also of one with a rate of its own.
+    """
     overrides = sweep.fixed | {name: config[name] for name in sweep.axes}
     entry = sweep.models[config[MODELS]] if sweep.models else Entry(sweep.method)
     params = resolve(sweep.raw, overrides | (_network(sweep, overrides, entry) if sweep.models else {}))
     if entry.method not in params.methods:
         raise InputError(f"method: expected one of {', '.join(params.methods)}, found {entry.method!r}")
-    compute = params.compute.__class__(device=device, threads=threads)
-    return Training(params.model_copy(update={"compute": compute}), entry.method, config[SEED])
+    changed = {"compute": params.compute.__class__(device=device, threads=threads)}
+    if sweep.models or any(name.endswith(RATE) for name in overrides):
+        changed["methods"] = {name: replace(how, learning_rate=None) for name, how in params.methods.items()}
+    return Training(params.model_copy(update=changed), entry.method, config[SEED])
 
 
 def _network(sweep: Sweep, overrides: dict[str, Any], entry: Entry) -> dict[str, Any]:

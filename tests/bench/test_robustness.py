@@ -13,7 +13,7 @@ from bench import robustness
 from cfpn import training
 from cfpn.data import Faces
 from cfpn.model import CFPN, build
-from cfpn.training import Method
+from cfpn.training import Method, Recipe
 from pipeline.stage import InputError
 
 MODEL = CFPN(input_size=48, width=16, layers=1, pyramids=1)
@@ -61,7 +61,8 @@ def test_damaged_faces_are_the_same_every_time_and_those_of_none_are_whole() -> 
 def test_a_row_holds_the_accuracy_of_a_runs_weights(tmp_path: Path) -> None:
     write(tmp_path, "bp-3", 3)
     table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
-    own = training.validate(build(MODEL, 3), faces(), 48)["val/accuracy"]
+    state = training.start(build(MODEL, 3), Method(units="network"), Recipe(), 48, 0, torch.device("cpu"))
+    own = training.validate(state, faces(), 48)["val/accuracy"]
     assert table.set_index("damage").loc["none", "accuracy"] == pytest.approx(own)
     assert set(table["method"]) == {"bp"}
     assert set(table["seed"]) == {3}

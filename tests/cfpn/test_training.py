@@ -386,6 +386,15 @@ def test_the_only_unit_of_back_propagation_learns_in_every_step() -> None:
     assert found == [[0.005 * factor("one_cycle", step, 10)] for step in range(10)]
 
 
+def test_a_method_may_have_a_learning_rate_of_its_own() -> None:
+    recipe = Recipe(learning_rate=0.01, schedule="one_cycle")
+    plain, own = (rates(Method(learning_rate=rate), recipe, 3, 5, 100) for rate in (None, 0.002))
+    assert own == pytest.approx([rate / 5 for rate in plain])
+    for bad in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="learning_rate: expected more than 0"):
+            Method(learning_rate=bad)
+
+
 def test_a_unit_that_has_ended_stays_as_it_is_and_the_others_go_on() -> None:
     how, recipe = method(["block1"], freeze=0.5), Recipe(epochs=4, batch=BATCH)
     state = begin(how)

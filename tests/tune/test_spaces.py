@@ -111,6 +111,27 @@ def test_the_common_learning_rate_is_among_those_a_network_is_tuned_over() -> No
     assert sweep.axes["train.learning_rate"] == [spaces.common_rate(sweep), 0.1, 0.2]
 
 
+@pytest.mark.parametrize("name", ["train.learning_rate", "profiles.fer2013-cpu.train.learning_rate"])
+def test_a_sweep_over_learning_rates_decides_them_for_a_method_with_one_of_its_own(name: str) -> None:
+    sweep = read("rates", "profile=fer2013-cpu", f"{name}=0.1,0.2", method="bp")
+    spaces.check(sweep)
+    found = [spaces.training(sweep, config, 1, "cpu").params for config in spaces.configs(sweep)]
+    assert [params.train.learning_rate for params in found] == [0.1, 0.2]
+    assert {params.methods["bp"].learning_rate for params in found} == {None}
+
+
+def test_networks_are_compared_at_the_recipes_learning_rate_whatever_a_method_has() -> None:
+    sweep = read("models", "profile=fer2013-cpu")
+    found = [spaces.training(sweep, config, 1, "cpu").params for config in spaces.configs(sweep)]
+    assert {how.learning_rate for params in found for how in params.methods.values()} == {None}
+
+
+def test_another_sweep_leaves_a_method_its_own_learning_rate() -> None:
+    sweep = read("activation", "profile=fer2013-cpu", method="bp")
+    found = [spaces.training(sweep, config, 1, "cpu").params.methods["bp"] for config in spaces.configs(sweep)]
+    assert {how.learning_rate for how in found} == {0.008}
+
+
 def test_all_networks_are_compared_at_one_batch_one_number_of_epochs_and_one_image() -> None:
     sweep = read("models")
     for config in spaces.configs(sweep):
