@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench import study
 from cfpn import training
+from cfpn.allocator import keep_freed_memory
 from cfpn.data import SIDE, Faces, generator
 from pipeline import evaluate
 from pipeline.stage import atomic, run
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--splits", type=Path, default=Path("data/splits"))
     args = parser.parse_args()
+    torch.set_num_threads(1)  # more of them spin against whatever else runs
+    keep_freed_memory()
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
