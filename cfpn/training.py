@@ -177,16 +177,13 @@ def _heads(learners: Sequence[Learner], start: str) -> dict[str, Tensor]:
 
 
 def _load_heads(learners: Sequence[Learner], tensors: dict[str, Tensor]) -> None:
-    owners = [learner for learner in learners if learner.head is not None]
-    known = tuple(f"{owner.unit.name}." for owner in owners)
-    for key in tensors:
-        if not key.startswith(known):
-            raise KeyError(f"state: {'head/' + key!r} belongs to none of the units with a head")
-    for owner in owners:
-        try:
-            owner.head.load_state_dict(_below(tensors, f"{owner.unit.name}."))
-        except RuntimeError as error:
-            raise RuntimeError(f"head of {owner.unit.name}: {error}") from error
+    known = {name.removeprefix("head/") for name in _heads(learners, "head")}
+    if known != set(tensors):
+        strange = sorted(known ^ set(tensors))[0]
+        raise KeyError(f"heads: {strange!r} is {'missing' if strange in known else 'of none of the units'}")
+    for learner in learners:
+        if learner.head is not None:
+            learner.head.load_state_dict(_below(tensors, f"{learner.unit.name}."))
 
 
 def _load_adam(optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:

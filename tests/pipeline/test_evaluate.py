@@ -206,6 +206,21 @@ def test_units_with_classifiers_are_scored_one_by_one_and_together(
     assert "accuracy_by_unit" not in alone
 
 
+@pytest.mark.parametrize("damage", ["missing", "misshaped", "unknown"])
+def test_heads_that_do_not_fit_are_refused_naming_the_tensor(
+    inputs: tuple[Path, Path], tmp_path: Path, damage: str
+) -> None:
+    method, name = Method(units=["block1"]), "head/block1.classifier.bias"
+    tensors = sessions.untrained(MODEL, method, CPU).weights()
+    if damage == "missing":
+        del tensors[name]
+    else:
+        tensors[name if damage == "misshaped" else "head/block1.classifier.extra"] = torch.zeros(9)
+    write_weights(tmp_path / "run2/model.safetensors", tensors, method=method)
+    with pytest.raises(InputError, match=r"model\.safetensors: .*block1\.classifier\."):
+        stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
+
+
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.replace("classifier.", "head."): value for name, value in tensors.items()}
 
