@@ -79,15 +79,15 @@ def gradients(state: State, method: Method, faces: Faces, input_size: int, size:
     Where a method is back-propagation the cosine is 1.
     """
     images, labels = data.images(faces.pixels[:size], input_size), faces.labels[:size]
-    buffers = {id(b): b.clone() for node in state.nodes for b in node.module.buffers()}
-    for node in state.nodes:
-        node.module.train()
+    modules = [node.module for node in state.nodes] + [o.head for o in state.learners if o.head is not None]
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    for module in modules:
+        module.train()
     own = _gradients(state.learners, method, images, labels)
     true = _gradients(whole(state.nodes), method, images, labels)
     with torch.no_grad():
-        for node in state.nodes:
-            for buffer in node.module.buffers():
-                buffer.copy_(buffers[id(buffer)])
+        for buffer, before in buffers:
+            buffer.copy_(before)
     result = {}
     for name in own:
         norm = own[name].norm()
