@@ -213,8 +213,8 @@ class Objective:
     """
 
     dependence: Dependence = field(default_factory=DebiasedCKA)
-    weight: float = 0.5
-    cross_entropy: float = 0.5
+    weight: float = 0.1
+    cross_entropy: float = 1.0
     z: Literal["features", "embedding"] = "features"
     pool: int = 6
     grid: int = 3

@@ -66,7 +66,8 @@ class Method:
 class Recipe:
     """What is equal for all methods: optimiser Adam, its schedule, the data order and the arithmetic.
 
-    schedule: "constant", or "one_cycle" (linear warm-up over 30 % of the steps, then cosine to 0).
+    schedule: "constant", or "one_cycle": up linearly over the share warm_up, in [0, 1), of a unit's steps, then down to
+    0 as a cosine (Smith & Topin: Super-Convergence, 2018).
     precision: "bfloat16" is autocast. average, in [0, 1): decay per step of the moving average of the weights, which is
     what validation sees and a run keeps; 0: the weights themselves.
     """
@@ -75,6 +76,7 @@ class Recipe:
     batch: int = 128
     learning_rate: float = 0.005
     schedule: Literal["constant", "one_cycle"] = "constant"
+    warm_up: float = 0.1
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Literal["float32", "bfloat16"] = "float32"
     average: float = 0.0
@@ -82,8 +84,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 4 or not 0 < self.learning_rate < math.inf:
             raise ValueError(f"train: expected epochs >= 1, batch >= 4 and learning_rate > 0, found {self}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
+        for name in ("warm_up", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"train.{name}: expected 0 or more and less than 1, found {getattr(self, name)}")
 
 
 class Record(NamedTuple):
@@ -299,15 +302,15 @@ def rates(method: Method, recipe: Recipe, units: int, step: int, steps: int) -> 
         last = place == units - 1
         end = steps if last else steps * (method.freeze + (1 - method.freeze) * place / (units - 1))
         learns = last or (step < end and method.due(place, step))
-        result.append(peak * factor(recipe.schedule, step, end) if learns else 0.0)
+        result.append(peak * factor(recipe.schedule, step, end, recipe.warm_up) if learns else 0.0)
     return result
 
 
-def factor(schedule: str, step: int, steps: float) -> float:
-    """Share of the learning rate in `step` (0-based) of `steps`."""
+def factor(schedule: str, step: int, steps: float, warm_up: float) -> float:
+    """Share of the learning rate in `step` (0-based) of `steps`; see `Recipe`."""
     if schedule == "constant":
         return 1.0
-    warm = max(1.0, 0.3 * steps)
+    warm = max(1.0, warm_up * steps)
     if step < warm:
         return (step + 1) / (warm + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))

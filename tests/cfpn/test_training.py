@@ -371,19 +371,19 @@ def test_at_half_the_steps_neighbours_alternate() -> None:
 @pytest.mark.parametrize("freeze", [1.0, 0.5, 0.65])
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
 def test_units_end_one_after_the_other_each_with_a_schedule_of_its_own(freeze: float, schedule: str) -> None:
-    recipe = Recipe(learning_rate=0.01, schedule=schedule)
+    recipe = Recipe(learning_rate=0.01, schedule=schedule, warm_up=0.2)
     table = np.array([rates(Method(freeze=freeze), recipe, 4, step, 1200) for step in range(1200)])
     for place, found in enumerate(table.T):
         end = round(1200 * (freeze + (1 - freeze) * place / 3))
-        expected = [0.01 * factor(schedule, step, end) for step in range(end - 1)]
+        expected = [0.01 * factor(schedule, step, end, 0.2) for step in range(end - 1)]
         assert found[: end - 1] == pytest.approx(expected)
         assert not found[end + 1 :].any()
 
 
 def test_the_only_unit_of_back_propagation_learns_in_every_step() -> None:
-    recipe = Recipe(schedule="one_cycle")
+    recipe = Recipe(schedule="one_cycle", warm_up=0.2)
     found = [rates(Method("network", freeze=0.5, share=0.5), recipe, 1, step, 10) for step in range(10)]
-    assert found == [[0.005 * factor("one_cycle", step, 10)] for step in range(10)]
+    assert found == [[0.005 * factor("one_cycle", step, 10, 0.2)] for step in range(10)]
 
 
 def test_a_method_may_have_a_learning_rate_of_its_own() -> None:
@@ -688,31 +688,34 @@ def test_where_gradients_pass_no_unit_can_rest(name: str) -> None:
         Method(**{"detach": False, name: 0.5})
 
 
-@pytest.mark.parametrize("average", [-0.1, 1.0, math.nan])
-def test_an_average_that_is_none_is_refused(average: float) -> None:
-    with pytest.raises(ValueError, match=r"train\.average: expected 0 or more and less than 1"):
-        Recipe(average=average)
+@pytest.mark.parametrize("name", ["average", "warm_up"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
+def test_an_average_or_a_warm_up_that_is_none_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"train\.{name}: expected 0 or more and less than 1"):
+        Recipe(**{name: value})
 
 
+@pytest.mark.parametrize("warm_up", [0.0, 0.1, 0.3, 0.99])
 @pytest.mark.parametrize("total", [1, 2, 10, 1000])
-def test_schedules_stay_between_zero_and_the_full_rate(total: int) -> None:
-    assert [factor("constant", step, total) for step in range(total)] == [1.0] * total
-    assert all(0 < factor("one_cycle", step, total) <= 1 for step in range(total))
+def test_schedules_stay_between_zero_and_the_full_rate(total: int, warm_up: float) -> None:
+    assert [factor("constant", step, total, warm_up) for step in range(total)] == [1.0] * total
+    assert all(0 < factor("one_cycle", step, total, warm_up) <= 1 for step in range(total))
 
 
-def test_one_cycle_rises_linearly_for_three_tenths_and_falls_as_a_cosine() -> None:
-    rates = [factor("one_cycle", step, 1000) for step in range(1000)]
-    assert max(rates) == rates[300] == 1.0
-    assert rates[149] == pytest.approx(0.5, abs=0.01)
-    assert rates[650] == pytest.approx(0.5, abs=0.01)
-    assert rates[300:] == sorted(rates[300:], reverse=True)
+@pytest.mark.parametrize("warm_up", [0.1, 0.3, 0.6])
+def test_one_cycle_rises_linearly_over_the_warm_up_and_falls_as_a_cosine(warm_up: float) -> None:
+    rates, peak = [factor("one_cycle", step, 1000, warm_up) for step in range(1000)], round(1000 * warm_up)
+    assert max(rates) == rates[peak] == 1.0
+    assert rates[peak // 2 - 1] == pytest.approx(0.5, abs=0.01)
+    assert rates[(1000 + peak) // 2] == pytest.approx(0.5, abs=0.01)
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < 1e-4
 
 
 def test_the_schedule_reaches_every_units_optimiser() -> None:
     state = begin(method("block"))
     epochs(state, method("block"), RECIPE)
-    expected = RECIPE.learning_rate * factor("one_cycle", 5, 6)
+    expected = RECIPE.learning_rate * factor("one_cycle", 5, 6, RECIPE.warm_up)
     assert {group["lr"] for learner in state.learners for group in learner.optimizer.param_groups} == {expected}
 
 
