@@ -62,9 +62,10 @@ def gathered(table: Path, runs: Path, evaluations: Path) -> pd.DataFrame:
             *_, last = test.get("accuracy_by_unit") or [None]
             if last is not None:
                 about[f"test/{NETWORK}"] = test["accuracy_by_unit"][last]
-                rows[f"val/{NETWORK}"] = rows[f"unit/{last}/accuracy"]
-            parts.append(rows.assign(**about))
+                about[f"val/{NETWORK}"] = rows[f"unit/{last}/accuracy"]
+            parts.append(pd.concat([rows, pd.DataFrame(about, index=rows.index)], axis=1))
     rows = joined(table, parts, KEYS, runs)
+    rows = rows.copy()  # in one piece: a unit per layer has over a hundred columns
     for split in ("val", "test"):
         alone = rows.get(f"{split}/{NETWORK}", rows[f"{split}/accuracy"])
         rows[f"{split}/{NETWORK}"] = alone.fillna(rows[f"{split}/accuracy"])

@@ -186,7 +186,10 @@ def _load_heads(learners: Sequence[Learner], tensors: dict[str, Tensor]) -> None
         raise KeyError(f"heads: {strange!r} is {'missing' if strange in known else 'of none of the units'}")
     for learner in learners:
         if learner.head is not None:
-            learner.head.load_state_dict(_below(tensors, f"{learner.unit.name}."))
+            try:
+                learner.head.load_state_dict(_below(tensors, f"{learner.unit.name}."))
+            except RuntimeError as error:
+                raise RuntimeError(f"head of {learner.unit.name}: {error}") from error
 
 
 def _load_adam(optimizer: torch.optim.Adam, tensors: dict[str, Tensor]) -> None:
