@@ -60,6 +60,14 @@ def test_a_seed_that_never_gets_there_is_told_beside_the_steps_of_the_others(fol
     assert all(cell in written for cell in ("0.75 (1 of 2)", "0.50 (2 of 2)", "– (0 of 1)"))
 
 
+def test_a_history_of_hundreds_of_columns_is_gathered_whole_and_without_a_warning(folder: Path) -> None:
+    path = folder / "runs/nbp-0/history.csv"
+    wide = pd.DataFrame({f"unit/block{i}/gradient_norm": [float(i)] * 4 for i in range(300)})
+    pd.concat([pd.read_csv(path), wide], axis=1).to_csv(path, index=False)
+    found = gather(folder).query("method == 'nbp' and seed == 0")
+    assert found[list(wide)].to_numpy().tolist() == wide.to_numpy().tolist()
+
+
 def test_the_network_alone_stands_beside_a_vote_of_its_units(folder: Path) -> None:
     for seed, accuracy in ((0, 0.48), (1, 0.50)):
         path = folder / f"runs/nbp-{seed}/history.csv"
