@@ -454,7 +454,7 @@ def bench_section(inputs: Inputs) -> Section | None:
     if not inputs.bench or not inputs.bench.get("rows"):
         return None
     titles = {"step_ms": "Step, ms", "step_ratio": "Step, ratio", "peak_mib": "Peak memory, MiB"}
-    titles |= {"peak_ratio": "Peak memory, ratio", "method": "Method"}
+    titles |= {"peak_ratio": "Peak memory, ratio", "method": "Method", "step_ratio_quartiles": "its quartiles"}
     names = list(dict.fromkeys(name for row in inputs.bench["rows"] for name in row))
     rows = [[show(row.get(name), name) for name in names] for row in inputs.bench["rows"]]
     setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in inputs.bench.items() if key != "rows")
@@ -652,9 +652,11 @@ def percent(value: float | None) -> str:
 
 
 def show(value: object, name: str = "") -> str:
-    """A value of a table: thousands apart, ratios with two digits, a dash for none."""
+    """A value of a table: thousands apart, ratios with two digits, a list from first to last, a dash for none."""
     if value is None:
         return DASH
+    if name.endswith("quartiles") and isinstance(value, list):
+        return " to ".join(f"{quartile:.2f}" for quartile in value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return method_name(str(value)) if name == "method" else str(value)
     if isinstance(value, int):

@@ -250,11 +250,13 @@ def test_the_variants_of_one_face_are_found_in_either_order(root: Path, blockwis
 
 
 def test_measured_times_and_memory_become_a_table(root: Path) -> None:
-    row = {"method": "nbp", "step_ms": 588.1, "step_ratio": 0.963, "peak_mib": 1402.5, "peak_ratio": 0.44}
+    row = {"method": "nbp", "step_ms": 588.1, "step_ratio": 0.963, "step_ratio_quartiles": [0.691, 1.177]}
+    row |= {"peak_mib": 1402.5, "peak_ratio": 0.44}
     write_json(root / "bench.json", {"rows": [row], "batch": 128, "input_size": 48, "device": "CPU"})
     text = read(root)
     assert "batch 128, input size 48, device CPU" in text
-    assert "NBP 588 0.96 1,402 0.44" in text
+    assert "NBP 588 0.96 0.69 to 1.18 1,402 0.44" in text
+    assert "quartiles" in text and "step_ratio" not in text
 
 
 def test_sweeps_and_networks_have_sections_of_their_own_where_there_are_any(root: Path) -> None:
