@@ -465,7 +465,7 @@ def validate(state: State, faces: Faces, input_size: int) -> dict[str, float]:
 
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of rows of scores (n, 7) whose largest stands at the label."""
-    return (scores.argmax(1) == labels).float().mean().item()
+    return (scores.argmax(1) == labels).double().mean().item()
 
 
 def parameters(state: State) -> int:

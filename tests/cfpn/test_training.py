@@ -24,6 +24,7 @@ from cfpn.training import (
     Recipe,
     Record,
     State,
+    accuracy,
     factor,
     load_weights,
     parameters,
@@ -805,6 +806,12 @@ def test_validation_tells_the_accuracy_of_every_unit_and_of_their_vote(vote: boo
     voted = (predict(state, some, SIZE).argmax(1) == some.labels).double().mean().item()
     assert found["val/vote_accuracy"] == pytest.approx(voted)
     assert found["val/accuracy"] == pytest.approx(voted if vote else single[-1])
+
+
+@pytest.mark.parametrize(("right", "count"), [(379, 400), (1, 3), (0, 7)])
+def test_an_accuracy_is_the_exact_ratio_so_that_all_tables_round_it_alike(right: int, count: int) -> None:
+    labels = torch.tensor([1] * right + [0] * (count - right))
+    assert accuracy(F.one_hot(torch.ones(count, dtype=torch.int64), 7).float(), labels) == right / count
 
 
 @pytest.mark.parametrize("how", [VOTING, method("block"), BP, method("block", objective=ALONE)], ids=str)
