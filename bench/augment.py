@@ -14,7 +14,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 
 BAR = 2000  # source faces a second
 

@@ -20,7 +20,7 @@ from cfpn.graph import IMAGE, Node
 from cfpn.graph import run as forward
 from pipeline import params as parameters
 from pipeline import session as sessions
-from pipeline.stage import InputError, atomic, run
+from pipeline.process import InputError, atomic, run
 from tune import spaces
 from tune.spaces import MODELS, Sweep, Training
 

@@ -21,7 +21,7 @@ from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline.params import Params
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 
 EXAMPLE = """example:
   python -m bench.depth --methods bp nbp --batch 4 --set profile=paper model.width=64

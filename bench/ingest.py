@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import ingest
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 
 MEMORY_BAR = 400  # MB
 RATIO_BARS = {"fromstring": 1.0, "split": 3.0}

@@ -25,7 +25,7 @@ from cfpn.layers import SeparableConvolution, activation, concatenate
 from cfpn.model import CFPN
 from cfpn.training import Method, Recipe, start, train_step
 from pipeline import params as parameters
-from pipeline.stage import run
+from pipeline.process import run
 
 EXAMPLE = """example:
   python -m bench.naive --set profile=fer2013-cpu --rounds 10

@@ -17,7 +17,7 @@ from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.data import SIDE, Faces, generator
 from pipeline import evaluate
-from pipeline.stage import atomic, run
+from pipeline.process import atomic, run
 
 EXAMPLE = """example:
   python -m bench.robustness docs/nbp-robustness.csv --runs runs --splits data/splits

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cfpn.data import EXPRESSIONS
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 STRENGTHS = (1e-4, 1e-3, 1e-2)

@@ -21,7 +21,7 @@ from cfpn.training import Learner, Method, Recipe
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline.params import Params
-from pipeline.stage import InputError, atomic, run
+from pipeline.process import InputError, atomic, run
 
 EXAMPLE = """example:
   python -m bench.step --methods bp nbp --rounds 20 --out results/bench.json

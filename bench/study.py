@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from pipeline import figures
-from pipeline.stage import InputError, atomic, run
+from pipeline.process import InputError, atomic, run
 
 EXAMPLE = """example:
   python -m bench.study docs/nbp-study.csv --runs runs --evaluations results/evaluate --figure docs/nbp-study.svg

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import PIXELS, SCHEMA, column, parquet_sink
-from pipeline.stage import InputError, atomic, run
+from pipeline.process import InputError, atomic, run
 
 SIDE = 48
 BATCH = 256

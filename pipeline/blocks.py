@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 DASH = "–"
 

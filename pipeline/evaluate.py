@@ -34,7 +34,7 @@ from cfpn.model import CFPN
 from cfpn.training import Method, State, accuracy, ballots, verdict
 from pipeline import session as sessions
 from pipeline.baselines import Baseline
-from pipeline.stage import InputError, atomic, only_one, run
+from pipeline.process import InputError, atomic, only_one, run
 
 CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB

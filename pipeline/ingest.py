@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from cfpn.allocator import keep_freed_memory
 from pipeline.audit import EXPRESSIONS, RULES, SPLITS, Count, Face, audit
-from pipeline.stage import InputError, atomic, only_one, run
+from pipeline.process import InputError, atomic, only_one, run
 
 PIXELS = 48 * 48
 USAGES = dict(zip((b"Training", b"PublicTest", b"PrivateTest"), SPLITS, strict=True))

@@ -12,7 +12,7 @@ from ruamel.yaml.error import YAMLError
 from cfpn.model import CFPN
 from cfpn.training import Method, Recipe
 from pipeline.baselines import Baseline
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 GROUPS = {
     "run": ("methods", "seeds"),

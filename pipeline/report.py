@@ -41,8 +41,8 @@ from pipeline.blocks import (
     read_json,
 )
 from pipeline.figures import Curve, Pixels, method_name
+from pipeline.process import InputError, atomic, only_one, run
 from pipeline.report_sweeps import Sweep
-from pipeline.stage import InputError, atomic, only_one, run
 
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # file name -> Usage in FER2013
 EXAMPLES = 12  # faces in a row of examples

@@ -14,7 +14,7 @@ import pandas as pd
 from pipeline import figures
 from pipeline.blocks import DASH, Picture, Section, Table, Text, flatten, mean_and_deviation, plain, read_json
 from pipeline.figures import method_name
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 NETWORK, RATE, SEED = "models", "train.learning_rate", "seed"  # axes of sweeps
 VALIDATION = "val/accuracy"

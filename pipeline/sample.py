@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm import tqdm
 
-from pipeline.stage import InputError, atomic, run
+from pipeline.process import InputError, atomic, run
 
 SIDE = 48
 FINE = 4  # drawn at 192x192, then averaged down, which smooths every edge

@@ -21,7 +21,7 @@ from cfpn.training import Method, Recipe, Record, State
 from pipeline import baselines
 from pipeline.baselines import Baseline
 from pipeline.params import Compute, Params
-from pipeline.stage import InputError, atomic
+from pipeline.process import InputError, atomic
 
 CODE = Path(__file__).resolve().parents[1]
 

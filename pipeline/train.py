@@ -19,9 +19,9 @@ from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline import sinks
 from pipeline.params import Params
+from pipeline.process import InputError, atomic, only_one, run
 from pipeline.session import Session
 from pipeline.sinks import Sink
-from pipeline.stage import InputError, atomic, only_one, run
 
 EXAMPLE = """example:
   python -m pipeline.train runs/nbp-0 --method nbp --seed 0

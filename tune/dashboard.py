@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import params as parameters
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 from tune import spaces, track
 from tune.spaces import MODELS, short
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline.process import InputError, atomic
 from pipeline.sinks import dump
-from pipeline.stage import InputError, atomic
 from tune import spaces
 from tune.spaces import MODELS, RATE, SEED, Sweep
 from tune.trial import Score, Summary

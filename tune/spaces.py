@@ -14,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 MODELS = "models"  # the axis of networks; every other axis is a dotted name of params.yaml
 SEED = "seed"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pyarrow import fs
 from ray import tune
 
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 SPECIFICATION, FINISHED = "specification.json", "finished"
 

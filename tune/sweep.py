@@ -27,7 +27,7 @@ from pipeline import baselines, evaluate
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline import train as stage
-from pipeline.stage import InputError, only_one, run
+from pipeline.process import InputError, only_one, run
 from tune import results, spaces, storage, track, trial
 from tune.progress import Progress
 from tune.results import Outcome

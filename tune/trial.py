@@ -27,8 +27,8 @@ from cfpn.data import Faces
 from cfpn.training import DivergedError
 from pipeline import evaluate
 from pipeline import session as sessions
+from pipeline.process import InputError
 from pipeline.session import Session
-from pipeline.stage import InputError
 from tune import spaces, storage
 from tune.spaces import Sweep
 from tune.storage import Storage

@@ -14,7 +14,7 @@ from cfpn import training
 from cfpn.data import Faces
 from cfpn.model import CFPN, build
 from cfpn.training import Method, Recipe
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 MODEL = CFPN(input_size=48, width=16, layers=1, pyramids=1)
 

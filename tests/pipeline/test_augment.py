@@ -14,10 +14,10 @@ from scipy import ndimage
 
 from cfpn.data import load
 from pipeline import augment as module
-from pipeline import stage
+from pipeline import process
 from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
 from pipeline.ingest import SCHEMA, column
-from pipeline.stage import InputError, run
+from pipeline.process import InputError, run
 
 ROOT = Path(module.__file__).parents[1]
 Pixels = NDArray[np.uint8]
@@ -291,7 +291,7 @@ def test_the_command_writes_what_the_function_does(tmp_path: Path) -> None:
 
 def main_ends_with(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["augment", *map(str, arguments)])
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
     monkeypatch.setattr(module, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     with pytest.raises(SystemExit) as caught:

@@ -23,7 +23,7 @@ from pipeline import baselines
 from pipeline import evaluate as stage
 from pipeline import session as sessions
 from pipeline.baselines import Baseline
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
 BP = Method(units="network")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pipeline import ingest as module
 from pipeline.audit import RULES
 from pipeline.ingest import Cut, Fault, ingest, locate, parse_clean, parse_pixels, parse_rules
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 ROOT = Path(module.__file__).parents[1]

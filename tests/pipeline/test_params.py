@@ -14,7 +14,7 @@ from cfpn.objectives import CKA, DebiasedCKA, Eq4, NoDependence, NormalisedHSIC,
 from cfpn.training import Recipe
 from pipeline.baselines import Baseline
 from pipeline.params import Params, assignments, load, merged, override, read
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 PROJECT = Path(__file__).resolve().parents[2] / "params.yaml"
 RAW: dict[str, Any] = {

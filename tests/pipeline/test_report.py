@@ -18,7 +18,7 @@ import torch
 from cfpn.data import EXPRESSIONS
 from pipeline import evaluate, figures, report
 from pipeline.audit import Face, audit
-from pipeline.stage import InputError
+from pipeline.process import InputError
 
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
 SPREAD = ("mean", "min", "max")

@@ -12,8 +12,8 @@ import pytest
 
 from pipeline import figures, report_sweeps
 from pipeline.blocks import Picture, Section, Table, Text
+from pipeline.process import InputError
 from pipeline.report_sweeps import NETWORK, RATE
-from pipeline.stage import InputError
 
 ACTIVATIONS = [{"model.activation": "relu"}, {"model.activation": "tanh"}]
 NETWORKS = [{NETWORK: name, RATE: rate} for name in ("CFPN-NBP", "AlexNet") for rate in (0.001, 0.005)]

@@ -10,8 +10,8 @@ from PIL import Image
 
 from cfpn.data import EXPRESSIONS
 from pipeline import sample
+from pipeline.process import InputError, run
 from pipeline.sample import BLOCK, PROTOTYPES, Identity, Scene, draw_face, expose, face_of_row, mouth_curves, paint
-from pipeline.stage import InputError, run
 
 BROWS, EYES, MOUTH = slice(10, 17), slice(17, 22), slice(30, 41)  # pixel rows of the average face
 

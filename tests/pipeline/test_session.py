@@ -15,8 +15,8 @@ from cfpn.training import Method, Record, weights
 from pipeline import session as sessions
 from pipeline.baselines import Baseline
 from pipeline.params import Compute, Params, Training
+from pipeline.process import InputError
 from pipeline.session import Session, advance, begin, build, device, fingerprint, read, restore, save
-from pipeline.stage import InputError
 
 LOCAL = Method(units=["block1"], objective=Objective(pool=4, grid=2, head=Head(hidden=1, width=8)))
 PARAMS = Params(

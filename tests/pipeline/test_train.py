@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline import process
 from pipeline import session as sessions
-from pipeline import stage
 from pipeline import train as train_stage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def train(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def run_stage(*extra: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["train", *ARGUMENTS, *extra])
         try:
-            stage.run(train_stage.main)
+            process.run(train_stage.main)
             code = 0
         except SystemExit as end:
             code = int(end.code or 0)
@@ -191,6 +191,6 @@ def test_what_a_user_got_wrong_is_named_with_exit_code_two(
 
 
 def test_a_second_process_on_the_same_run_is_refused(folder: Path, train: Train) -> None:
-    with stage.only_one(folder / ".checkpoints" / "nbp-0"):
+    with process.only_one(folder / ".checkpoints" / "nbp-0"):
         result = train()
     assert result.code == 2 and "another process" in result.err

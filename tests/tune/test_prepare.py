@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stage import InputError
+from pipeline.process import InputError
 from tune import storage, sweep
 from tune.storage import Storage
 

@@ -10,7 +10,7 @@ import ray
 from ray import tune
 
 from pipeline import params as parameters
-from pipeline.stage import InputError
+from pipeline.process import InputError
 from tune import results, spaces, sweep
 
 RAW = parameters.read(Path(__file__).parents[2] / "params.yaml")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline import params as parameters
-from pipeline.stage import InputError
+from pipeline.process import InputError
 from tune import spaces
 from tune.spaces import Sweep
 

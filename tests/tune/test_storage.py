@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from pipeline.stage import InputError
+from pipeline.process import InputError
 from tune import storage
 from tune.storage import Storage
 

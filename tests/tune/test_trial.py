@@ -13,8 +13,8 @@ from ray import tune
 from cfpn.model import CFPN
 from cfpn.training import DivergedError, Method, Recipe, start
 from pipeline import session as sessions
+from pipeline.process import InputError
 from pipeline.session import Session
-from pipeline.stage import InputError
 from tune import spaces, trial
 from tune.trial import PLACES, STATE, Arrays, Clock, Place
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stage
-from pipeline.stage import InputError, atomic, current_umask, only_one, run
+from pipeline import process
+from pipeline.process import InputError, atomic, current_umask, only_one, run
 
-ROOT = Path(stage.__file__).parents[1]
+ROOT = Path(process.__file__).parents[1]
 
 
 def names(folder: Path) -> list[str]:
@@ -32,7 +32,7 @@ def fail_with(error: BaseException) -> None:
 def test_bad_input_and_refusals_of_the_system_are_one_line_and_exit_code_2(
     error: Exception, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
     with pytest.raises(SystemExit) as caught:
         run(lambda: fail_with(error))
     assert caught.value.code == code
@@ -40,19 +40,19 @@ def test_bad_input_and_refusals_of_the_system_are_one_line_and_exit_code_2(
 
 
 def test_an_interrupt_is_exit_code_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
     with pytest.raises(SystemExit) as caught:
         run(lambda: fail_with(KeyboardInterrupt()))
     assert caught.value.code == 130
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "die_with_parent", lambda: None)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
     with pytest.raises(ZeroDivisionError):
         run(lambda: fail_with(ZeroDivisionError()))
 
 
-CHILD = "import time, sys; from pipeline.stage import run; run(lambda: (print('up', flush=True), time.sleep(60)))"
+CHILD = "import time, sys; from pipeline.process import run; run(lambda: (print('up', flush=True), time.sleep(60)))"
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 
@@ -116,7 +116,7 @@ def test_a_file_has_the_rights_that_the_umask_grants(mask: int, tmp_path: Path) 
 
 
 KILLED = (
-    "import os, pathlib, signal, sys; from pipeline.stage import atomic\n"
+    "import os, pathlib, signal, sys; from pipeline.process import atomic\n"
     "with atomic(pathlib.Path(sys.argv[1])) as path: path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
 )
 
@@ -164,7 +164,7 @@ def test_an_error_of_the_work_is_not_taken_for_a_held_lock(tmp_path: Path) -> No
 
 
 HOLDER = (
-    "import pathlib, sys, time; from pipeline.stage import only_one\n"
+    "import pathlib, sys, time; from pipeline.process import only_one\n"
     "with only_one(pathlib.Path(sys.argv[1])): print('up', flush=True); time.sleep(60)"
 )
 
