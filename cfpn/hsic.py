@@ -149,7 +149,12 @@ def hsic_biased(k: Tensor, l: Tensor) -> Tensor:
     """
     if len(k) < 2:
         raise ValueError(f"HSIC needs a batch of at least 2, not {len(k)}")
-    return (centred(k) * centred(l)).sum() / (len(k) - 1)
+    return hsic_biased_centred(centred(k), centred(l))
+
+
+def hsic_biased_centred(k: Tensor, lc: Tensor) -> Tensor:
+    """(n - 1)^-1 tr(K Lc) of a kernel matrix K and a centred one Lc (n, n); K may be centred or not: tr(KHLH)."""
+    return (k * lc).sum() / (len(k) - 1)
 
 
 def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
@@ -163,7 +168,12 @@ def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
 
 def hsic_normalised(k: Tensor, l: Tensor, epsilon: float = 1e-5) -> Tensor:
     """tr(K~ L~) in [0, n), K~ = KH (KH + epsilon n I)^-1, of kernel matrices (n, n) (Ma et al., AAAI 2020)."""
-    return (resolvent(k, epsilon) * resolvent(l, epsilon)).sum()
+    return hsic_normalised_resolved(resolvent(k, epsilon), resolvent(l, epsilon))
+
+
+def hsic_normalised_resolved(k: Tensor, l: Tensor) -> Tensor:
+    """tr(K~ L~) of two resolvents (n, n)."""
+    return (k * l).sum()
 
 
 def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
