@@ -40,9 +40,7 @@ class Faces:
 
     def to(self, device: torch.device) -> "Faces":
         """The same faces on another device."""
-        return replace(
-            self, pixels=self.pixels.to(device), labels=self.labels.to(device), rows=self.rows.to(device)
-        )
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), rows=self.rows.to(device))
 
     def first(self, count: int) -> "Faces":
         """The first `count` faces; all of them for 0."""

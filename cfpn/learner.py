@@ -42,9 +42,7 @@ def outputs_of(learner: Learner, features: dict[str, Tensor]) -> dict[str, Tenso
     return run(learner.unit.nodes, features, learner.unit.outputs, learner.recompute)
 
 
-def unit_loss(
-    learner: Learner, features: dict[str, Tensor], targets: Targets
-) -> tuple[dict[str, Tensor], Tensor]:
+def unit_loss(learner: Learner, features: dict[str, Tensor], targets: Targets) -> tuple[dict[str, Tensor], Tensor]:
     """Forward pass and loss of a unit on its inputs: its outputs by name, and the scalar loss.
 
     Raises DivergedError where a kernel matrix of its features cannot be inverted.
@@ -86,8 +84,9 @@ def unit_step(
     Nothing but its own loss reaches its parameters. At rate 0 the unit rests: it runs forward, and there is no loss.
     """
     if not rate:
-        with torch.no_grad(), torch.autocast(
-            targets.labels.device.type, torch.bfloat16, enabled=learner.precision == "bfloat16"
+        with (
+            torch.no_grad(),
+            torch.autocast(targets.labels.device.type, torch.bfloat16, enabled=learner.precision == "bfloat16"),
         ):
             return outputs_of(learner, features), None
     outputs, loss = unit_loss(learner, features, targets)

@@ -156,7 +156,10 @@ class Network(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.heads = nn.ModuleDict(
-                {unit.name: _head(head, pool, [shapes[name] for name in unit.outputs], classes) for unit in self.units[:-1]}
+                {
+                    unit.name: _head(head, pool, [shapes[name] for name in unit.outputs], classes)
+                    for unit in self.units[:-1]
+                }
             )
 
     def _shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:

@@ -52,7 +52,6 @@ def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:
     if tensor.dim() == 3 and channels == 1:
         tensor = tensor[:, None]
     if tensor.dim() != 4 or tensor.shape[1] != channels or tensor.dtype != torch.uint8:
-        raise ValueError(
-            f"pixels: expected uint8 of shape (n, {channels}, h, w), found {tensor.dtype} of shape {tuple(tensor.shape)}"
-        )
+        found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"pixels: expected uint8 of shape (n, {channels}, h, w), found {found}")
     return tensor

@@ -121,9 +121,7 @@ def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Le
     return Learner(unit, head, None if last else method.local_loss, optimizer, recipe.precision, method.recompute)
 
 
-def train(
-    state: State, method: Method, recipe: Recipe, faces: Faces, validation: Faces, seed: int
-) -> Iterator[Record]:
+def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation: Faces, seed: int) -> Iterator[Record]:
     """Train from state.epoch to recipe.epochs; yields a Record per step and one with the validation per epoch.
 
     When a complete record is yielded, the state is whole. Data order, augmentation and dropout depend on (seed, epoch,
@@ -136,7 +134,9 @@ def train(
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
-            images = data.augment(data.images(pixels, state.network.input_size), recipe.augmentation, random, faces.side)
+            images = data.augment(
+                data.images(pixels, state.network.input_size), recipe.augmentation, random, faces.side
+            )
             rates = method.schedule.rates(step, recipe.epochs * per_epoch, len(state.learners))
             losses = _step(state, method, images, labels, rates, step, random.initial_seed())
             if recipe.average:
@@ -163,9 +163,7 @@ def _step(
             raise DivergedError(f"step {step + 1}: {error}") from error
 
 
-def train_step(
-    state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]
-) -> dict[str, float]:
+def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]) -> dict[str, float]:
     """One optimiser step of every unit on images (n, c, h, w) and labels (n,); returns its losses by name.
 
     rates: the learning rate of every unit, 0 where a hidden one rests. Raises DivergedError.
