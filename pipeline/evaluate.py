@@ -33,7 +33,7 @@ from cfpn.data import EXPRESSIONS, Faces, load
 from cfpn.model import CFPN
 from cfpn.training import Method, State, accuracy, ballots, verdict
 from pipeline import session as sessions
-from pipeline.baselines import Baseline
+from pipeline.networks import Baseline
 from pipeline.process import InputError, atomic, only_one, run
 
 CPU = torch.device("cpu")
