@@ -14,7 +14,7 @@ import argparse
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -33,12 +32,12 @@ from cfpn.data import EXPRESSIONS, Faces, load
 from cfpn.model import CFPN
 from cfpn.training import Method, State, accuracy, ballots, verdict
 from pipeline import session as sessions
-from pipeline.baselines import Baseline
+from pipeline.metrics import METRICS
+from pipeline.networks import Baseline
 from pipeline.process import InputError, atomic, only_one, run
 
 CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
-BINS = 15  # of confidence, for the expected calibration error
 ROWS_AT_ONCE = 2048  # of the training split
 
 
@@ -156,34 +155,28 @@ def check_finite(probabilities: Tensor, faces: Faces, run_folder: Path) -> None:
         raise InputError(f"{run_folder}: the probabilities of row {row} of the test split are not finite")
 
 
-def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, Any]:
-    """Metrics of probabilities (n, 7) against labels (n,); copied (n,) bool marks faces that training may have seen.
+def metrics(
+    probabilities: Tensor, labels: Tensor, copied: Tensor, classes: Sequence[str] = EXPRESSIONS
+) -> dict[str, Any]:
+    """Metrics of probabilities (n, classes) against labels (n,); copied (n,) bool marks faces that training may know.
 
-    All are shares in 0..1 but for counts, the negative log likelihood (nats per face) and `collapsed`.
+    All of METRICS, and what tells their worth: counts, standard error, the largest class, recall per class, `collapsed`.
     """
     # Imported here because it loads matplotlib and scipy: a second or more in every worker of a sweep.
-    from torchmetrics.functional import classification as multiclass
+    from torchmetrics.functional.classification import multiclass_recall
 
-    classes = len(EXPRESSIONS)
-    correct = (probabilities.argmax(1) == labels).double()
-    accuracy, count = correct.mean().item(), len(labels)
+    report = {metric.name: metric.compute(probabilities, labels, copied) for metric in METRICS}
+    accuracy, count = report["accuracy"], len(labels)
     error = math.sqrt(accuracy * (1 - accuracy) / count)
-    support = torch.bincount(labels, minlength=classes)
+    support = torch.bincount(labels, minlength=len(classes))
     majority = support.max().item() / count
-    recall = multiclass.multiclass_recall(probabilities, labels, classes, average="none").tolist()
-    return {
-        "accuracy": accuracy,
+    recall = multiclass_recall(probabilities, labels, len(classes), average="none").tolist()
+    return report | {
         "accuracy_standard_error": error,
-        "accuracy_without_copies": correct[~copied].mean().item() if not copied.all() else None,
         "test_faces": count,
         "test_faces_without_copies": int((~copied).sum()),
         "majority_accuracy": majority,
-        "macro_f1": multiclass.multiclass_f1_score(probabilities, labels, classes, average="macro").item(),
-        "recall": {name: recall[label] for label, name in enumerate(EXPRESSIONS) if support[label]},
-        "expected_calibration_error": multiclass.multiclass_calibration_error(
-            probabilities, labels, classes, n_bins=BINS
-        ).item(),
-        "negative_log_likelihood": F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item(),
+        "recall": {name: recall[label] for label, name in enumerate(classes) if support[label]},
         "collapsed": accuracy <= majority + error,
     }
 

@@ -18,8 +18,8 @@ from cfpn.diagnostics import diagnose
 from cfpn.graph import Node
 from cfpn.model import CFPN
 from cfpn.training import Method, Recipe, Record, State
-from pipeline import baselines
-from pipeline.baselines import Baseline
+from pipeline import networks as others
+from pipeline.networks import Baseline
 from pipeline.params import Compute, Params
 from pipeline.process import InputError, atomic
 
@@ -48,7 +48,7 @@ class Session:
 
 def build(model: CFPN | Baseline, seed: int) -> list[Node]:
     """Nodes of the network that `model` describes, weights drawn from `seed`."""
-    return networks.build(model, seed) if isinstance(model, CFPN) else baselines.build(model, seed)
+    return networks.build(model, seed) if isinstance(model, CFPN) else others.build(model, seed)
 
 
 def untrained(model: CFPN | Baseline, method: Method, device: torch.device) -> State:
@@ -97,7 +97,7 @@ def fingerprint(params: Params, method: str, seed: int, files: list[Path]) -> st
     chosen = params.model_dump(mode="json", exclude={"methods", "profile"})
     chosen |= {"name": method, "method": asdict(params.methods[method]), "seed": seed}
     digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(__file__), Path(baselines.__file__), *files]:
+    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(__file__), Path(others.__file__), *files]:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
