@@ -149,7 +149,17 @@ def hsic_biased(k: Tensor, l: Tensor) -> Tensor:
     """
     if len(k) < 2:
         raise ValueError(f"HSIC needs a batch of at least 2, not {len(k)}")
-    return (centred(k) * centred(l)).sum() / (len(k) - 1)
+    return hsic_biased_centred(centred(k), centred(l))
+
+
+def hsic_biased_centred(k: Tensor, lc: Tensor) -> Tensor:
+    """(n - 1)^-1 tr(K Lc) of a kernel matrix K and a centred one Lc (n, n); K may be centred or not: tr(KHLH)."""
+    return trace(k, lc) / (len(k) - 1)
+
+
+def trace(k: Tensor, l: Tensor) -> Tensor:
+    """tr(K L) of symmetric matrices (n, n)."""
+    return (k * l).sum()
 
 
 def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
@@ -158,12 +168,12 @@ def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
     Song et al., "Feature Selection via Dependence Maximization", JMLR 2012. Raises ValueError if n < 4.
     """
     n = len(k)
-    return (centred_unbiased(k) * centred_unbiased(l)).sum() / (n * (n - 3))
+    return trace(centred_unbiased(k), centred_unbiased(l)) / (n * (n - 3))
 
 
 def hsic_normalised(k: Tensor, l: Tensor, epsilon: float = 1e-5) -> Tensor:
     """tr(K~ L~) in [0, n), K~ = KH (KH + epsilon n I)^-1, of kernel matrices (n, n) (Ma et al., AAAI 2020)."""
-    return (resolvent(k, epsilon) * resolvent(l, epsilon)).sum()
+    return trace(resolvent(k, epsilon), resolvent(l, epsilon))
 
 
 def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
@@ -176,17 +186,15 @@ def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
 
 
 def cka_centred(kc: Tensor, lc: Tensor) -> Tensor:
-    """Cosine, in [-1, 1], of two centred matrices (n, n); 0 with gradient 0 where one of them is 0."""
+    """Cosine, in [-1, 1], of two centred or U-centred matrices (n, n); 0 with gradient 0 where one of them is 0.
+
+    Of U-centred ones it is the debiased CKA: the factor of the unbiased estimator cancels.
+    """
     # The cosine does not depend on scales, but squares of very large or small kernels leave float32.
     kc, lc = (c / c.detach().abs().amax().clamp_min(torch.finfo(c.dtype).tiny) for c in (kc, lc))
     square = kc.square().sum() * lc.square().sum()
     constant = square <= 0
     return ((kc * lc).sum() * square.masked_fill(constant, 1.0).rsqrt()).masked_fill(constant, 0.0)
-
-
-def debiased_cka_centred(ku: Tensor, lu: Tensor) -> Tensor:
-    """Cosine, in [-1, 1], of two U-centred matrices (n, n); the factor of the unbiased estimator cancels."""
-    return cka_centred(ku, lu)
 
 
 def cka(k: Tensor, l: Tensor) -> Tensor:
@@ -196,4 +204,4 @@ def cka(k: Tensor, l: Tensor) -> Tensor:
 
 def debiased_cka(k: Tensor, l: Tensor) -> Tensor:
     """CKA in [-1, 1] from unbiased HSIC: 0 on average for independent samples. Raises ValueError if n < 4."""
-    return debiased_cka_centred(centred_unbiased(k), centred_unbiased(l))
+    return cka_centred(centred_unbiased(k), centred_unbiased(l))
