@@ -14,7 +14,11 @@ from cfpn import hsic
 from cfpn.faces import Faces
 from cfpn.graph import Node
 
-POOL, GRID, INPUT_POOL = 4, 2, 4  # sides to which a unit's outputs, its features in the kernel, and the image are pooled
+POOL, GRID, INPUT_POOL = (
+    4,
+    2,
+    4,
+)  # sides to which a unit's outputs, its features in the kernel, and the image are pooled
 BETA, HSIC_WEIGHT = 100.0, 0.1
 
 
@@ -43,9 +47,9 @@ def split(nodes: Sequence[Node], lasts: Sequence[str]) -> list[list[Node]]:
 
 
 def outputs(parts: Sequence[Sequence[Node]], i: int) -> list[str]:
-    """Names of the features of part i that later parts take."""
+    """Names of the features of part i that later parts take, or of its last node where they take none."""
     taken = {name for part in parts[i + 1 :] for node in part for name in node.inputs}
-    return [node.name for node in parts[i] if node.name in taken]
+    return [node.name for node in parts[i] if node.name in taken] or [parts[i][-1].name]
 
 
 def pooled(maps: list[Tensor], side: int) -> Tensor:
@@ -57,7 +61,7 @@ def pooled(maps: list[Tensor], side: int) -> Tensor:
 def local_loss(maps: list[Tensor], images: Tensor, labels: Tensor, head: nn.Module) -> Tensor:
     """0.1 (dCKA(Z,X) / 100 - dCKA(Z,Y)) + cross-entropy of the head's classifier, with cosine kernels."""
     maps = pooled(maps, POOL)
-    kernel, centre, cka = hsic.Cosine(), hsic.centred_unbiased, hsic.debiased_cka_centred
+    kernel, centre, cka = hsic.Cosine(), hsic.centred_unbiased, hsic.cka_centred
     x = centre(kernel(pooled([images], INPUT_POOL).flatten(1)))
     y = centre((labels[:, None] == labels[None, :]).float())
     z = centre(kernel(pooled([maps], GRID).permute(0, 2, 3, 1).flatten(1)))

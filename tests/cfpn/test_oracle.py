@@ -15,7 +15,7 @@ from cfpn.faces import batches, images
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import Head
 from cfpn.learner import unit_step
-from cfpn.network import CFPN, nodes
+from cfpn.network import CFPN, build
 from cfpn.objectives import LocalLoss
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe, State, start, train
@@ -25,7 +25,7 @@ SIZE, BATCH, STEPS, RATE, CLASSES = 16, 8, 4, 0.005, 7
 MODEL = CFPN(input_size=SIZE, width=16, blocks=2, layers=2, pyramids=1)
 LOSS = LocalLoss(pool=plain.POOL, grid=plain.GRID, input_pool=plain.INPUT_POOL, head=Head(hidden=1, width=8))
 FACES, VALIDATION = plain.faces(BATCH * STEPS, 0), plain.faces(8, 1)
-NAMES = [node.name for node in nodes(MODEL, 0)]
+NAMES = [node.name for node in build(MODEL, 0)]
 BLOCKS = ["block1/2", "block2/2", "fusion1/shallow", "pyramid1/up1", "fusion3"]  # last nodes of the first five
 
 
@@ -40,14 +40,18 @@ class Trained(NamedTuple):
 def begin(cuts: Cuts, gradients: str = "stop") -> tuple[State, Method, Recipe]:
     method = Method(units=cuts, gradients=gradients, local_loss=LOSS, schedule=Schedule(learning_rate=RATE))
     recipe = Recipe(epochs=1, batch=BATCH)
-    return start(nodes(MODEL, 0), method, recipe, SIZE, 0, torch.device("cpu")), method, recipe
+    return start(build(MODEL, 0), method, recipe, SIZE, 0, torch.device("cpu")), method, recipe
 
 
 def of_the_library(state: State, method: Method, recipe: Recipe) -> Trained:
-    records = [record.scalars for record in train(state, method, recipe, FACES, VALIDATION, SIZE, 0)]
+    records = [record.scalars for record in train(state, method, recipe, FACES, VALIDATION, 0)]
     names = [f"unit/{learner.unit.name}/loss" for learner in state.learners[:-1]] + ["train/loss"]
     losses = [[scalars[name] for name in names] for scalars in records[:STEPS]]
-    return Trained(losses, weights(state.nodes), [learner.head.state_dict() for learner in state.learners[:-1]])
+    return Trained(losses, weights(nodes(state)), [learner.head.state_dict() for learner in state.learners[:-1]])
+
+
+def nodes(state: State) -> list[Node]:
+    return [node for learner in state.learners for node in learner.unit.nodes]
 
 
 def weights(network: Sequence[Node]) -> dict[str, Tensor]:
@@ -56,7 +60,7 @@ def weights(network: Sequence[Node]) -> dict[str, Tensor]:
 
 def copies(state: State) -> tuple[list[Node], list[nn.Module]]:
     """Network and heads as they are before the first step, in training mode."""
-    network, heads = copy.deepcopy(([n for n in state.nodes], [learner.head for learner in state.learners[:-1]]))
+    network, heads = copy.deepcopy((nodes(state), [learner.head for learner in state.learners[:-1]]))
     nn.ModuleList([node.module for node in network] + heads).train()
     return network, heads
 
@@ -111,12 +115,12 @@ def deep_supervision(network: list[Node], heads: list[nn.Module], lasts: Sequenc
     parts, losses = plain.split(network, lasts), []
     optimizer = adam([node.module for node in network] + heads)
     for x, labels in data():
-        features = {IMAGE: x}
-        plain.run(network, features)
-        of_step = [
-            plain.local_loss([features[name] for name in plain.outputs(parts, i)], x, labels, head)
-            for i, head in enumerate(heads)
-        ]
+        features, of_step = {IMAGE: x}, []
+        for i, part in enumerate(parts):
+            plain.run(part, features)
+            if i < len(heads):
+                maps = [features[name] for name in plain.outputs(parts, i)]
+                of_step.append(plain.local_loss(maps, x, labels, heads[i]))
         of_step.append(F.cross_entropy(features["classifier"], labels))
         optimizer.zero_grad()
         sum(of_step).backward()
@@ -130,7 +134,7 @@ def assert_same(found: Trained, expected: Trained) -> None:
     for mine, other in zip([found.weights, *found.heads], [expected.weights, *expected.heads], strict=True):
         assert list(mine) == list(other)
         assert [name for name in mine if not torch.equal(mine[name], other[name])] == []
-    moved = [name for name, before in weights(nodes(MODEL, 0)).items() if not torch.equal(before, found.weights[name])]
+    moved = [name for name, before in weights(build(MODEL, 0)).items() if not torch.equal(before, found.weights[name])]
     assert {name.partition(".")[0] for name in moved} == set(NAMES)
 
 
@@ -174,8 +178,8 @@ def test_the_partitions_learn_different_weights() -> None:
 @pytest.mark.parametrize("cuts", ["block", "layer", ["block1/1", "block2"]], ids=str)
 def test_units_in_threads_of_their_own_fed_by_queues_learn_the_same_bits(cuts: Cuts) -> None:
     expected = of_the_library(*begin(cuts))
-    state, method, _ = begin(cuts)
-    nn.ModuleList([node.module for node in state.nodes] + [o.head for o in state.learners[:-1]]).train()
+    state, _, _ = begin(cuts)
+    state.network.train()
     queues = [queue.Queue() for _ in range(len(state.learners) + 1)]
 
     def work(place: int) -> list[float]:
@@ -187,7 +191,9 @@ def test_units_in_threads_of_their_own_fed_by_queues_learn_the_same_bits(cuts: C
                 outputs, loss = unit_step(learner, features, targets, RATE)
                 losses.append(loss.item())
                 live = features | outputs
-                queues[place + 1].put(({name: live[name] for name in live if name not in learner.unit.dropped}, targets))
+                queues[place + 1].put(
+                    ({name: live[name] for name in live if name not in learner.unit.dropped}, targets)
+                )
         finally:
             queues[place + 1].put(None)
         return losses
@@ -199,4 +205,4 @@ def test_units_in_threads_of_their_own_fed_by_queues_learn_the_same_bits(cuts: C
         queues[0].put(None)
         losses = [list(of_step) for of_step in zip(*(thread.result() for thread in threads), strict=True)]
     heads = [learner.head.state_dict() for learner in state.learners[:-1]]
-    assert_same(Trained(losses, weights(state.nodes), heads), expected)
+    assert_same(Trained(losses, weights(nodes(state)), heads), expected)
