@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cfpn.data import EXPRESSIONS
+from cfpn.model import CFPN, build
 from safetensors.torch import load_file, save_file
 from sklearn import metrics as reference
 from torch import Tensor
 
-from cfpn.data import EXPRESSIONS
-from cfpn.model import CFPN, build
 from cfpn.training import Method, weights
 from pipeline import evaluate as stage
 from pipeline import networks

@@ -4,11 +4,11 @@ import sys
 
 import pytest
 import torch
+from cfpn.data import Faces
 from pytorchcv.models.resnet import resnet18, resnet50
 from torch import Tensor, nn
 
 from cfpn import training
-from cfpn.data import Faces
 from cfpn.graph import IMAGE, Node, run, units
 from cfpn.objectives import Objective
 from cfpn.training import Method, Recipe

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from cfpn.data import EXPRESSIONS
+
 from pipeline import evaluate, figures, report
 from pipeline.data.audit import Face, audit
 from pipeline.process import InputError
