@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from cfpn.data import EXPRESSIONS
-from cfpn.model import CFPN, build
 from safetensors.torch import load_file, save_file
 from sklearn import metrics as reference
 from torch import Tensor
 
-from cfpn.training import Method, weights
+from cfpn import checkpoint, training
+from cfpn.network import CFPN, Network
+from cfpn.schema import EXPRESSIONS
+from cfpn.training import Method, Recipe
 from pipeline import evaluate as stage
 from pipeline import networks
-from pipeline import session as sessions
 from pipeline.networks import Baseline
 from pipeline.process import InputError
 
@@ -42,10 +42,16 @@ def write_split(path: Path, pixels: np.ndarray, labels: list[int], first_row: in
     pq.write_table(pa.table(columns), path)
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor], model: object = MODEL, method: Method = BP) -> None:
-    """A checkpoint as the train stage writes it."""
+def network_of(model: CFPN | Baseline = MODEL, method: Method = BP, seed: int = 0) -> Network:
+    """An untrained network with its partition and heads."""
+    nodes = networks.build(model, seed)
+    return training.start(nodes, method, Recipe(), model.input_size, 0, CPU).network
+
+
+def write_weights(path: Path, tensors: dict[str, Tensor], model: CFPN | Baseline = MODEL, method: Method = BP) -> None:
+    """Weights as the train stage writes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"network": json.dumps({"model": asdict(model), "method": asdict(method)})}
+    about = checkpoint.about(network_of(model, method), asdict(model))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
 
 
@@ -58,7 +64,7 @@ def inputs(tmp_path: Path) -> tuple[Path, Path]:
     train[5:15] = test[:10]
     write_split(tmp_path / "splits/test.parquet", test, [i % 6 for i in range(70)], 101)
     write_split(tmp_path / "splits/train.parquet", train, [0] * 21)
-    write_weights(tmp_path / "run/model.safetensors", weights(build(MODEL, 3)))
+    write_weights(tmp_path / "run/model.safetensors", network_of(seed=3).predicting())
     return tmp_path / "run", tmp_path / "splits"
 
 
@@ -181,10 +187,10 @@ def test_weights_saved_from_a_wrapped_network_give_the_same_predictions(
 
 def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
     model = Baseline("alexnet", input_size=64)
-    write_weights(tmp_path / "model.safetensors", weights(networks.build(model, 0)), model)
+    write_weights(tmp_path / "model.safetensors", network_of(model).predicting(), model)
     network = stage.load_network(tmp_path / "model.safetensors")
     assert network.input_size == 64
-    assert [node.name for node in network.state.nodes] == ["alexnet"]
+    assert list(network.nodes) == ["alexnet"]
 
 
 @pytest.mark.parametrize("vote", [True, False])
@@ -192,13 +198,13 @@ def test_units_with_classifiers_are_scored_one_by_one_and_together(
     inputs: tuple[Path, Path], tmp_path: Path, vote: bool
 ) -> None:
     method = Method(units=["block1"], vote=vote)
-    state = sessions.untrained(MODEL, method, CPU)
-    for learner in state.learners[:-1]:
-        torch.nn.init.normal_(learner.head.classifier.weight, generator=torch.Generator().manual_seed(0))
-    write_weights(tmp_path / "run2/model.safetensors", state.weights(), method=method)
+    network = network_of(method=method)
+    for head in network.heads.values():
+        torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(0))
+    write_weights(tmp_path / "run2/model.safetensors", network.predicting(), method=method)
     found = stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
-    network = {name: tensor for name, tensor in state.weights().items() if not name.startswith("head/")}
-    write_weights(tmp_path / "run3/model.safetensors", network)
+    nodes = {name: tensor for name, tensor in network.predicting().items() if not name.startswith("heads.")}
+    write_weights(tmp_path / "run3/model.safetensors", nodes)
     alone = stage.evaluate(tmp_path / "run3", inputs[1], tmp_path / "out3", CPU)
     assert found["accuracy_by_unit"].keys() == {"block1", "block2-classifier"}
     assert found["accuracy_by_unit"]["block2-classifier"] == pytest.approx(alone["accuracy"])
@@ -210,19 +216,19 @@ def test_units_with_classifiers_are_scored_one_by_one_and_together(
 def test_heads_that_do_not_fit_are_refused_naming_the_tensor(
     inputs: tuple[Path, Path], tmp_path: Path, damage: str
 ) -> None:
-    method, name = Method(units=["block1"]), "head/block1.classifier.bias"
-    tensors = sessions.untrained(MODEL, method, CPU).weights()
+    method, name = Method(units=["block1"]), "heads.block1.classifier.bias"
+    tensors = network_of(method=method).predicting()
     if damage == "missing":
         del tensors[name]
     else:
-        tensors[name if damage == "misshaped" else "head/block1.classifier.extra"] = torch.zeros(9)
+        tensors[name if damage == "misshaped" else "heads.block1.classifier.extra"] = torch.zeros(9)
     write_weights(tmp_path / "run2/model.safetensors", tensors, method=method)
     with pytest.raises(InputError, match=r"model\.safetensors: .*block1\.classifier\."):
         stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.replace("classifier.", "head."): value for name, value in tensors.items()}
+    return {name.replace("nodes.classifier.", "nodes.other."): value for name, value in tensors.items()}
 
 
 def leave_out(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -230,12 +236,12 @@ def leave_out(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reshape(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    name = next(name for name in tensors if name.startswith("classifier."))
+    name = next(name for name in tensors if name.startswith("nodes.classifier."))
     return {f"module.{key}": value[:1] if key == name else value for key, value in tensors.items()}
 
 
 def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    name = next(name for name in tensors if name.startswith("classifier."))
+    name = next(name for name in tensors if name.startswith("nodes.classifier."))
     return tensors | {name: torch.full_like(tensors[name], math.nan)}
 
 
@@ -245,7 +251,7 @@ def test_weights_that_do_not_fit_are_refused_naming_the_tensor(
 ) -> None:
     path = inputs[0] / "model.safetensors"
     write_weights(path, change(load_file(path)))
-    with pytest.raises(InputError, match=r"model\.safetensors: .*'classifier\.|'head\."):
+    with pytest.raises(InputError, match=r"model\.safetensors: .*'nodes\.(classifier|other)\."):
         stage.evaluate(*inputs, tmp_path / "out", CPU)
     assert not (tmp_path / "out").exists()
 
@@ -263,16 +269,22 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
         stage.load_network(path)
 
 
+def described(model: dict[str, object], settings: dict[str, object]) -> str:
+    """The metadata of a weights file with changes in them."""
+    about = json.loads(checkpoint.about(network_of(), asdict(MODEL))["network"])
+    return json.dumps(about | {"model": model, "settings": about["settings"] | settings})
+
+
 @pytest.mark.parametrize(
     "text",
     [
         None,
         "{",
         "[]",
-        '{"model": {"name": "vgg"}, "method": {}}',
-        '{"model": {"name": "cfpn", "x": 1}, "method": {}}',
-        '{"model": {"name": "cfpn"}, "method": {"unit": "block"}}',
-        '{"model": {"name": "cfpn"}, "method": {"units": ["block9"]}}',
+        described({"name": "vgg"}, {}),
+        described({"name": "cfpn", "x": 1}, {}),
+        described({"name": "cfpn"}, {"unit": "block"}),
+        described({"name": "cfpn"}, {"cuts": ["block9"]}),
         '{"model": {"name": "cfpn"}}',
     ],
 )
