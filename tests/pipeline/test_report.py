@@ -1,8 +1,8 @@
 """The page stands alone, says what its numbers are, and is the same bytes for the same inputs."""
 
-import argparse
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
-from cfpn.data import EXPRESSIONS
-from pipeline import evaluate, figures, report
-from pipeline.audit import Face, audit
+from cfpn import schema
+from cfpn.schema import EXPRESSIONS, Description
+from pipeline import report
+from pipeline.page import audit, figures, inputs
+from pipeline.page.html import flatten
+from pipeline.page.inputs import Paths
 from pipeline.process import InputError
 
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
@@ -28,25 +30,39 @@ source: {source}
 run:
   methods: {methods}
   seeds: {seeds}
-profiles:
-  sample:
-    model: {{name: cfpn, input_size: 48}}
-    methods:
-      nbp: {{units: block}}
-      bp: {{units: network}}
 """
+METHODS = {
+    "nbp": {
+        "units": ["block1", "block2", "block3"],
+        "gradients": "stop",
+        "vote": True,
+        "schedule": {"learning_rate": 0.01, "first_unit_stops_at": 0.65},
+        "local_loss": {
+            "hsic": {"estimator": "debiased_cka", "beta": 100.0},
+            "hsic_weight": 0.1,
+            "classifier_weight": 1.0,
+        },
+    },
+    "bp": {"units": "network", "vote": False},
+}
+AUDIT = {
+    "rows": {"train": {"total": 40, "anger": 7}, "val": {"total": 21, "anger": 5}, "test": {"total": 30, "anger": 6}},
+    "constant_faces": {"total": 3, "train": 2, "val": 1, "test": 0},
+    "identical_faces": {
+        "groups_with_conflicting_labels": 4,
+        "rows_with_a_copy_in": {"train": {"val": 8, "test": 9}, "val": {"train": 11, "test": 12}},
+    },
+    "dropped": {"duplicates": 13},
+}
+DRAWN = Description(drawn=True)
 
 
-def write_split(path: Path, count: int, seed: int, first_row: int) -> None:
-    """A split of random faces, one expression after the other."""
+def write_split(path: Path, count: int, seed: int, first_row: int, about: Description = DRAWN) -> None:
+    """A split of random faces, one class after the other."""
     random = np.random.default_rng(seed)
-    faces = random.integers(0, 256, (count, 2304), np.uint8)
-    columns = {
-        "pixels": pa.array([face.tobytes() for face in faces], pa.binary(2304)),
-        "label": pa.array([i % 7 for i in range(count)], pa.int8()),
-        "row": pa.array(range(first_row, first_row + count), pa.int32()),
-    }
-    pq.write_table(pa.table(columns), path)
+    pixels = random.integers(0, 256, (count, about.channels, about.side, about.side), np.uint8)
+    labels = np.arange(count) % len(about.classes)
+    schema.write(path, pixels, labels, np.arange(first_row, first_row + count), about)
 
 
 def write_augmented(path: Path, blockwise: bool) -> None:
@@ -55,45 +71,100 @@ def write_augmented(path: Path, blockwise: bool) -> None:
     keys = sorted(keys, key=lambda key: key[1]) if blockwise else keys
     columns = {
         "pixels": pa.array([bytes([10 * row + i]) * 2304 for row, i in keys], pa.binary(2304)),
+        "label": pa.array([0] * len(keys), pa.int8()),
         "transform": pa.array([TRANSFORMS[i] for _, i in keys]).dictionary_encode(),
         "row": pa.array([row for row, _ in keys], pa.int32()),
     }
-    pq.write_table(pa.table(columns), path)
+    table = pa.table(columns)
+    pq.write_table(table.replace_schema_metadata(schema.arrow_schema(DRAWN).metadata), path)
 
 
-def write_run(root: Path, name: str, collapsed: bool = False, planes: bool = False) -> None:
-    """A run of three epochs and its evaluation."""
-    folder, out = root / "runs" / name, root / "evaluate" / name
-    folder.mkdir(parents=True)
+def write_run(
+    root: Path,
+    method: str,
+    seed: int = 0,
+    collapsed: bool = False,
+    planes: bool = False,
+    folder: str = "",
+    **about: object,
+) -> None:
+    """A run of three epochs and its evaluation; `about` overrides run.json."""
+    folder = folder or f"{method}-{seed}"
+    run, out = root / "runs" / folder, root / "evaluate" / folder
+    run.mkdir(parents=True)
     out.mkdir(parents=True)
+    test = inputs.read_split(root / "splits/test.parquet")
+    for place in (run, out):
+        write_json(place / "run.json", described(method, seed, test.about) | about)
     curve = {f"{split}/{what}": [0.3, 0.4, 0.5] for split in ("train", "val") for what in ("loss", "accuracy")}
     if planes:
-        curve |= {"unit/block1/hsic_x": [0.5, 0.4, 0.3], "unit/block1/hsic_y": [0.1, 0.2, 0.3]}
-    pd.DataFrame({"epoch": [1, 2, 3], "step": [5, 10, 15]} | curve).to_csv(folder / "history.csv", index=False)
+        curve |= {"block/block1/cka_image": [0.5, 0.4, 0.3], "block/block1/cka_label": [0.1, 0.2, 0.3]}
+    pd.DataFrame({"epoch": [1, 2, 3], "step": [5, 10, 15]} | curve).to_csv(run / "history.csv", index=False)
     training = {"best_epoch": 3, "epochs": 3, "steps": 15, "parameters": 12345, "majority_accuracy": 0.25}
-    write_json(folder / "metrics.json", training | {"collapsed": collapsed})
-    faces = evaluate.load_faces(root / "splits/test.parquet")
-    random = torch.Generator().manual_seed(len(name))
-    logits = torch.randn(len(faces.labels), 7, generator=random) + 2 * torch.eye(7)[faces.labels]
-    probabilities = torch.eye(7)[[3] * len(faces.labels)] if collapsed else logits.softmax(1)
-    write_json(out / "metrics.json", evaluate.metrics(probabilities, faces.labels, faces.rows % 5 == 0))
-    pq.write_table(evaluate.predictions(probabilities, faces), out / "predictions.parquet")
+    write_json(run / "metrics.json", training | {"collapsed": collapsed})
+    write_json(run / "timing.json", {"seconds_per_epoch": [60.0, 61.0, 62.0], "threads": 1, "device": "cpu"})
+    write_evaluation(out, test, collapsed, seed)
+
+
+def described(method: str, seed: int, data: Description) -> dict[str, Any]:
+    """run.json."""
+    model = {"name": "cfpn", "input_size": 16, "width": 16, "layers": 1, "pyramids": 1}
+    train = {"faces": "original", "epochs": 3, "batch": 8}
+    return {
+        "method": method,
+        "seed": seed,
+        "profile": "sample",
+        "parameters": {"model": model, "train": train, "method": METHODS.get(method, METHODS["bp"]), "compute": {}},
+        "data": {"fingerprint": "f", "faces": 40, "drawn": data.drawn, "classes": list(data.classes)},
+        "code": {"commit": "0123456789abcdef", "fingerprint": "c"},
+        "device": "cpu",
+        "threads": 1,
+        "workers": 1,
+    }
+
+
+def write_evaluation(out: Path, test: inputs.Split, collapsed: bool, seed: int) -> None:
+    """Predictions, right more often than not, or all of one class; and scores that belong to them."""
+    count, classes = len(test.labels), len(test.about.classes)
+    logits = np.random.default_rng(seed).normal(size=(count, classes)) + 2 * np.eye(classes)[test.labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    probabilities = np.eye(classes)[[3] * count] if collapsed else probabilities
+    right = probabilities.argmax(1) == test.labels
+    copied = test.rows % 5 == 0
+    scores = {
+        "accuracy": float(right.mean()),
+        "accuracy_standard_error": float(np.sqrt(right.mean() * (1 - right.mean()) / count)),
+        "accuracy_without_copies": float(right[~copied].mean()),
+        "test_faces": count,
+        "test_faces_without_copies": int((~copied).sum()),
+        "majority_accuracy": float(np.bincount(test.labels).max() / count),
+        "macro_f1": 0.321,
+        "recall": {name: float(right[test.labels == i].mean()) for i, name in enumerate(test.about.classes)},
+        "expected_calibration_error": 0.0123,
+        "negative_log_likelihood": 1.5,
+        "collapsed": collapsed,
+    }
+    write_json(out / "metrics.json", scores)
+    columns = {"row": test.rows, "label": test.labels, "predicted": probabilities.argmax(1), "copy": copied}
+    columns |= {f"p{i}": column.astype(np.float32) for i, column in enumerate(probabilities.T)}
+    pd.DataFrame(columns).to_parquet(out / "predictions.parquet", index=False)
 
 
 def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
 
-def arguments(root: Path) -> argparse.Namespace:
-    """The command line of a report on what lies in `root`."""
-    return argparse.Namespace(
+def paths(root: Path) -> Paths:
+    """Where the inputs of a page in `root` lie."""
+    return Paths(
         runs=root / "runs",
         evaluations=root / "evaluate",
         splits=root / "splits",
         augmented=root / "augmented.parquet",
         bench=root / "bench.json",
-        sweeps=root / "sweeps",
+        comparison=root / "compare.json",
         params=root / "params.yaml",
+        sweeps=root / "sweeps",
     )
 
 
@@ -101,23 +172,27 @@ def write_params(root: Path, methods: str = "[nbp, bp]", seeds: str = "[0]", sou
     (root / "params.yaml").write_text(PARAMS.format(methods=methods, seeds=seeds, source=source))
 
 
+def write_splits(root: Path, about: Description = DRAWN) -> None:
+    """Three splits."""
+    (root / "splits").mkdir(exist_ok=True)
+    for seed, (name, count) in enumerate((("train", 40), ("val", 21), ("test", 30))):
+        write_split(root / f"splits/{name}.parquet", count, seed, 1 + 100 * seed, about)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Splits with an audit, parameters, an NBP run and a BP run."""
-    (tmp_path / "splits").mkdir()
-    for seed, (name, count) in enumerate((("train", 40), ("val", 21), ("test", 30))):
-        write_split(tmp_path / f"splits/{name}.parquet", count, seed, 1 + 100 * seed)
-    rows = [Face(i, split, i % 7, bytes([i % 25]), i == 3) for i, split in enumerate(["train", "val", "test"] * 10)]
-    write_json(tmp_path / "splits/audit.json", audit(rows)[0])
+    write_splits(tmp_path)
+    write_json(tmp_path / "splits/audit.json", AUDIT)
     write_params(tmp_path)
-    write_run(tmp_path, "nbp-0", planes=True)
-    write_run(tmp_path, "bp-0")
+    write_run(tmp_path, "nbp", planes=True)
+    write_run(tmp_path, "bp")
     return tmp_path
 
 
 def build(root: Path, name: str = "out") -> str:
     """Write the page and return it."""
-    report.report(root / name, report.read_inputs(arguments(root)))
+    report.report(root / name, inputs.read_inputs(paths(root), "2026-01-31"))
     return (root / name / "index.html").read_text(encoding="utf-8")
 
 
@@ -125,7 +200,7 @@ def read(root: Path) -> str:
     """What a reader sees of the page, without mark-up; the pictures are not drawn, for speed."""
     with mock.patch.object(figures, "_encode", return_value=b"picture"):
         page = build(root)
-    return " ".join(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL).split())
+    return " ".join(unescape(re.sub(r"<style.*?</style>|<[^>]+>", " ", page, flags=re.DOTALL)).split())
 
 
 class References(HTMLParser):
@@ -180,17 +255,18 @@ def test_generated_faces_are_named_as_such(root: Path) -> None:
 
 
 def test_real_faces_are_not_called_generated(root: Path) -> None:
-    write_params(root, source="data/fer2013.csv")
+    write_splits(root, Description())
+    write_params(root, source="data/sample_x.csv")
     text = read(root)
     assert "generated" not in text
-    assert "data/fer2013.csv" in text
+    assert "data/sample_x.csv" in text
 
 
 def test_the_page_says_which_split_did_what_and_does_not_quote_the_training_accuracy_as_a_score(root: Path) -> None:
     text = read(root)
     assert "epoch chosen on PublicTest (21), reported once on PrivateTest (30)" in text
     assert "0.9946 is not quoted as a test score" in text
-    assert "Pramerdorfer & Kampel 2016" in text.replace("&amp;", "&")
+    assert "Pramerdorfer & Kampel 2016" in text
 
 
 def test_the_result_table_holds_the_numbers_of_the_evaluation(root: Path) -> None:
@@ -201,7 +277,7 @@ def test_the_result_table_holds_the_numbers_of_the_evaluation(root: Path) -> Non
 
 
 def test_runs_whose_units_classify_get_a_table_of_them(root: Path) -> None:
-    assert "every unit's own classifier" not in read(root).replace("&#39;", "'")
+    assert "every unit's own classifier" not in read(root)
     path = root / "evaluate/nbp-0/metrics.json"
     units = {"accuracy_by_unit": {"block1": 0.123, "the rest": 0.234}, "accuracy_of_vote": 0.345}
     write_json(path, json.loads(path.read_text()) | units)
@@ -210,14 +286,14 @@ def test_runs_whose_units_classify_get_a_table_of_them(root: Path) -> None:
 
 def test_several_seeds_get_a_mean_with_the_deviation_between_them(root: Path) -> None:
     write_params(root, seeds="[0, 10]")
-    write_run(root, "nbp-10")
+    write_run(root, "nbp", 10)
     scores = [json.loads((root / f"evaluate/nbp-{seed}/metrics.json").read_text())["accuracy"] for seed in (0, 10)]
     assert f"NBP mean of 2 {100 * np.mean(scores):.1f} ± {100 * np.std(scores, ddof=1):.1f}" in read(root)
 
 
 def test_a_collapsed_run_is_flagged_before_the_results(root: Path) -> None:
     write_params(root, seeds="[0, 1]")
-    write_run(root, "bp-1", collapsed=True)
+    write_run(root, "bp", 1, collapsed=True)
     text = read(root)
     assert text.index("bp-1 has collapsed") < text.index("NBP against BP on the test split")
     assert "BP – collapsed 1" in text
@@ -225,7 +301,7 @@ def test_a_collapsed_run_is_flagged_before_the_results(root: Path) -> None:
 
 
 def test_runs_that_the_parameters_do_not_name_are_left_out(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(root, "bp-7")
+    write_run(root, "bp", 7)
     text = read(root)
     assert "bp-7" not in text
     assert "bp-7" in capsys.readouterr().err
@@ -244,9 +320,9 @@ def test_a_single_method_without_evaluation_audit_or_measurements_gives_a_page(r
 @pytest.mark.parametrize("blockwise", [True, False])
 def test_the_variants_of_one_face_are_found_in_either_order(root: Path, blockwise: bool) -> None:
     write_augmented(root / "augmented.parquet", blockwise)
-    variants = report.read_transforms(root / "augmented.parquet")
+    variants = inputs.read_transforms(root / "augmented.parquet")
     assert tuple(variants) == TRANSFORMS
-    assert [face[0, 0] for face in variants.values()] == list(range(40, 47))
+    assert [face[0, 0, 0] for face in variants.values()] == list(range(40, 47))
 
 
 def test_measured_times_and_memory_become_a_table(root: Path) -> None:
@@ -269,7 +345,7 @@ def test_sweeps_and_networks_have_sections_of_their_own_where_there_are_any(root
         pd.DataFrame([row]).to_csv(root / f"sweeps/{name}/trials.csv")
         row = {"setting": "relu", axis: "relu", "epoch": 1, "n": 1} | {f"val/accuracy/{how}": 0.5 for how in SPREAD}
         pd.DataFrame([row]).to_csv(root / f"sweeps/{name}/curves.csv")
-    row = {"models": "relu", "rate": "common", "train.learning_rate": 0.1, "parameters": 5}
+    row = {"models": "relu", "rate": "common", "train.schedule.learning_rate": 0.1, "parameters": 5}
     pd.DataFrame([row]).to_csv(root / "sweeps/models/models.csv")
     text = read(root)
     assert "Sweeps Activation functions (paper Fig 9): profile sample" in text
@@ -279,7 +355,7 @@ def test_sweeps_and_networks_have_sections_of_their_own_where_there_are_any(root
 def test_the_audit_shows_every_count_of_the_file(root: Path) -> None:
     page = read(root)
     section = page[page.rindex("Audit of the data") : page.rindex("Settings")]
-    for _, value in report.flatten(json.loads((root / "splits/audit.json").read_text())):
+    for _, value in flatten(json.loads((root / "splits/audit.json").read_text())):
         assert re.search(rf"\b{int(value):,}\b", section)
     for title in ("Constant faces", "Identical faces", "groups with conflicting labels", "duplicates"):
         assert title in section
@@ -296,11 +372,11 @@ def test_the_audit_shows_every_count_of_the_file(root: Path) -> None:
     ],
 )
 def test_an_audit_of_any_shape_loses_no_count(nested: dict[str, Any]) -> None:
-    tables = list(report.audit_tables(nested))
+    tables = list(audit.audit_tables(nested))
     shown = " ".join(
         [table.caption for table in tables] + [cell for table in tables for row in table.rows for cell in row]
     )
-    for _, number in report.flatten(nested):
+    for _, number in flatten(nested):
         assert re.search(rf"\b{number}\b", shown), number
 
 
@@ -310,8 +386,9 @@ def test_texts_of_the_inputs_are_escaped(root: Path) -> None:
 
 
 def test_an_expression_that_a_split_lacks_leaves_a_gap_only(root: Path) -> None:
-    table = pq.read_table(root / "splits/train.parquet")
-    pq.write_table(table.filter(pa.compute.not_equal(table["label"], 1)), root / "splits/train.parquet")
+    train = inputs.read_split(root / "splits/train.parquet")
+    kept = train.labels != 1
+    schema.write(root / "splits/train.parquet", train.pixels[kept], train.labels[kept], train.rows[kept], DRAWN)
     assert "disgust" in read(root)
 
 
@@ -331,7 +408,7 @@ def test_a_damaged_json_file_is_an_error_that_names_it(root: Path, content: str)
 
 def test_no_finished_run_is_an_error_that_says_what_was_looked_for(root: Path) -> None:
     write_params(root, seeds="[5]")
-    with pytest.raises(InputError, match=r"runs: no finished run; .*nbp-5, bp-5"):
+    with pytest.raises(InputError, match=r"runs: no finished run .*nbp with seed 5, bp with seed 5"):
         build(root)
 
 
