@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from cfpn.model import CFPN
 from cfpn.training import Method, Recipe
-from pipeline.baselines import Baseline
+from pipeline.networks import Baseline
 from pipeline.process import InputError
 
 GROUPS = {

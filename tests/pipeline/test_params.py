@@ -12,7 +12,7 @@ from cfpn.hsic import Cosine, Gaussian
 from cfpn.model import CFPN
 from cfpn.objectives import CKA, DebiasedCKA, Eq4, NoDependence, NormalisedHSIC, SimilarityMatching
 from cfpn.training import Recipe
-from pipeline.baselines import Baseline
+from pipeline.networks import Baseline
 from pipeline.params import Params, assignments, load, merged, override, read
 from pipeline.process import InputError
 
