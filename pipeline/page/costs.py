@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 
-from pipeline.page.html import DASH, Section, Table, Text, duration, listed, method_name, show
+from pipeline.page import comparison
+from pipeline.page.html import DASH, Section, Table, Text, dropped, duration, listed, method_name, show
 from pipeline.page.inputs import Inputs, Run
 from pipeline.page.results import own_parameters
 
+COLUMNS = ("Method", "Steps", "Steps to BP's accuracy", "Training time", "its ratio to BP", "An epoch")
 WIDE_HEADS = 0.35  # share of the heads in the parameters at width 96, the network of README's table
 TITLES = {
     "method": "Method",
@@ -22,47 +23,39 @@ TITLES = {
 
 def training_section(inputs: Inputs) -> Section:
     """Steps to the accuracy that BP ends with, and the time of whole trainings."""
-    header = ("Method", "Steps", "Steps to BP's accuracy, share", "Training time", "its ratio to BP", "An epoch")
     rows = [training_row(inputs, method) for method in inputs.methods]
-    reached = (
-        "Steps to BP's accuracy is the share of BP's steps after which a method first has the validation accuracy that "
-        "BP of the same seed ends with. It is the mean over the seeds that reach it. Times are of whole trainings with "
-        "their validation, on the machine named above; other work on it lengthens them."
+    columns = dropped(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+    table = Table("Steps and time, means over seeds", list(columns), list(zip(*columns.values(), strict=True)))
+    return Section("Cost of a training", [table, *map(Text, training_notes(list(columns)))])
+
+
+def training_notes(columns: Sequence[str]) -> Iterator[str]:
+    """What the numbers are."""
+    if COLUMNS[2] in columns:
+        yield (
+            "Steps to BP's accuracy is the share of BP's steps after which a method first has the validation accuracy "
+            "that BP of the same seed ends with. It is the mean over the seeds that reach it."
+        )
+    yield (
+        "Times are of whole trainings with their validation, on the machine named above. "
+        "Other work on it lengthens them."
     )
-    notes = [reached] if "bp" in inputs.methods else [reached.split(". ")[-1]]
-    return Section("Cost of a training", [Table("Steps and time, means over seeds", header, rows), *map(Text, notes)])
 
 
 def training_row(inputs: Inputs, method: str) -> list[str]:
-    """Steps and times of one method."""
+    """Steps and times of one method, in the order of COLUMNS."""
     runs = inputs.of(method)
     times, bp_times = ([one.seconds for one in some if one.seconds] for some in (runs, inputs.of("bp")))
     epochs = [one.seconds / len(one.timing["seconds_per_epoch"]) for one in runs if one.seconds]
+    known = ((inputs.comparison or {}).get("methods") or {}).get(method) or {}
     return [
         method_name(method),
         f"{np.mean([one.training['steps'] for one in runs]):,.0f}",
-        shares(runs, inputs.of("bp")),
+        comparison.steps(known.get("steps")),
         duration(float(np.mean(times))) if times else DASH,
         f"{np.mean(times) / np.mean(bp_times):.2f}" if times and bp_times else DASH,
         duration(float(np.mean(epochs))) if epochs else DASH,
     ]
-
-
-def shares(runs: Sequence[Run], references: Sequence[Run]) -> str:
-    """Mean share of BP's steps to BP's last accuracy, and how many of the seeds reach it."""
-    by_seed = {one.seed: one.history for one in references}
-    pairs = [(one.history, by_seed[one.seed]) for one in runs if one.seed in by_seed]
-    found = [share for own, reference in pairs if (share := share_of_steps(own, reference)) is not None]
-    if not pairs:
-        return DASH
-    mean = f"{np.mean(found):.2f}" if found else DASH
-    return f"{mean} ({len(found)} of {len(pairs)})"
-
-
-def share_of_steps(own: pd.DataFrame, reference: pd.DataFrame) -> float | None:
-    """The step at which `own` has the reference's last validation accuracy, by the reference's steps; None: never."""
-    reached = own["step"][own["val/accuracy"] >= reference["val/accuracy"].iloc[-1]]
-    return reached.iloc[0] / reference["step"].iloc[-1] if len(reached) else None
 
 
 def step_section(inputs: Inputs) -> Section | None:

@@ -92,7 +92,7 @@ def facts(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "Data", f"{inputs.settings['source']}{drawn}"
     yield "Splits", "epoch chosen on PublicTest, reported on PrivateTest"
     yield "Page of", inputs.date
-    commits = sorted({str((one.about.get("code") or {}).get("commit") or "unknown")[:10] for one in inputs.runs})
+    commits = sorted({str((one.about.get("code") or {}).get("commit") or "unknown") for one in inputs.runs})
     yield "Commit of the code", ", ".join(commits)
     yield "Machine", "; ".join(dict.fromkeys(machine(one) for one in inputs.runs))
     times = [one.seconds for one in inputs.runs if one.seconds]

@@ -1,7 +1,7 @@
 """What the page is made of, how it writes values, and the page itself from page.html."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,6 +115,11 @@ def mean_and_deviation(values: Sequence[float], digits: int) -> str:
 def percent(value: float | None) -> str:
     """A share in per cent, or a dash."""
     return DASH if value is None else f"{100 * value:.1f} %"
+
+
+def dropped(columns: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The columns of a table that hold any value."""
+    return {header: cells for header, cells in columns.items() if set(cells) != {DASH}}
 
 
 def plain(key: str) -> str:

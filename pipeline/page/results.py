@@ -1,12 +1,12 @@
 """What the methods reached: the result table, units, recall, curves, confusion, confidence."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.metrics import METRICS, Metric
 from pipeline.page import architecture, curves, figures
 from pipeline.page.curves import Curve
 from pipeline.page.html import (
@@ -34,8 +34,8 @@ def learnt(inputs: Inputs) -> str:
 
 def results_section(inputs: Inputs) -> Section:
     """The result table, and which split did what."""
-    header = ("Method", "Seed", "Parameters", "Test accuracy, %", "Without copies, %", "Macro-F1", "ECE")
-    header += ("Network alone, %", "its parameters", "Best epoch", "Largest class, %")
+    header = ["Method", "Seed", "Parameters", *(metric.header for metric in METRICS)]
+    header += ["Network alone, %", "its parameters", "Best epoch", "Largest class, %"]
     rows = [row for method in inputs.methods for row in method_rows(inputs, inputs.of(method))]
     title = f"{listed([method_name(method) for method in inputs.methods], 'against')} on the test split"
     return Section("Results", [Table(title, header, rows), *map(Text, result_notes(inputs))])
@@ -52,8 +52,8 @@ def result_notes(inputs: Inputs) -> Iterator[str]:
     left = f" ({', '.join(f'{count:,}' for count in counts)} are left)" if counts else ""
     yield (
         f"Without copies leaves out the test faces of which Training holds an identical copy{left}. ECE is the "
-        "expected calibration error over 15 bins. Parameters are those that predict. Largest class is what naming the "
-        "most frequent expression every time scores."
+        "expected calibration error over 15 bins. NLL is the negative log likelihood in nats. Parameters are those "
+        f"that predict. Largest class is what naming the most frequent {inputs.noun} every time scores."
     )
     if any(votes(one) for one in inputs.runs):
         yield (
@@ -86,44 +86,29 @@ def method_rows(inputs: Inputs, runs: Sequence[Run]) -> list[list[str | Cell]]:
     rows = [result_row(inputs, one) for one in runs]
     scored = [one for one in runs if one.evaluation]
     if len(scored) > 1:
-        scores = [one.scores for one in scored]
-        means = [
-            mean_and_deviation([100 * score["accuracy"] for score in scores], 1),
-            mean_and_deviation([100 * value for value in without_copies(scores)], 1),
-            mean_and_deviation([score["macro_f1"] for score in scores], 3),
-            mean_and_deviation([score["expected_calibration_error"] for score in scores], 3),
-            mean_and_deviation([100 * value for one in scored if (value := alone(one)) is not None], 1),
-        ]
+        means = [over_seeds(metric, [one.scores.get(metric.name) for one in scored]) for metric in METRICS]
+        means.append(over_seeds(METRICS[0], [alone(one) for one in scored]))
         cells = [method_name(runs[0].method), f"mean of {len(scored)}", "", *means, "", "", ""]
         rows.append([Cell(text, mark="mean") for text in cells])
     return rows
 
 
-def without_copies(scored: Iterable[Mapping[str, Any]]) -> list[float]:
-    """Accuracies on faces without a copy, of the runs that have any."""
-    return [score["accuracy_without_copies"] for score in scored if score["accuracy_without_copies"] is not None]
+def over_seeds(metric: Metric, values: Iterable[float | None]) -> str:
+    """Mean and deviation of a metric, of the seeds that have it."""
+    known = [100 * value if metric.percent else value for value in values if value is not None]
+    return mean_and_deviation(known, metric.digits)
 
 
 def result_row(inputs: Inputs, one: Run) -> list[str | Cell]:
     """One run in the result table."""
     name = Cell(f"{method_name(one.method)} – collapsed" if one.collapsed else method_name(one.method))
     start = [name._replace(mark="bad" if one.collapsed else ""), str(one.seed), f"{one.training['parameters']:,}"]
-    own = own_parameters(inputs, one)
+    own, scores = own_parameters(inputs, one), one.scores
+    values = [metric.text(scores.get(metric.name)) for metric in METRICS]
+    if scores:
+        values[0] = Cell(f"{values[0]} ± {100 * scores['accuracy_standard_error']:.1f}", mark="strong")
     end = [DASH if own is None else f"{own:,}", f"{one.training['best_epoch']} of {one.training['epochs']}"]
-    scores = one.evaluation
-    if scores is None:
-        return [*start, DASH, DASH, DASH, DASH, DASH, *end, DASH]
-    without = scores["accuracy_without_copies"]
-    return [
-        *start,
-        Cell(f"{100 * scores['accuracy']:.1f} ± {100 * scores['accuracy_standard_error']:.1f}", mark="strong"),
-        DASH if without is None else f"{100 * without:.1f}",
-        f"{scores['macro_f1']:.3f}",
-        f"{scores['expected_calibration_error']:.3f}",
-        f"{100 * alone(one):.1f}",
-        *end,
-        f"{100 * scores['majority_accuracy']:.1f}",
-    ]
+    return [*start, *values, METRICS[0].text(alone(one)), *end, METRICS[0].text(scores.get("majority_accuracy"))]
 
 
 def units_section(inputs: Inputs) -> Section | None:

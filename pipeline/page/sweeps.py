@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from pipeline.metrics import METRICS, Metric
 from pipeline.page import curves, figures
 from pipeline.page.files import read_json, read_table
 from pipeline.page.html import (
@@ -19,6 +20,7 @@ from pipeline.page.html import (
     Section,
     Table,
     Text,
+    dropped,
     flatten,
     mean_and_deviation,
     method_name,
@@ -39,11 +41,8 @@ TITLES = {
     "beta": "The weight beta of the labels against the input (paper eq 4)",
     "models": "Networks (paper Fig 11)",
 }
-ACCURACIES = {
-    "Validation accuracy, %": VALIDATION,
-    "Test accuracy, %": "test/accuracy",
-    "Without copies, %": "test/accuracy_without_copies",
-}
+SCORES = {"Validation accuracy, %": (VALIDATION, METRICS[0])}
+SCORES |= {metric.header: (f"test/{metric.name}", metric) for metric in METRICS}
 COSTS = {
     "Step, ms": "step_ms",
     "Step, ratio": "step_ratio",
@@ -259,20 +258,20 @@ def network_table(sweep: Sweep) -> Table:
         "Network": [row[NETWORK] for row in records],
         "Learning rate": [f"{row['rate']}: {DASH if row[RATE] is None else number(row[RATE])}" for row in records],
     }
-    columns |= {title: [accuracy(row, key) for row in records] for title, key in ACCURACIES.items()}
+    columns |= {title: [score(row, *how) for row in records] for title, how in SCORES.items()}
     columns |= {title: [cost(row, key) for row in records] for title, key in COSTS.items()}
     columns |= {"Failed trials": [str(row.get("failed") or DASH) for row in records]}
-    columns = {title: cells for title, cells in columns.items() if set(cells) != {DASH}}
+    columns = dropped(columns)
     title = "Networks side by side (paper Table II)" if sweep.name == "models" else f"{sweep.title}: side by side"
     return Table(title, list(columns), list(zip(*columns.values(), strict=True)), (0, 1))
 
 
-def accuracy(row: Mapping[str, Any], key: str) -> str:
-    """Mean and deviation over seeds, in per cent."""
+def score(row: Mapping[str, Any], key: str, metric: Metric) -> str:
+    """Mean and deviation over seeds."""
     mean, deviation = row.get(f"{key}/mean"), row.get(f"{key}/std")
     if mean is None:
         return DASH
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+    return metric.text(mean) + (f" ± {metric.text(deviation)}" if deviation is not None else "")
 
 
 def cost(row: Mapping[str, Any], key: str) -> str:
