@@ -11,12 +11,11 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from cfpn.graph import IMAGE, Node, Unit, prefix, run, units
 from cfpn.layers import SeparableConvolution
-from cfpn.network import CFPN, build
-from cfpn.schema import Description
+from pipeline import networks
 from pipeline.page import figures
 from pipeline.page.figures import FAINT, INK, METHOD_COLOURS, OTHER_COLOURS, STYLE, WRONG
 from pipeline.page.html import Picture, Section, listed, method_name
-from pipeline.page.inputs import Inputs, Run
+from pipeline.page.inputs import Inputs, Run, method_of
 
 Place = tuple[float, float]
 
@@ -27,10 +26,11 @@ LINES = (*METHOD_COLOURS.values(), *OTHER_COLOURS)
 def network_section(inputs: Inputs) -> Section | None:
     """Paper Figs 1 to 3; None where the network is no CFPN."""
     one = most_units(inputs.runs)
-    nodes = nodes_of(one.about["parameters"].get("model", {}), inputs.about)
-    if not nodes:
+    model = one.about.parameters.get("model", {})
+    if model.get("name") != "cfpn":
         return None
-    parts, sizes = units(nodes, one.about["parameters"]["method"].get("units", "network")), shapes(nodes, one, inputs)
+    nodes = networks.described(dict(model))
+    parts, sizes = units(nodes, method_of(one).get("units", "network")), shapes(nodes, one, inputs)
     middle = [node for node in nodes if prefix(node.name) == "block2"]
     return Section(
         "Network", [whole_picture(one, parts, sizes), dense_picture(middle, sizes), layer_picture(middle[-1])]
@@ -39,26 +39,20 @@ def network_section(inputs: Inputs) -> Section | None:
 
 def most_units(runs: Sequence[Run]) -> Run:
     """The first run whose method cuts the network, or else the first."""
-    cut = [one for one in runs if one.about["parameters"].get("method", {}).get("units", "network") != "network"]
+    cut = [one for one in runs if method_of(one).get("units", "network") != "network"]
     return (cut or list(runs))[0]
 
 
-def nodes_of(model: Mapping[str, Any], about: Description) -> list[Node]:
-    """The table of nodes of a CFPN for such data; empty for another network."""
-    if model.get("name") != "cfpn":
-        return []
-    return build(CFPN(**{"channels": about.channels, "classes": len(about.classes)} | dict(model)), seed=0)
-
-
-def parameters(model: Mapping[str, Any], about: Description) -> int | None:
-    """Parameters of the network without heads; None for a network that is no CFPN."""
-    nodes = nodes_of(model, about)
-    return sum(weight.numel() for node in nodes for weight in node.module.parameters()) if nodes else None
+def parameters(model: Mapping[str, Any]) -> int | None:
+    """Parameters of a network without heads; None where run.json does not tell the network."""
+    if not model:
+        return None
+    return sum(weight.numel() for node in networks.described(dict(model)) for weight in node.module.parameters())
 
 
 def shapes(nodes: Sequence[Node], one: Run, inputs: Inputs) -> dict[str, tuple[int, ...]]:
     """Shape (channels, side, side) of every node's output, of the image too."""
-    side = one.about["parameters"]["model"]["input_size"]
+    side = one.about.parameters["model"]["input_size"]
     image = torch.zeros(1, inputs.about.channels, side, side)
     names = [node.name for node in nodes]
     for node in nodes:

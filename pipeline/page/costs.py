@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.page import comparison
 from pipeline.page.html import DASH, Section, Table, Text, dropped, duration, listed, method_name, show
-from pipeline.page.inputs import Inputs, Run
+from pipeline.page.inputs import Inputs, Run, seconds_of
 from pipeline.page.results import own_parameters
 
 COLUMNS = ("Method", "Steps", "Steps to BP's accuracy", "Training time", "its ratio to BP", "An epoch")
@@ -45,8 +45,8 @@ def training_notes(columns: Sequence[str]) -> Iterator[str]:
 def training_row(inputs: Inputs, method: str) -> list[str]:
     """Steps and times of one method, in the order of COLUMNS."""
     runs = inputs.of(method)
-    times, bp_times = ([one.seconds for one in some if one.seconds] for some in (runs, inputs.of("bp")))
-    epochs = [one.seconds / len(one.timing["seconds_per_epoch"]) for one in runs if one.seconds]
+    times, bp_times = ([seconds_of(one) for one in some if seconds_of(one)] for some in (runs, inputs.of("bp")))
+    epochs = [seconds_of(one) / len(one.timing["seconds_per_epoch"]) for one in runs if seconds_of(one)]
     known = ((inputs.comparison or {}).get("methods") or {}).get(method) or {}
     return [
         method_name(method),
@@ -78,7 +78,7 @@ def other_ratios(inputs: Inputs) -> Iterator[str]:
         "These ratios differ from those in README, which are of the profile fer2013-cpu: 48×48 FER2013 faces and a "
         "network of width 96. The sample profile has a narrower network, so that it trains in minutes."
     )
-    shares = [head_share(inputs, one) for one in inputs.runs]
+    shares = [head_share(one) for one in inputs.runs]
     if found := [share for share in shares if share]:
         yield (
             f"The heads of the units do not shrink with the network. They hold {max(found):.0%} of the parameters that "
@@ -87,9 +87,9 @@ def other_ratios(inputs: Inputs) -> Iterator[str]:
         )
 
 
-def head_share(inputs: Inputs, one: Run) -> float | None:
+def head_share(one: Run) -> float | None:
     """Share of the heads in the parameters that predict; None where they do not vote."""
-    own = own_parameters(inputs, one)
+    own = own_parameters(one)
     return None if own is None or own == one.training["parameters"] else 1 - own / one.training["parameters"]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.page import figures
 from pipeline.page.html import Cell, Picture, Section, Table, data_url, listed
-from pipeline.page.inputs import SPLITS, Inputs, Pixels, Run, Split
+from pipeline.page.inputs import SPLITS, Inputs, Pixels, Run, Split, name_of
 from pipeline.process import InputError
 
 EXAMPLES = 12  # faces in a row of examples
@@ -121,13 +121,13 @@ def predictions_section(inputs: Inputs) -> Section | None:
 def predictions_picture(inputs: Inputs, one: Run) -> Picture:
     """Two rows of test faces of a run."""
     caption = (
-        f"{one.name}: test faces named rightly, with the confidence, and wrongly, actual → predicted. They are "
+        f"{name_of(one)}: test faces named rightly, with the confidence, and wrongly, actual → predicted. They are "
         "taken evenly over the split, not chosen."
     )
     right, count = int((one.predictions["label"] == one.predictions["predicted"]).sum()), len(one.predictions)
-    alt = f"{one.name} names {right:,} of {count:,} test faces rightly; examples of both kinds."
+    alt = f"{name_of(one)} names {right:,} of {count:,} test faces rightly; examples of both kinds."
     figure = example_faces(inputs.splits["test"], one.predictions)
-    return figures.picture(f"predictions-{one.name}.png", figure, caption, alt)
+    return figures.picture(f"predictions-{name_of(one)}.png", figure, caption, alt)
 
 
 def example_faces(test: Split, predictions: pd.DataFrame) -> figures.Figure:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.page.html import DASH, Section, Table, Text, duration, flatten, listed, method_name, percent
-from pipeline.page.inputs import FER2013, Inputs, Run
+from pipeline.page.inputs import FER2013, Inputs, Run, collapsed, method_of, name_of, scores_of, seconds_of
 
 ESTIMATORS = {
     "eq4": "HSIC as the paper prints it",
@@ -52,12 +52,7 @@ def introduction(inputs: Inputs) -> Iterator[str]:
         "No gradient passes from one unit to the next. "
         "Network, initial weights, order of the faces and optimiser are the same for all methods of one seed."
     )
-    yield from filter(None, (objective(method, parameters(inputs.of(method)[0])) for method in inputs.methods))
-
-
-def parameters(one: Run) -> Mapping[str, Any]:
-    """How a run was trained."""
-    return one.about["parameters"].get("method", {})
+    yield from filter(None, (objective(method, method_of(inputs.of(method)[0])) for method in inputs.methods))
 
 
 def objective(method: str, how: Mapping[str, Any]) -> str:
@@ -92,21 +87,18 @@ def facts(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "Data", f"{inputs.settings['source']}{drawn}"
     yield "Splits", "epoch chosen on PublicTest, reported on PrivateTest"
     yield "Page of", inputs.date
-    commits = sorted({str((one.about.get("code") or {}).get("commit") or "unknown") for one in inputs.runs})
+    commits = sorted({str(one.about.code.get("commit") or "unknown") for one in inputs.runs})
     yield "Commit of the code", ", ".join(commits)
     yield "Machine", "; ".join(dict.fromkeys(machine(one) for one in inputs.runs))
-    times = [one.seconds for one in inputs.runs if one.seconds]
+    times = [time for one in inputs.runs if (time := seconds_of(one))]
     if times:
         yield "Training time", f"{duration(sum(times))} for {counted(len(times), 'run')}"
 
 
 def machine(one: Run) -> str:
     """Device, threads and workers of a run."""
-    about = one.about
-    name = about.get("machine") or about.get("device", "?")
-    parts = [str(name).upper() if name in ("cpu", "cuda") else str(name)]
-    parts += [counted(about[key], key[:-1]) for key in ("threads", "workers") if about.get(key)]
-    return ", ".join(parts)
+    name = one.about.device.upper() if one.about.device in ("cpu", "cuda") else one.about.device
+    return f"{name}, {counted(one.about.threads, 'thread')}, {counted(one.about.workers, 'worker')}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -118,7 +110,7 @@ def cards(inputs: Inputs) -> list[tuple[str, str, str]]:
     """Per method: name, mean test accuracy, and how sure it is."""
     result = []
     for method in inputs.methods:
-        scores = [one.evaluation for one in inputs.of(method) if one.evaluation]
+        scores = [one.scores for one in inputs.of(method) if one.scores]
         values = [score["accuracy"] for score in scores]
         if len(values) == 1:
             below = f"± {100 * scores[0]['accuracy_standard_error']:.1f} points, standard error"
@@ -137,10 +129,9 @@ def alerts(inputs: Inputs) -> Iterator[Text]:
             "note",
         )
     yield from row_counts(inputs)
-    yield from other_faces(inputs)
     for one in inputs.runs:
-        if one.collapsed:
-            yield Text(f"{one.name} has collapsed: {collapse(one)}. It has learnt nothing of use.", "warning")
+        if collapsed(one):
+            yield Text(f"{name_of(one)} has collapsed: {collapse(one)}. It has learnt nothing of use.", "warning")
 
 
 def row_counts(inputs: Inputs) -> Iterator[Text]:
@@ -156,26 +147,19 @@ def row_counts(inputs: Inputs) -> Iterator[Text]:
         )
 
 
-def other_faces(inputs: Inputs) -> Iterator[Text]:
-    """A box where the runs did not all learn from the same data."""
-    seen = {str((one.about.get("data") or {}).get("fingerprint")) for one in inputs.runs}
-    if len(seen) > 1:
-        yield Text("The runs of this page learnt from different data: train them again before you compare.", "warning")
-
-
 def collapse(one: Run) -> str:
     """The numbers of a collapsed run."""
-    if not one.scores.get("collapsed"):
+    if not scores_of(one).get("collapsed"):
         return "in training its validation accuracy stands at the share of the largest class"
-    accuracy, majority = (percent(one.scores[name]) for name in ("accuracy", "majority_accuracy"))
+    accuracy, majority = (percent(scores_of(one)[name]) for name in ("accuracy", "majority_accuracy"))
     return f"test accuracy {accuracy} against {majority} for naming the largest class every time"
 
 
 def settings_section(inputs: Inputs) -> Section:
     """The parameters behind the page, as the runs hold them."""
-    first = inputs.runs[0].about
+    first = inputs.runs[0].about.parameters
     chosen = {name: inputs.settings[name] for name in ("profile", "source", "run")}
-    chosen |= {name: value for name, value in first["parameters"].items() if name != "method"}
-    chosen["methods"] = {method: parameters(inputs.of(method)[0]) for method in inputs.methods}
+    chosen |= {name: value for name, value in first.items() if name != "method"}
+    chosen["methods"] = {method: method_of(inputs.of(method)[0]) for method in inputs.methods}
     rows = [[name, value] for name, value in flatten(chosen) if value != "None"]
     return Section("Settings", [Table("As the runs were trained", ("Parameter", "Value"), rows, (0, 1))])

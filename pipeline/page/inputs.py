@@ -1,25 +1,25 @@
 """What the page is made from: runs with their evaluations, the splits, the augmented faces, measurements, sweeps."""
 
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from cfpn import schema
 from cfpn.schema import EXPRESSIONS, Description
+from pipeline import params as parameters
 from pipeline.page import sweeps
-from pipeline.page.files import optional_json, read_json
+from pipeline.page.files import optional_json
 from pipeline.page.sweeps import Sweep
 from pipeline.process import InputError
+from pipeline.runs import records
+from pipeline.runs.records import Run
 
 SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # file name -> Usage in FER2013
+SHOWN = ("profile", "source", "run")  # of params.yaml
 FER2013 = {"train": 28709, "val": 3589, "test": 3589}  # faces of each split, as published
 
 Pixels = NDArray[np.uint8]
@@ -45,50 +45,6 @@ class Split(NamedTuple):
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     about: Description
-
-
-class Run(NamedTuple):
-    """What is known of one training; evaluation and predictions are None before the evaluate stage.
-
-    about: run.json. training: metrics.json. timing: timing.json.
-    """
-
-    about: dict[str, Any]
-    training: dict[str, Any]
-    history: pd.DataFrame
-    timing: dict[str, Any]
-    evaluation: dict[str, Any] | None
-    predictions: pd.DataFrame | None
-
-    @property
-    def method(self) -> str:
-        """How it was trained."""
-        return self.about["method"]
-
-    @property
-    def seed(self) -> int:
-        """The seed of its weights and of the order of the faces."""
-        return self.about["seed"]
-
-    @property
-    def name(self) -> str:
-        """What the page calls it."""
-        return f"{self.method}-{self.seed}"
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether training or evaluation found it at the share of the largest class."""
-        return bool(self.training.get("collapsed") or (self.evaluation or {}).get("collapsed"))
-
-    @property
-    def scores(self) -> dict[str, Any]:
-        """The evaluation, empty before there is one."""
-        return self.evaluation or {}
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds of the whole training."""
-        return sum(self.timing["seconds_per_epoch"]) if self.timing.get("seconds_per_epoch") else None
 
 
 class Inputs(NamedTuple):
@@ -175,15 +131,10 @@ def read_inputs(paths: Paths, date: str) -> Inputs:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """profile, source and run of params.yaml; raises InputError where there is no such mapping."""
-    try:
-        content = YAML(typ="safe").load(path)
-    except (FileNotFoundError, YAMLError) as error:
-        raise InputError(f"{path}: {error}") from error
-    if not isinstance(content, dict) or "profile" not in content:
-        raise InputError(f"{path}: expected a mapping with the key 'profile'")
-    return {"source": "?", "run": None} | {
-        name: content[name] for name in ("profile", "source", "run") if name in content
-    }
+    content = parameters.read(path)
+    if "profile" not in content:
+        raise InputError(f"{path}: expected the key 'profile'")
+    return {"source": "?", "run": {}} | {name: content[name] for name in SHOWN if name in content}
 
 
 def read_splits(folder: Path) -> dict[str, Split]:
@@ -204,74 +155,41 @@ def read_split(path: Path) -> Split:
 
 
 def read_runs(folder: Path, evaluations: Path, settings: Mapping[str, Any]) -> list[Run]:
-    """The runs of params.yaml's profile that its `run` names, in its order; all of the profile where it has no `run`.
-
-    Raises InputError where there is none, or where two runs have the same method and seed.
-    """
-    found = [(path.parent, read_about(path)) for path in sorted(folder.glob("*/run.json"))]
-    found = [(place, about) for place, about in found if (place / "metrics.json").exists()]
-    mine = [(place, about) for place, about in found if about["profile"] == settings["profile"]]
-    wanted = settings["run"] and [
-        (method, seed) for method in settings["run"]["methods"] for seed in settings["run"]["seeds"]
-    ]
-    chosen = [one for one in mine if not wanted or key(one[1]) in wanted]
-    chosen.sort(key=lambda one: wanted.index(key(one[1])) if wanted else 0)
-    left_out = [place.name for place, about in found if (place, about) not in chosen]
-    if left_out:
-        print(f"note: params.yaml does not name these runs, left out: {', '.join(left_out)}", file=sys.stderr)
-    if not chosen:
-        names = ", ".join(f"{method} with seed {seed}" for method, seed in wanted or [])
-        raise InputError(
-            f"{folder}: no finished run of profile {settings['profile']}; looked for {names or 'run.json'}"
-        )
-    refuse_twins(chosen)
-    return [read_run(place, about, evaluations / place.name) for place, about in chosen]
-
-
-def key(about: Mapping[str, Any]) -> tuple[str, int]:
-    """Method and seed of a run."""
-    return about["method"], about["seed"]
-
-
-def refuse_twins(runs: Iterable[tuple[Path, Mapping[str, Any]]]) -> None:
-    """Raise InputError for two runs with the same method and seed."""
-    places: dict[tuple[str, int], Path] = {}
-    for place, about in runs:
-        if (first := places.setdefault(key(about), place)) != place:
+    """The runs that params.yaml names, in its order; raises InputError where there is none or they are not alike."""
+    wanted = settings["run"]
+    runs = records.read(folder, evaluations, wanted.get("methods"), wanted.get("seeds"))
+    for one in runs:
+        if one.about.profile != settings["profile"]:
             raise InputError(
-                f"{place}: another run of {about['method']} with seed {about['seed']} is {first}; keep one"
+                f"{one.folder}: of profile {one.about.profile}; params.yaml has {settings['profile']}, train again"
             )
+    records.check_alike(runs)
+    return runs
 
 
-def read_about(path: Path) -> dict[str, Any]:
-    """run.json; raises InputError where a key that the page needs is missing."""
-    about = read_json(path)
-    for name in ("method", "seed", "profile", "parameters"):
-        if name not in about:
-            raise InputError(f"{path}: no key {name}; train again")
-    return about
+def name_of(one: Run) -> str:
+    """What the page calls a run, whatever its folder is called."""
+    return f"{one.method}-{one.seed}"
 
 
-def read_run(folder: Path, about: dict[str, Any], evaluation: Path) -> Run:
-    """One run and, if it has been evaluated, what came out; raises InputError where the evaluation is of another."""
-    evaluated = (evaluation / "metrics.json").exists()
-    if evaluated and optional_json(evaluation / "run.json") not in (None, about):
-        raise InputError(f"{evaluation / 'run.json'}: not the run in {folder}; evaluate again")
-    try:
-        history = pd.read_csv(folder / "history.csv")
-        predictions = pd.read_parquet(evaluation / "predictions.parquet") if evaluated else None
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{folder}: history or predictions: {error}") from error
-    if "epoch" not in history:
-        raise InputError(f"{folder / 'history.csv'}: no column epoch, found {', '.join(history.columns[:5])}")
-    return Run(
-        about=about,
-        training=read_json(folder / "metrics.json"),
-        history=history,
-        timing=optional_json(folder / "timing.json") or {},
-        evaluation=read_json(evaluation / "metrics.json") if evaluated else None,
-        predictions=predictions,
-    )
+def method_of(one: Run) -> Mapping[str, Any]:
+    """The parameters of a run's method."""
+    return one.about.parameters.get("method", {})
+
+
+def scores_of(one: Run) -> Mapping[str, Any]:
+    """The evaluation of a run, empty before there is one."""
+    return one.scores or {}
+
+
+def collapsed(one: Run) -> bool:
+    """Whether training or evaluation found a run at the share of the largest class."""
+    return bool(one.training.get("collapsed") or scores_of(one).get("collapsed"))
+
+
+def seconds_of(one: Run) -> float | None:
+    """Seconds of a whole training, None where they are unknown."""
+    return sum(one.timing["seconds_per_epoch"]) if one.timing.get("seconds_per_epoch") else None
 
 
 def read_transforms(path: Path) -> dict[str, Pixels]:

@@ -21,22 +21,21 @@ from pipeline.page.html import (
     method_name,
     percent,
 )
-from pipeline.page.inputs import Inputs, Run
+from pipeline.page.inputs import Inputs, Run, collapsed, method_of, name_of, scores_of
 
 
 def learnt(inputs: Inputs) -> str:
     """The faces of the training, in words."""
     about = inputs.runs[0].about
-    augmented = about["parameters"].get("train", {}).get("faces") == "augmented"
-    count = about.get("data", {}).get("faces") or len(inputs.splits["train"].labels)
-    return f"{'Training, augmented' if augmented else 'Training'} ({count:,} faces)"
+    augmented = about.parameters.get("train", {}).get("faces") == "augmented"
+    return f"{'Training, augmented' if augmented else 'Training'} ({about.data.faces:,} faces)"
 
 
 def results_section(inputs: Inputs) -> Section:
     """The result table, and which split did what."""
     header = ["Method", "Seed", "Parameters", *(metric.header for metric in METRICS)]
     header += ["Network alone, %", "its parameters", "Best epoch", "Largest class, %"]
-    rows = [row for method in inputs.methods for row in method_rows(inputs, inputs.of(method))]
+    rows = [row for method in inputs.methods for row in method_rows(inputs.of(method))]
     title = f"{listed([method_name(method) for method in inputs.methods], 'against')} on the test split"
     return Section("Results", [Table(title, header, rows), *map(Text, result_notes(inputs))])
 
@@ -48,7 +47,7 @@ def result_notes(inputs: Inputs) -> Iterator[str]:
         f"Learnt on {learnt(inputs)}, epoch chosen on PublicTest ({val:,}), reported once on PrivateTest "
         f"({test:,}). ± is the binomial standard error of one run; for a mean it is the standard deviation over seeds."
     )
-    counts = sorted({one.evaluation["test_faces_without_copies"] for one in inputs.runs if one.evaluation})
+    counts = sorted({one.scores["test_faces_without_copies"] for one in inputs.runs if one.scores})
     left = f" ({', '.join(f'{count:,}' for count in counts)} are left)" if counts else ""
     yield (
         f"Without copies leaves out the test faces of which Training holds an identical copy{left}. ECE is the "
@@ -64,29 +63,29 @@ def result_notes(inputs: Inputs) -> Iterator[str]:
 
 def votes(one: Run) -> bool:
     """Whether the classifiers of all units predict together."""
-    return bool(one.about["parameters"].get("method", {}).get("vote")) and bool(one.scores.get("accuracy_by_unit"))
+    return bool(method_of(one).get("vote")) and bool(scores_of(one).get("accuracy_by_unit"))
 
 
 def alone(one: Run) -> float | None:
     """Test accuracy of the network's own classifier: the last unit's."""
     if not votes(one):
-        return one.scores.get("accuracy")
-    return list(one.scores["accuracy_by_unit"].values())[-1]
+        return scores_of(one).get("accuracy")
+    return list(scores_of(one)["accuracy_by_unit"].values())[-1]
 
 
-def own_parameters(inputs: Inputs, one: Run) -> int | None:
+def own_parameters(one: Run) -> int | None:
     """Parameters of the network without the heads of its units."""
-    if not one.about["parameters"].get("method", {}).get("vote"):
+    if not method_of(one).get("vote"):
         return one.training["parameters"]
-    return architecture.parameters(one.about["parameters"].get("model", {}), inputs.about)
+    return architecture.parameters(one.about.parameters.get("model", {}))
 
 
-def method_rows(inputs: Inputs, runs: Sequence[Run]) -> list[list[str | Cell]]:
+def method_rows(runs: Sequence[Run]) -> list[list[str | Cell]]:
     """A row per seed, then the mean where there are several."""
-    rows = [result_row(inputs, one) for one in runs]
-    scored = [one for one in runs if one.evaluation]
+    rows = [result_row(one) for one in runs]
+    scored = [one for one in runs if one.scores]
     if len(scored) > 1:
-        means = [over_seeds(metric, [one.scores.get(metric.name) for one in scored]) for metric in METRICS]
+        means = [over_seeds(metric, [scores_of(one).get(metric.name) for one in scored]) for metric in METRICS]
         means.append(over_seeds(METRICS[0], [alone(one) for one in scored]))
         cells = [method_name(runs[0].method), f"mean of {len(scored)}", "", *means, "", "", ""]
         rows.append([Cell(text, mark="mean") for text in cells])
@@ -99,11 +98,11 @@ def over_seeds(metric: Metric, values: Iterable[float | None]) -> str:
     return mean_and_deviation(known, metric.digits)
 
 
-def result_row(inputs: Inputs, one: Run) -> list[str | Cell]:
+def result_row(one: Run) -> list[str | Cell]:
     """One run in the result table."""
-    name = Cell(f"{method_name(one.method)} – collapsed" if one.collapsed else method_name(one.method))
-    start = [name._replace(mark="bad" if one.collapsed else ""), str(one.seed), f"{one.training['parameters']:,}"]
-    own, scores = own_parameters(inputs, one), one.scores
+    name = Cell(f"{method_name(one.method)} – collapsed" if collapsed(one) else method_name(one.method))
+    start = [name._replace(mark="bad" if collapsed(one) else ""), str(one.seed), f"{one.training['parameters']:,}"]
+    own, scores = own_parameters(one), scores_of(one)
     values = [metric.text(scores.get(metric.name)) for metric in METRICS]
     if scores:
         values[0] = Cell(f"{values[0]} ± {100 * scores['accuracy_standard_error']:.1f}", mark="strong")
@@ -113,13 +112,13 @@ def result_row(inputs: Inputs, one: Run) -> list[str | Cell]:
 
 def units_section(inputs: Inputs) -> Section | None:
     """What each unit's own classifier and their vote reach, of runs that have any."""
-    runs = [one for one in inputs.runs if one.scores.get("accuracy_by_unit")]
+    runs = [one for one in inputs.runs if scores_of(one).get("accuracy_by_unit")]
     if not runs:
         return None
-    names = list(dict.fromkeys(name for one in runs for name in one.scores["accuracy_by_unit"]))
+    names = list(dict.fromkeys(name for one in runs for name in scores_of(one)["accuracy_by_unit"]))
     rows = [
-        [one.name, *(percent(one.scores["accuracy_by_unit"].get(name)) for name in names),
-         percent(one.scores["accuracy_of_vote"])]
+        [name_of(one), *(percent(scores_of(one)["accuracy_by_unit"].get(name)) for name in names),
+         percent(scores_of(one)["accuracy_of_vote"])]
         for one in runs
     ]  # fmt: skip
     title = (
@@ -130,10 +129,10 @@ def units_section(inputs: Inputs) -> Section | None:
 
 def recall_section(inputs: Inputs) -> Section | None:
     """Recall per class and run."""
-    runs = [one for one in inputs.runs if one.evaluation]
+    runs = [one for one in inputs.runs if one.scores]
     if not runs:
         return None
-    rows = [[one.name, *(percent(one.scores["recall"].get(name)) for name in inputs.classes)] for one in runs]
+    rows = [[name_of(one), *(percent(scores_of(one)["recall"].get(name)) for name in inputs.classes)] for one in runs]
     counts = np.bincount(inputs.splits["test"].labels, minlength=len(inputs.classes))
     rows.append(["faces in the split", *(f"{count:,}" for count in counts)])
     title = f"Share of each {inputs.noun}'s test faces found"
@@ -199,7 +198,7 @@ def highest(found: Sequence[Curve]) -> str:
 
 def confusion_section(inputs: Inputs) -> Section | None:
     """Confusion matrices and the reliability diagram."""
-    runs = {one.name: one for one in inputs.runs if one.predictions is not None}
+    runs = {name_of(one): one for one in inputs.runs if one.predictions is not None}
     if not runs:
         return None
     ordered = sorted(runs.values(), key=lambda one: one.seed)  # so that methods stand side by side
@@ -220,9 +219,9 @@ def confusion_picture(one: Run, classes: Sequence[str]) -> Picture:
     """The confusion matrix of a run."""
     matrix = confusion_matrix(one.predictions, len(classes))
     figure = figures.confusion(matrix, classes, f"{method_name(one.method)}, seed {one.seed}")
-    caption = f"Confusion matrix of {one.name}: counts, and the share of the row."
+    caption = f"Confusion matrix of {name_of(one)}: counts, and the share of the row."
     return figures.picture(
-        f"confusion-{one.name}.svg", figure, caption, most_confused(one, matrix, classes), wide=False
+        f"confusion-{name_of(one)}.svg", figure, caption, most_confused(one, matrix, classes), wide=False
     )
 
 
@@ -237,7 +236,7 @@ def most_confused(one: Run, matrix: NDArray[np.int64], classes: Sequence[str]) -
     wrong = matrix / np.maximum(1, matrix.sum(1, keepdims=True)) * (1 - np.eye(len(matrix)))
     actual, guess = np.unravel_index(wrong.argmax(), wrong.shape)
     share = f"{classes[actual]} is named {classes[guess]} in {wrong[actual, guess]:.0%} of its faces"
-    return f"Confusion matrix of {one.name}: the largest confusion is that {share}."
+    return f"Confusion matrix of {name_of(one)}: the largest confusion is that {share}."
 
 
 def overconfidence(runs: Mapping[str, Run]) -> str:

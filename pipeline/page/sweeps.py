@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline.metrics import METRICS, Metric
 from pipeline.page import curves, figures
-from pipeline.page.files import read_json, read_table
+from pipeline.page.files import read_table
 from pipeline.page.html import (
     DASH,
     Picture,
@@ -28,6 +28,7 @@ from pipeline.page.html import (
     plain,
 )
 from pipeline.process import InputError
+from pipeline.runs.records import read_json
 
 if TYPE_CHECKING:
     from pipeline.page.inputs import Inputs

@@ -110,12 +110,13 @@ def write_run(
 def described(method: str, seed: int, data: Description) -> dict[str, Any]:
     """run.json."""
     model = {"name": "cfpn", "input_size": 16, "width": 16, "layers": 1, "pyramids": 1}
+    model |= {"channels": data.channels, "classes": len(data.classes)}
     train = {"faces": "original", "epochs": 3, "batch": 8}
     return {
         "method": method,
         "seed": seed,
         "profile": "sample",
-        "parameters": {"model": model, "train": train, "method": METHODS.get(method, METHODS["bp"]), "compute": {}},
+        "parameters": {"model": model, "train": train, "method": METHODS.get(method, METHODS["bp"])},
         "data": {"fingerprint": "f", "faces": 40, "drawn": data.drawn, "classes": list(data.classes)},
         "code": {"commit": "0123456789abcdef", "fingerprint": "c"},
         "device": "cpu",
@@ -410,7 +411,7 @@ def test_a_damaged_json_file_is_an_error_that_names_it(root: Path, content: str)
 
 def test_no_finished_run_is_an_error_that_says_what_was_looked_for(root: Path) -> None:
     write_params(root, seeds="[5]")
-    with pytest.raises(InputError, match=r"runs: no finished run .*nbp with seed 5, bp with seed 5"):
+    with pytest.raises(InputError, match=r"runs: no finished run; expected folders with run\.json"):
         build(root)
 
 
