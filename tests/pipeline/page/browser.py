@@ -55,6 +55,7 @@ class Page:
 
     def open(self, path: Path, width: int) -> None:
         """Load a file at a width in CSS pixels."""
+        self.events.clear()
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self.ask("Page.navigate", url=path.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
