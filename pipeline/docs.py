@@ -19,9 +19,10 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import compare, figures
+from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH, METRICS
+from pipeline.page import figures
 from pipeline.process import InputError, atomic, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
