@@ -1,6 +1,6 @@
 """A network is an ordered list of named nodes; a partition into units says how far a gradient may travel."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -21,14 +21,15 @@ class Node(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Consecutive nodes that share one loss; no gradient enters or leaves.
+    """Consecutive nodes that are trained by one loss.
 
-    `outputs` are the features that later units take (the last unit: its last node's), `dropped` those that no later
-    unit takes, so that they can be freed once this unit has run.
+    inputs: the earlier features that its nodes take. outputs: the features that later units take (the last unit: its
+    last node's). dropped: features that no later unit takes, so that they can be freed once this unit has run.
     """
 
     name: str
     nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dropped: tuple[str, ...]
 
@@ -47,10 +48,31 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
         here = [node.name for node in group]
         earlier = [IMAGE] + [node.name for g in groups[:i] for node in g]
         outputs = tuple(name for name in here if name in later) or (here[-1],)
-        used = {name for g in groups[i:] for node in g for name in node.inputs}
+        own = {name for node in group for name in node.inputs}
+        used = own | later
+        inputs = tuple(name for name in earlier if name in own)
         dropped = tuple(name for name in earlier if name in used and name not in later)
-        result.append(Unit(_name(here, nodes, cuts), tuple(group), outputs, dropped))
+        result.append(Unit(_name(here, nodes, cuts), tuple(group), inputs, outputs, dropped))
     return result
+
+
+def walk(
+    units: Iterable[Unit], features: dict[str, Tensor]
+) -> Generator[tuple[Unit, dict[str, Tensor]] | None, dict[str, Tensor], None]:
+    """Yield every unit with its inputs, in order; the caller sends the unit's outputs back before the next one.
+
+    A feature is let go after its last use. The loop reads::
+
+        walking = walk(units, {IMAGE: images})
+        for unit, inputs in walking:
+            walking.send(outputs of the unit)
+    """
+    live = dict(features)
+    for unit in units:
+        live |= yield unit, {name: live[name] for name in unit.inputs}
+        for name in unit.dropped:
+            live.pop(name, None)
+        yield None  # what `send` returns; the caller's loop goes on from here
 
 
 def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:

@@ -1,13 +1,10 @@
 """Hilbert-Schmidt independence criterion (HSIC) of a batch: kernels, estimators and their normalised forms.
 
-A kernel maps a batch z (l, d) to its matrix (l, l); an estimator takes two such symmetric matrices of the same
-batch and returns a scalar. What depends on one matrix only is offered apart (`centred`, `centred_unbiased`), so that
-the matrices of the images and labels are centred once per batch and not once per unit.
-
-All arithmetic is float32 (float64 for float64 input), also under autocast: centring subtracts nearly equal numbers,
-and matrices made in bfloat16 lose all that it leaves. `backward` belongs outside autocast, as PyTorch asks.
-Differences within rounding error count as zero and carry no gradient, so that a constant feature map or a batch of
-one class gives 0, not noise. NaN input stays NaN.
+A kernel maps a batch z (l, d) to its matrix (l, l). An estimator takes two such symmetric matrices of the same batch
+and returns a scalar. What depends on one matrix only is offered apart, so that it is made once per batch.
+All arithmetic is float32 (float64 for float64 input), also under autocast: matrices made in bfloat16 lose all that
+centring leaves. `backward` belongs outside autocast. Differences within rounding error count as zero and carry no
+gradient, so that a constant feature map or a batch of one class gives 0, not noise. NaN input stays NaN.
 """
 # ruff: noqa: E741  (k, l: the two kernel matrices, as in Song et al.)
 
@@ -17,30 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# In units of machine epsilon: above what sums of a few thousand terms lose, far below what features differ by.
-ROUNDING = 16.0
-# Shortest row that Cosine normalises; the third power of its inverse, met in the gradient, is finite in float32.
-SHORTEST = 1e-12
-
-
-def _full(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
-
-
-def _gram(z: Tensor) -> Tensor:
-    with torch.autocast(z.device.type, enabled=False):
-        return z @ z.T
-
-
-def _diagonal(k: Tensor) -> Tensor:
-    return torch.eye(len(k), dtype=torch.bool, device=k.device)
+ROUNDING = 16.0  # machine epsilons: more than sums of a few thousand terms lose, less than features differ by
+SHORTEST = 1e-12  # row that Cosine normalises; the third power of its inverse, in the gradient, is finite in float32
 
 
 def squared_distances(z: Tensor) -> Tensor:
     """Squared Euclidean distances (l, l), >= 0, of rows of z (l, d); exactly 0, without gradient, within rounding."""
     z = _full(z)
-    # Distances do not depend on the origin, but what cancels in the products does.
-    z = z - z.detach().mean(0)
+    z = z - z.detach().mean(0)  # distances do not depend on the origin, but what cancels in the products does
     lengths = z.square().sum(1)
     sums = lengths[:, None] + lengths[None, :]
     distances = sums - 2 * _gram(z)
@@ -117,6 +98,19 @@ def label_kernel(labels: Tensor, classes: int, balanced: bool = False) -> Tensor
     return same / same.sum(1, keepdim=True) if balanced else same
 
 
+def _full(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def _gram(z: Tensor) -> Tensor:
+    with torch.autocast(z.device.type, enabled=False):
+        return z @ z.T
+
+
+def _diagonal(k: Tensor) -> Tensor:
+    return torch.eye(len(k), dtype=torch.bool, device=k.device)
+
+
 def _without_rounding(difference: Tensor, k: Tensor) -> Tensor:
     noise = ROUNDING * torch.finfo(k.dtype).eps * k.detach().abs().amax()
     return difference.masked_fill(difference.detach().abs().amax() <= noise, 0.0)
@@ -149,7 +143,17 @@ def hsic_biased(k: Tensor, l: Tensor) -> Tensor:
     """
     if len(k) < 2:
         raise ValueError(f"HSIC needs a batch of at least 2, not {len(k)}")
-    return (centred(k) * centred(l)).sum() / (len(k) - 1)
+    return hsic_biased_centred(centred(k), centred(l))
+
+
+def hsic_biased_centred(k: Tensor, lc: Tensor) -> Tensor:
+    """(n - 1)^-1 tr(K Lc) of a kernel matrix K and a centred one Lc (n, n); K may be centred or not: tr(KHLH)."""
+    return trace(k, lc) / (len(k) - 1)
+
+
+def trace(k: Tensor, l: Tensor) -> Tensor:
+    """tr(K L) of symmetric matrices (n, n)."""
+    return (k * l).sum()
 
 
 def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
@@ -157,13 +161,12 @@ def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
 
     Song et al., "Feature Selection via Dependence Maximization", JMLR 2012. Raises ValueError if n < 4.
     """
-    n = len(k)
-    return (centred_unbiased(k) * centred_unbiased(l)).sum() / (n * (n - 3))
+    return trace(centred_unbiased(k), centred_unbiased(l)) / (len(k) * (len(k) - 3))
 
 
 def hsic_normalised(k: Tensor, l: Tensor, epsilon: float = 1e-5) -> Tensor:
     """tr(K~ L~) in [0, n), K~ = KH (KH + epsilon n I)^-1, of kernel matrices (n, n) (Ma et al., AAAI 2020)."""
-    return (resolvent(k, epsilon) * resolvent(l, epsilon)).sum()
+    return trace(resolvent(k, epsilon), resolvent(l, epsilon))
 
 
 def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
@@ -176,17 +179,15 @@ def resolvent(k: Tensor, epsilon: float = 1e-5) -> Tensor:
 
 
 def cka_centred(kc: Tensor, lc: Tensor) -> Tensor:
-    """Cosine, in [-1, 1], of two centred matrices (n, n); 0 with gradient 0 where one of them is 0."""
+    """Cosine, in [-1, 1], of two centred or U-centred matrices (n, n); 0 with gradient 0 where one of them is 0.
+
+    Of U-centred ones it is the debiased CKA: the factor of the unbiased estimator cancels.
+    """
     # The cosine does not depend on scales, but squares of very large or small kernels leave float32.
     kc, lc = (c / c.detach().abs().amax().clamp_min(torch.finfo(c.dtype).tiny) for c in (kc, lc))
     square = kc.square().sum() * lc.square().sum()
     constant = square <= 0
     return ((kc * lc).sum() * square.masked_fill(constant, 1.0).rsqrt()).masked_fill(constant, 0.0)
-
-
-def debiased_cka_centred(ku: Tensor, lu: Tensor) -> Tensor:
-    """Cosine, in [-1, 1], of two U-centred matrices (n, n); the factor of the unbiased estimator cancels."""
-    return cka_centred(ku, lu)
 
 
 def cka(k: Tensor, l: Tensor) -> Tensor:
@@ -196,4 +197,4 @@ def cka(k: Tensor, l: Tensor) -> Tensor:
 
 def debiased_cka(k: Tensor, l: Tensor) -> Tensor:
     """CKA in [-1, 1] from unbiased HSIC: 0 on average for independent samples. Raises ValueError if n < 4."""
-    return debiased_cka_centred(centred_unbiased(k), centred_unbiased(l))
+    return cka_centred(centred_unbiased(k), centred_unbiased(l))

@@ -32,9 +32,9 @@ def depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
 class Stem(nn.Sequential):
     """The first layer: an ordinary 3x3 convolution of stride 2, because a separable one on 1 channel has one filter."""
 
-    def __init__(self, channels: int, act: Activation) -> None:
+    def __init__(self, inputs: int, channels: int, act: Activation) -> None:
         super().__init__(
-            nn.Conv2d(1, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), activation(act)
+            nn.Conv2d(inputs, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), activation(act)
         )
 
 

@@ -9,16 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cfpn.data import load
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cfpn.data import load
+from cfpn.schema import Description, arrow_schema, column
 from pipeline import augment as module
 from pipeline import process
 from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
-from pipeline.ingest import SCHEMA, column
 from pipeline.process import InputError, run
 
+SCHEMA = arrow_schema(Description())
 ROOT = Path(module.__file__).parents[1]
 Pixels = NDArray[np.uint8]
 

@@ -1,12 +1,13 @@
 """The cascaded feature pyramid network as a table of nodes (paper section III.B, Figs 1 and 3)."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from cfpn.graph import IMAGE, Node
+from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units, walk
+from cfpn.heads import Head, UnitHead
 from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem
 
 LEVELS = 5  # feature maps of a pyramid
@@ -16,6 +17,7 @@ LEVELS = 5  # feature maps of a pyramid
 class CFPN:
     """Parameters of the network; the defaults are the paper's.
 
+    input_size: side of the image that the network is given. channels, classes: of the data.
     width: channels of a block's output, a multiple of 16. Half of it goes through fusions and pyramids, an eighth is
     the growth of a dense layer; with `layers` of them the block's first map takes the remaining channels.
     """
@@ -27,6 +29,7 @@ class CFPN:
     blocks: int = 4
     layers: int = 5
     pyramids: int = 3
+    channels: int = 1
     classes: int = 7
 
     def __post_init__(self) -> None:
@@ -50,11 +53,6 @@ def build(model: CFPN, seed: int) -> list[Node]:
     return nodes
 
 
-def modules(nodes: list[Node]) -> nn.ModuleDict:
-    """The nodes' modules under their names, for a state dict."""
-    return nn.ModuleDict({node.name: node.module for node in nodes})
-
-
 def _block(model: CFPN, block: int) -> tuple[str, ...]:
     return tuple(f"block{block}/{i}" for i in range(model.layers + 1))
 
@@ -62,7 +60,7 @@ def _block(model: CFPN, block: int) -> tuple[str, ...]:
 def _dense_blocks(model: CFPN) -> list[Node]:
     act, growth = model.activation, model.width // 8
     first = model.width - model.layers * growth
-    nodes = [Node("block1/0", Stem(first, act), (IMAGE,))]  # 112x112x48
+    nodes = [Node("block1/0", Stem(model.channels, first, act), (IMAGE,))]  # 112x112x48
     for block in range(1, model.blocks + 1):
         names = _block(model, block)
         if block > 1:
@@ -121,3 +119,80 @@ def _size(model: CFPN, halvings: int) -> int:
     for _ in range(halvings):
         size = (size + 1) // 2
     return size
+
+
+class Network(nn.Module):
+    """A network with its partition into units and the heads of hidden units: what is trained, saved and predicts.
+
+    head, pool: the auxiliary network of hidden units and the side of the maps it takes (0: those of the unit).
+    classifies: whether heads are trained to classify. vote: whether they predict together with the network's own
+    classifier. seed draws the heads, not the nodes. settings: all of this but the seed, as JSON values.
+    """
+
+    def __init__(
+        self,
+        nodes: list[Node],
+        cuts: Cuts,
+        *,
+        input_size: int,
+        channels: int = 1,
+        classes: int = 7,
+        head: Head,
+        pool: int = 6,
+        classifies: bool = True,
+        vote: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.input_size, self.channels, self.classes = input_size, channels, classes
+        self.classifies, self.vote = classifies, vote
+        self.names = tuple(map(str, range(classes)))
+        self.settings: dict[str, Any] = {
+            "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
+            "pool": pool, "classifies": classifies, "vote": vote,
+        }  # fmt: skip
+        self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
+        self.units = units(nodes, cuts)
+        shapes = self._shapes(nodes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
+        self.heads = nn.ModuleDict(heads)
+
+    def _shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
+        self.eval()
+        image = torch.zeros(1, self.channels, self.input_size, self.input_size)
+        with torch.no_grad():
+            features = run(nodes, {IMAGE: image}, [node.name for node in nodes])
+        return {name: feature.shape for name, feature in features.items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits (n, classes) of every unit with a trained classifier for images (n, c, h, w), by the unit's name.
+
+        The last entry is the network's own classifier.
+        """
+        result = {}
+        walking = walk(self.units, {IMAGE: images})
+        for unit, inputs in walking:
+            outputs = run(unit.nodes, inputs, unit.outputs)
+            walking.send(outputs)
+            if unit is self.units[-1]:
+                result[unit.name] = outputs[unit.outputs[0]]
+            elif self.classifies:
+                result[unit.name] = self.heads[unit.name].logits(list(outputs.values()))
+        return result
+
+    def predicting(self) -> dict[str, Tensor]:
+        """The part of the state_dict that predictions need: heads only where they classify."""
+        return {name: t for name, t in self.state_dict().items() if self.classifies or not name.startswith("heads.")}
+
+    def count(self) -> int:
+        """Number of trained parameters that take part in a prediction: of the network, and of heads that vote."""
+        modules = [self.nodes, self.heads] if self.vote else [self.nodes]
+        return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _head(how: Head, pool: int, unit: Unit, shapes: dict[str, torch.Size], classes: int) -> UnitHead:
+    outputs = [shapes[name] for name in unit.outputs]
+    size = min([pool or outputs[0][-1]] + [shape[-1] for shape in outputs])
+    return UnitHead(how, sum(shape[1] for shape in outputs), size, classes)

@@ -2,45 +2,58 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EXPRESSIONS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")  # paper Table I
-SIDE = 48
+from cfpn import schema
+from cfpn.schema import EXPRESSIONS
+
 ORDER = 3  # second part of a generator's key; training has 1 and 2
 MEAN, DEVIATION = 0.5, 0.25  # of pixels in 0..1; fixed, so that a face is the same input whatever the data set
 
 
-class Faces(NamedTuple):
-    """pixels (n, 48, 48) uint8, labels (n,) int64, rows (n,) int64: the row numbers in the CSV."""
+@dataclass(frozen=True)
+class Faces:
+    """pixels (n, c, h, w) uint8, labels (n,) int64, rows (n,) int64: row numbers in the source; names of the classes.
+
+    drawn: whether the faces are drawn and not photographs.
+    """
 
     pixels: Tensor
     labels: Tensor
     rows: Tensor
+    classes: tuple[str, ...] = EXPRESSIONS
+    drawn: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def side(self) -> int:
+        """Height and width in pixels."""
+        return self.pixels.shape[-1]
 
     def to(self, device: torch.device) -> "Faces":
         """The same faces on another device."""
-        return Faces(*(tensor.to(device) for tensor in self))
+        return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), rows=self.rows.to(device))
 
     def first(self, count: int) -> "Faces":
         """The first `count` faces; all of them for 0."""
-        return Faces(*(tensor[: count or None] for tensor in self))
+        n = count or None
+        return replace(self, pixels=self.pixels[:n], labels=self.labels[:n], rows=self.rows[:n])
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """Random change of every training face in every epoch.
 
-    flip: mirror half of them; shift in pixels of 48, rotation in degrees and scale as a share: each drawn uniformly
-    from [-value, value].
+    flip: mirror half of them. shift in pixels of the stored face, rotation in degrees and scale as a share are each
+    drawn uniformly from [-value, value].
     """
 
     flip: bool = False
@@ -53,21 +66,14 @@ class Augmentation:
 
 
 def load(path: Path) -> Faces:
-    """Read a split from Parquet; raises ValueError where a column is missing or the pixels are not 48x48."""
-    table = pq.read_table(path)
-    missing = [name for name in ("pixels", "label", "row") if name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path}: no column {missing[0]!r}; expected a split written by the ingest stage")
-    column = table["pixels"].combine_chunks()
-    if column.type != pa.binary(SIDE * SIDE):
-        raise ValueError(f"{path}: expected {SIDE * SIDE} pixels in every row, found {column.type}")
-    pixels = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, SIDE, SIDE)[column.offset :][: len(column)]
-    labels, rows = (torch.from_numpy(table[name].to_numpy().astype(np.int64)) for name in ("label", "row"))
-    return Faces(torch.from_numpy(pixels.copy()), labels, rows)
+    """Read a split from Parquet; raises ValueError, which names the file, where it is none."""
+    pixels, labels, rows, description = schema.read(path)
+    tensors = (torch.from_numpy(array) for array in (pixels, labels, rows))
+    return Faces(*tensors, description.classes, description.drawn)
 
 
 def batches(faces: Faces, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels (size, 48, 48) and labels (size,) in an order drawn from (seed, epoch); an incomplete batch is left out.
+    """Pixels (size, c, h, w) and labels (size,) in an order drawn from (seed, epoch); an incomplete batch is left out.
 
     Raises ValueError where there are fewer faces than one batch.
     """
@@ -84,22 +90,25 @@ def generator(*key: int) -> torch.Generator:
 
 
 def images(pixels: Tensor, size: int) -> Tensor:
-    """Network input (n, 1, size, size), channels last, of pixels (n, 48, 48) uint8; bilinear as in paper IV.B."""
-    x = (pixels[:, None].float() / 255 - MEAN) / DEVIATION
-    if size != SIDE:
+    """Network input (n, c, size, size), channels last, of pixels (n, c, h, w) uint8; bilinear as in paper IV.B."""
+    x = (pixels.float() / 255 - MEAN) / DEVIATION
+    if size != pixels.shape[-1]:
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def augment(x: Tensor, how: Augmentation, random: torch.Generator) -> Tensor:
-    """Images (n, 1, h, w), each under an affine map of its own; the border is the nearest pixel."""
+def augment(x: Tensor, how: Augmentation, random: torch.Generator, side: int) -> Tensor:
+    """Images (n, c, h, w) of faces stored at side x side, each under an affine map of its own.
+
+    The border is the nearest pixel.
+    """
     if not how:
         return x
     draw = torch.rand(5, len(x), generator=random).to(x.device) * 2 - 1
     angle, zoom = draw[0] * math.radians(how.rotation), 1 + draw[1] * how.scale
     mirror = torch.where((draw[2] < 0) & how.flip, -1.0, 1.0)
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    move = draw[3:] * (2 * how.shift / SIDE)
+    move = draw[3:] * (2 * how.shift / side)
     theta = torch.stack(
         [torch.stack([mirror * cos, -mirror * sin, move[0]], 1), torch.stack([sin, cos, move[1]], 1)], 1
     )

@@ -1,0 +1,137 @@
+"""Networks and trainings as safetensors: one state_dict, and the moments of every unit's Adam."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cfpn.faces import DEVIATION, MEAN
+from cfpn.graph import Node
+from cfpn.heads import Head
+from cfpn.network import CFPN, Network, build
+from cfpn.schema import EXPRESSIONS
+from cfpn.training import State
+
+FORMAT = "cfpn-network-1"
+
+
+def about(network: Network, model: dict[str, Any], classes: tuple[str, ...] = EXPRESSIONS) -> dict[str, str]:
+    """Metadata from which `load` builds the network again; model: the fields of its dataclass.
+
+    One key alone: safetensors keeps several in random order.
+    """
+    text = {
+        "format": FORMAT,
+        "model": model,
+        "settings": network.settings,
+        "classes": classes,
+        "preprocessing": {"mean": MEAN, "deviation": DEVIATION, "resize": "bilinear"},
+    }
+    return {"network": json.dumps(text)}
+
+
+def _cfpn(model: dict[str, Any]) -> list[Node]:
+    return build(CFPN(**model), 0)
+
+
+def load(path: Path | str, nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
+    """The network of a weights file, in evaluation mode, on the CPU; `network.names` are its classes.
+
+    nodes: makes the nodes from the metadata's "model"; the default knows the CFPN. Raises FileNotFoundError, or
+    ValueError for a file that holds no such network: it names the file, and the tensor where there is one.
+    """
+    path = Path(path)
+    try:
+        tensors, metadata = read(path)
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise ValueError(f"tensor {name!r} holds values that are not finite")
+        network = described(metadata, nodes)
+        set_weights(network, tensors)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: {reason}; expected the weights of a trained network") from error
+    return network.eval()
+
+
+def described(metadata: dict[str, str], nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
+    """The untrained network that a weights file's metadata describe; raises ValueError where they describe none."""
+    try:
+        about = json.loads(metadata["network"])
+        settings = about["settings"]
+        network = Network(nodes(about["model"]), **(settings | {"head": Head(**settings["head"])}))
+        network.names = tuple(about["classes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"metadata 'network': {type(error).__name__}: {error}") from error
+    return network
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file; raises SafetensorError or OSError where there is none."""
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def set_weights(network: Network, tensors: dict[str, Tensor]) -> None:
+    """Take over what `Network.predicting` gave; leading "module." and "_orig_mod." are cut, anything else must match.
+
+    Raises KeyError or ValueError, which name the tensor, where names or shapes differ.
+    """
+    tensors = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in tensors.items()}
+    expected = network.predicting()
+    strange = sorted(set(expected) ^ set(tensors))
+    if strange:
+        raise KeyError(f"tensor {strange[0]!r} is {'not part of this network' if strange[0] in tensors else 'missing'}")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)}; this network has {tuple(expected[name].shape)}"
+            raise ValueError(f"tensor {name!r} has the shape {shapes}")
+    network.load_state_dict(tensors, strict=network.classifies)
+
+
+def tensors(state: State) -> dict[str, Tensor]:
+    """All that a training needs to go on: "network/...", "averaged/..." where there is an average, "adam/<unit>/...".
+
+    Adam's moments are numbered in the order of the unit's parameters.
+    """
+    result = {f"network/{name}": value for name, value in state.network.state_dict().items()}
+    if state.averaged is not state.network:
+        result |= {f"averaged/{name}": value for name, value in state.averaged.state_dict().items()}
+    for learner in state.learners:
+        for index, moments in learner.optimizer.state_dict()["state"].items():
+            result |= {f"adam/{learner.unit.name}/{index}/{name}": value for name, value in moments.items()}
+    return result
+
+
+def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
+    """Take over what `tensors` gave after `epoch`; raises KeyError or RuntimeError where names or shapes differ."""
+    starts = [f"adam/{learner.unit.name}/" for learner in state.learners]
+    for name in saved:
+        if name.startswith("adam/") and not name.startswith(tuple(starts)):
+            raise KeyError(f"{name!r} belongs to none of the units")
+    state.network.load_state_dict(_below(saved, "network/"))
+    if state.averaged is not state.network:
+        state.averaged.load_state_dict(_below(saved, "averaged/"))
+    for learner, start in zip(state.learners, starts, strict=True):
+        _restore_adam(learner.optimizer, _below(saved, start))
+    state.epoch = epoch
+
+
+def _restore_adam(optimizer: torch.optim.Adam, saved: dict[str, Tensor]) -> None:
+    state = optimizer.state_dict() | {"state": {}}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, value in saved.items():
+        index, name = key.split("/")
+        # The fused step walks memory: moments must lie as their parameter does, channels last included.
+        value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value.clone()
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+
+
+def _below(tensors: dict[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}

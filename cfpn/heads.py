@@ -1,0 +1,114 @@
+"""The auxiliary network of a hidden unit, and what turns its embedding into the loss of a classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfpn.hsic import Cosine
+
+IGNORED = -100  # label of a face that does not count
+
+
+@dataclass(frozen=True)
+class Head:
+    """The auxiliary network of a hidden unit: `hidden` convolutions of `width` maps, the first 1x1, the others 3x3.
+
+    The 3x3 ones are separable. After them (hidden 0: after a batch norm) the maps are averaged to 2x2: the embedding.
+    A classifier takes the embedding.
+    """
+
+    hidden: int = 2
+    width: int = 128
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Logits W e + b of an embedding e, trained with the unit's head (Belilovsky et al., ICML 2019)."""
+
+    name: Literal["linear"] = "linear"
+
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
+        """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,)."""
+        return cross_entropy(head.classifier(embedding), labels)
+
+
+@dataclass(frozen=True)
+class ClassMeans:
+    """Nothing trained: logits are an embedding's mean cosine similarity to each class of its batch, and log priors.
+
+    The means are those that HSIC(Z,Y) adds up. Here each face meets them without itself, in a softmax (as the
+    prototypes of Snell, Swersky, Zemel: Prototypical Networks, NeurIPS 2017). temperature > 0 divides similarities.
+    """
+
+    name: Literal["class_means"] = "class_means"
+    temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"classifier.temperature: expected more than 0, found {self.temperature}")
+
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
+        """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count."""
+        similarity = Cosine()(embedding)
+        classes = F.one_hot(labels, head.classifier.out_features).to(similarity.dtype)
+        others = classes.sum(0) - classes
+        with torch.autocast(embedding.device.type, enabled=False):
+            sums = similarity.fill_diagonal_(0.0) @ classes
+        logits = sums / others.clamp_min(1.0) / self.temperature + others.log()
+        alone = others.gather(1, labels[:, None])[:, 0] == 0
+        loss = F.cross_entropy(logits, labels.masked_fill(alone, IGNORED), ignore_index=IGNORED, reduction="sum")
+        return loss / (~alone).sum().clamp_min(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least."""
+    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
+
+
+class UnitHead(nn.Module):
+    """The auxiliary network of `Head`: maps (n, channels, h, w), h = w = size, to an embedding (n, d)."""
+
+    def __init__(self, how: Head, channels: int, size: int, classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [] if how.hidden else [nn.BatchNorm2d(channels)]
+        for i in range(how.hidden):
+            if i:
+                layers.append(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False))
+            layers += [nn.Conv2d(channels, how.width, 1, bias=False), nn.BatchNorm2d(how.width), nn.ReLU(inplace=True)]
+            channels = how.width
+        self.size = size
+        self.trunk = nn.Sequential(*layers)
+        self.classifier = nn.Linear(channels * min(2, size) ** 2, classes)
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return rows(pooled([self.trunk(maps)], 2))
+
+    def logits(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Logits (n, classes) of the unit's own classifier for its outputs (n, c_j, h_j, w_j)."""
+        return self.classifier(self(pooled(outputs, self.size)))
+
+
+def pooled(maps: Sequence[Tensor], size: int) -> Tensor:
+    """Maps (n, c_j, h_j, w_j), averaged to size x size (or to the smallest of them; 0: no averaging), as one tensor."""
+    size = min([size or maps[0].shape[-1]] + [x.shape[-1] for x in maps])
+    return torch.cat([_averaged(x, size) for x in maps], 1)
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Maps (n, c, h, w) as rows (n, h w c): in this order neither they nor their gradients leave channels_last."""
+    return maps.permute(0, 2, 3, 1).flatten(1)
+
+
+def _averaged(x: Tensor, size: int) -> Tensor:
+    side = x.shape[-1]
+    if side == size:
+        return x
+    # Where windows are equal, the plain operator's backward takes half the adaptive one's time.
+    return F.avg_pool2d(x, side // size) if side % size == 0 else F.adaptive_avg_pool2d(x, size)

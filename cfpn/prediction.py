@@ -1,0 +1,57 @@
+"""What a trained network says of faces: the logits of every unit, their vote, probabilities."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cfpn import faces
+from cfpn.network import Network
+
+BATCH = 256
+
+
+def predict(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH) -> Tensor:
+    """Probabilities (n, classes) float32 for pixels (n, h, w) or (n, c, h, w) uint8, in their order.
+
+    Raises ValueError for pixels of another shape or type.
+    """
+    return vote(unit_log_probabilities(network, pixels, batch), network.vote)
+
+
+def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH) -> dict[str, Tensor]:
+    """Log probabilities (n, classes) float32 of every unit with a trained classifier, by its name; the last one's last.
+
+    pixels: (n, h, w) or (n, c, h, w) uint8. The network is left in evaluation mode.
+    """
+    network.eval()
+    device = next(network.parameters()).device
+    parts: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for chunk in _checked(pixels, network.channels).split(batch):
+            for name, logits in network(faces.images(chunk.to(device), network.input_size)).items():
+                parts.setdefault(name, []).append(logits.float().log_softmax(1))
+    return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def vote(units: dict[str, Tensor], together: bool) -> Tensor:
+    """Probabilities (n, classes) from log probabilities of units (n, classes) each.
+
+    together: in proportion to the geometric mean of all units; else those of the last unit alone.
+    """
+    logs = torch.stack(list(units.values()))
+    return (logs.mean(0) if together else logs[-1]).softmax(1)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Share of rows of scores (n, classes) whose largest stands at the label."""
+    return (scores.argmax(1) == labels).double().mean().item()
+
+
+def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:
+    tensor = torch.as_tensor(pixels)
+    if tensor.dim() == 3 and channels == 1:
+        tensor = tensor[:, None]
+    if tensor.dim() != 4 or tensor.shape[1] != channels or tensor.dtype != torch.uint8:
+        found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(f"pixels: expected uint8 of shape (n, {channels}, h, w), found {found}")
+    return tensor

@@ -1,0 +1,199 @@
+"""The Parquet format of a split: one row per face, and a description of the data set in the file's metadata.
+
+The columns are `pixels` (channels x side x side bytes, row by row), `label` and `row` (the number in the source).
+The description is JSON under the key `cfpn`. A file of 48x48 grey faces without it is taken for FER2013.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import DTypeLike, NDArray
+
+EXPRESSIONS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")  # paper Table I
+KEY = b"cfpn"
+COLUMNS = ("pixels", "label", "row")
+ROW_GROUP, BATCH = 2048, 256  # rows
+MOST_CLASSES = 128  # a label is an int8
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the faces of a split are: side in pixels, channels, class names by label, and whether they are drawn.
+
+    Raises ValueError where a field cannot be.
+    """
+
+    side: int = 48
+    channels: int = 1
+    classes: tuple[str, ...] = EXPRESSIONS
+    drawn: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("side", "channels"):
+            if type(value := getattr(self, name)) is not int or value < 1:
+                raise ValueError(f"{name}: found {value!r}; expected an integer, 1 or more")
+        if type(self.drawn) is not bool:
+            raise ValueError(f"drawn: found {self.drawn!r}; expected true or false")
+        names = self.classes
+        if not (isinstance(names, tuple) and 0 < len(names) <= MOST_CLASSES and all(isinstance(n, str) for n in names)):
+            raise ValueError(f"classes: expected 1 to {MOST_CLASSES} names, found {names!r:.80}")
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes: a name stands twice in {', '.join(names)}")
+
+
+def arrow_schema(description: Description) -> pa.Schema:
+    """The columns of a split with this description, which stands in the metadata."""
+    size = description.channels * description.side**2
+    fields = dict(zip(COLUMNS, (pa.binary(size), pa.int8(), pa.int32()), strict=True))
+    return pa.schema(fields, {KEY: json.dumps(asdict(description)).encode()})
+
+
+def describe(schema: pa.Schema) -> Description:
+    """The description of a split, whose further columns are ignored; raises ValueError where it does not fit."""
+    text = (schema.metadata or {}).get(KEY)
+    description = Description() if text is None else parse(text)
+    for field in arrow_schema(description):
+        index = schema.get_field_index(field.name)
+        found = schema.types[index] if index >= 0 else "no such column"
+        if found != field.type:
+            raise ValueError(f"column {field.name}: found {found}; expected {field.type}")
+    return description
+
+
+def parse(text: bytes) -> Description:
+    """The description as it stands in the metadata; keys that a later version may add are ignored."""
+    try:
+        values = json.loads(text)
+        known = {name: values[name] for name in Description.__dataclass_fields__}
+        return Description(**known | {"classes": tuple(known["classes"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"metadata {KEY.decode()}: no description of a split ({error})") from error
+
+
+class Batch(NamedTuple):
+    """Faces of a split: pixels (n, channels, side, side), labels (n,), rows (n,)."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int8]
+    rows: NDArray[np.int32]
+
+
+def read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], Description]:
+    """Pixels (n, channels, side, side), labels (n,), rows (n,) and the description of a split.
+
+    Raises ValueError with the path where the file is no split, is damaged, or holds a label without a class.
+    """
+    with reader(path) as (description, count, batches):
+        pixels = np.empty((count, description.channels, description.side, description.side), np.uint8)
+        labels, rows = np.empty((2, count), np.int64)
+        start = 0
+        for batch in batches:
+            here = slice(start, start := start + len(batch.rows))
+            pixels[here], labels[here], rows[here] = batch
+    return pixels, labels, rows, description
+
+
+@contextmanager
+def reader(path: Path) -> Iterator[tuple[Description, int, Iterator[Batch]]]:
+    """Open a split: its description, the number of its faces, and the faces batch by batch; raises as `read` does."""
+    with path.open("rb") as file:  # Arrow itself cannot open a name that is not UTF-8
+        with told(path):
+            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            description = describe(parquet.schema_arrow)
+        yield description, parquet.metadata.num_rows, read_batches(path, parquet, description)
+
+
+def read_batches(path: Path, parquet: pq.ParquetFile, description: Description) -> Iterator[Batch]:
+    """The faces of an open split, with every error told by the path."""
+    stream = parquet.iter_batches(BATCH, columns=list(COLUMNS))
+    while True:
+        with told(path):
+            if (columns := next(stream, None)) is None:
+                return
+            batch = unpack(columns, description)
+        yield batch
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Name the file in errors of Arrow's, which come as ValueError or as OSError without a number."""
+    try:
+        yield
+    except (ValueError, pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = str(error).partition("\n")[0].rstrip(". ")
+        raise ValueError(f"{path}: {reason}; expected a split written by the ingest stage") from error
+
+
+def unpack(columns: pa.RecordBatch, description: Description) -> Batch:
+    """The arrays of a batch, not copied; raises ValueError where a value is missing or a label has no class."""
+    for name in COLUMNS:
+        if columns[name].null_count:
+            raise ValueError(f"column {name}: a value is missing")
+    face = np.dtype((np.uint8, (description.channels, description.side, description.side)))
+    kinds = zip(COLUMNS, (face, np.int8, np.int32), strict=True)
+    pixels, labels, rows = (values(columns[name], kind) for name, kind in kinds)
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(description.classes)))
+    if len(wrong):
+        raise ValueError(f"row {rows[wrong[0]]}: label {labels[wrong[0]]}, but there are {len(description.classes)}")
+    return Batch(pixels, labels, rows)
+
+
+def values(column: pa.Array, kind: DTypeLike) -> NDArray[Any]:
+    """A column without missing values as an array of n elements, not copied; `to_numpy` would import pandas."""
+    return np.frombuffer(column.buffers()[1], kind, column.offset + len(column))[column.offset :]
+
+
+def write(
+    path: Path, pixels: NDArray[np.uint8], labels: NDArray[Any], rows: NDArray[Any], description: Description
+) -> None:
+    """Write pixels (n, channels, side, side) or (n, side, side), labels (n,) and rows (n,) as a split.
+
+    Raises ValueError where the arrays do not fit the description or each other.
+    """
+    count, classes = len(pixels), len(description.classes)
+    size = description.channels * description.side**2
+    if pixels.dtype != np.uint8 or pixels.size != count * size or labels.shape != (count,) or rows.shape != (count,):
+        raise ValueError(f"{path}: {pixels.shape} {pixels.dtype}, {labels.shape}, {rows.shape}; expected {description}")
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"{path}: labels {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
+    schema = arrow_schema(description)
+    columns = [column(values, kind) for values, kind in zip((pixels, labels, rows), schema.types, strict=True)]
+    with writer(path, schema) as sink:
+        sink(pa.record_batch(columns, schema=schema))
+
+
+def column(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """Numbers (n,), or pixels (n, ...) uint8, as a column of n values; `pa.array` would import pandas."""
+    numbers = values if pa.types.is_fixed_size_binary(kind) else values.astype(str(kind), copy=False)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(numbers))])
+
+
+@contextmanager
+def writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Yield a function that takes record batches; a row group holds a few thousand rows whatever the batches' sizes."""
+    texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]  # hardly a face occurs twice
+    how = {"compression": "zstd", "compression_level": 1, "write_statistics": False, "write_page_checksum": True}
+    pending: list[pa.RecordBatch] = []
+    with path.open("wb") as file, pq.ParquetWriter(file, schema, use_dictionary=texts, **how) as parquet:
+
+        def flush() -> None:
+            if pending:
+                parquet.write_table(pa.Table.from_batches(pending))
+            pending.clear()
+
+        def take(batch: pa.RecordBatch) -> None:
+            pending.append(batch)
+            if sum(part.num_rows for part in pending) >= ROW_GROUP:
+                flush()
+
+        yield take
+        flush()
