@@ -29,10 +29,10 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, load
 from cfpn.network import Network
 from cfpn.schema import EXPRESSIONS
+from pipeline import networks
 from pipeline.metrics import METRICS
 from pipeline.process import InputError, atomic, only_one, run
 from pipeline.runs.records import ABOUT
-from pipeline.runs.session import nodes_of
 
 CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
@@ -70,7 +70,7 @@ def load_network(path: Path, device: torch.device = CPU) -> Network:
     or values are wrong, naming it.
     """
     try:
-        return checkpoint.load(path, nodes_of).to(device)
+        return checkpoint.load(path, networks.described).to(device)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected the weights that the train stage writes") from error
     except ValueError as error:

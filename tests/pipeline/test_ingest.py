@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from cfpn.schema import describe
 from pipeline import ingest as module
 from pipeline.data import csv_reader
 from pipeline.data.archive import locate
@@ -107,6 +108,33 @@ def test_the_schema_is_fixed_size_pixels_an_int8_label_and_an_int32_row(usual: o
         ("label", "int8"),
         ("row", "int32"),
     ]
+
+
+def drawn(folder: Path) -> set[bool]:
+    return {describe(pq.read_schema(folder / f"{split}.parquet")).drawn for split in USAGES.values()}
+
+
+def test_drawn_faces_are_called_drawn_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "fer2013.csv", lines([(*row, "1") for row in fields()], "emotion,pixels,Usage,drawn"))
+    ingest(source, tmp_path / "out")
+    assert drawn(tmp_path / "out") == {True}
+
+
+def test_a_file_of_real_faces_is_not_called_drawn_for_its_name(tmp_path: Path) -> None:
+    ingest(write(tmp_path / "sample_drawn.csv", lines(fields())), tmp_path / "out")
+    assert drawn(tmp_path / "out") == {False}
+
+
+def test_a_file_that_is_drawn_in_part_is_refused(tmp_path: Path) -> None:
+    rows = [(*row, "10"[number == 3]) for number, row in enumerate(fields(), 1)]
+    message = refusal(tmp_path, lines(rows, "emotion,pixels,Usage,drawn"))
+    assert 'row 3, column drawn: found "0"; expected 1' in message
+
+
+def test_the_mark_of_drawn_faces_stays_where_a_rule_drops_some(tmp_path: Path) -> None:
+    rows = [(*row, "1") for row in [*fields(), ("0", "7 " * 2304, "Training")]]
+    ingest(write(tmp_path / "f.csv", lines(rows, "emotion,pixels,Usage,drawn")), tmp_path / "out", ["constant"])
+    assert drawn(tmp_path / "out") == {True}
 
 
 def test_the_outputs_are_three_splits_and_the_audit_which_is_strict_json(usual: tuple[Path, dict[str, bytes]]) -> None:
