@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -44,10 +44,10 @@ class Method:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        if self.gradients not in ("stop", "pass"):
+            raise ValueError(f"gradients: expected stop or pass, found {self.gradients!r}")
         if self.gradients == "pass" and self.schedule.rests:
-            raise ValueError(
-                "schedule: expected update_every 1 and first_unit_stops_at 1 where gradients pass between units"
-            )
+            raise ValueError("schedule: expected update_every 1 and first_unit_stops_at 1 where gradients pass")
         if self.vote and not self.local_loss.classifies:
             raise ValueError("vote: expected a local_loss with classifier_weight and a linear classifier")
 
@@ -69,6 +69,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 4:
             raise ValueError(f"train: expected epochs >= 1 and batch >= 4, found {self.epochs} and {self.batch}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"train.precision: expected float32 or bfloat16, found {self.precision!r}")
         if not 0 <= self.average < 1:
             raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
 
@@ -134,9 +136,8 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
-            images = data.augment(
-                data.images(pixels, state.network.input_size), recipe.augmentation, random, faces.side
-            )
+            images = data.images(pixels, state.network.input_size)
+            images = data.augment(images, recipe.augmentation, random, faces.side)
             rates = method.schedule.rates(step, recipe.epochs * per_epoch, len(state.learners))
             losses = _step(state, method, images, labels, rates, step, random.initial_seed())
             if recipe.average:
