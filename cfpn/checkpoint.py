@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cfpn.faces import DEVIATION, MEAN
@@ -45,16 +45,19 @@ def load(path: Path | str, nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn
     nodes: makes the nodes from the metadata's "model"; the default knows the CFPN. The names of the classes are in
     `network.names`. Raises ValueError, which names the file, where it is no such file or does not fit.
     """
-    path = Path(path)
-    tensors, metadata = read(path)
     try:
-        found = json.loads(metadata["network"])
+        tensors, metadata = read(Path(path))
+        found = json.loads(metadata.get("network", "null"))
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError(f"its metadata says no format {FORMAT!r}")
         settings = found["settings"]
         network = Network(nodes(found["model"]), **(settings | {"head": Head(**settings["head"])}))
         set_weights(network, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        network.names = tuple(found["classes"])
+        if len(network.names) != network.classes:
+            raise ValueError(f"{len(network.names)} names for {network.classes} classes")
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"{path}: no weights of a network that this version knows: {error}") from error
-    network.names = tuple(found["classes"])
     return network.eval()
 
 
