@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from cfpn.data import EXPRESSIONS
+
 from pipeline import evaluate, figures, report
-from pipeline.audit import Face, audit
+from pipeline.data.audit import Face, audit
 from pipeline.process import InputError
 
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
