@@ -107,7 +107,7 @@ def tensors(state: State) -> dict[str, Tensor]:
     if state.averaged is not state.network:
         result |= {f"averaged/{name}": value for name, value in state.averaged.state_dict().items()}
     for learner in state.learners:
-        for index, moments in learner.optimizer.state_dict()["state"].items():
+        for index, moments in learner.adam.state_dict()["state"].items():
             result |= {f"adam/{learner.unit.name}/{index}/{name}": value for name, value in moments.items()}
     return result
 
@@ -122,7 +122,7 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
     if state.averaged is not state.network:
         state.averaged.load_state_dict(_below(saved, "averaged/"))
     for learner, start in zip(state.learners, starts, strict=True):
-        _restore_adam(learner.optimizer, _below(saved, start))
+        _restore_adam(learner.adam, _below(saved, start))
     state.epoch = epoch
 
 

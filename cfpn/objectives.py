@@ -139,7 +139,7 @@ class LocalLoss:
     def __call__(self, outputs: Sequence[Tensor], to: Targets, head: UnitHead) -> Tensor:
         """The loss of a unit whose outputs are maps (n, c_j, h_j, w_j), a scalar float32 or float64."""
         maps = pooled(outputs, self.pool)
-        embedding = head(maps) if self.classifier_weight or self.z == "embedding" else None
+        embedding = head(maps) if self.classifier_weight or self.z == "embedding" else maps  # which nothing takes
         loss = maps.new_zeros((), dtype=torch.float32)
         if self.hsic_weight:
             z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding

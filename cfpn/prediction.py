@@ -27,7 +27,7 @@ def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch:
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad():
-        for chunk in _checked(pixels, network.channels).split(batch):
+        for chunk in torch.split(_checked(pixels, network.channels), batch):
             for name, logits in network(faces.images(chunk.to(device), network.input_size)).items():
                 parts.setdefault(name, []).append(logits.float().log_softmax(1))
     return {name: torch.cat(chunks) for name, chunks in parts.items()}

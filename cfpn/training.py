@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from cfpn import faces as data
 from cfpn import prediction
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import IMAGE, Cuts, Node
+from cfpn.heads import UnitHead
 from cfpn.learner import DivergedError, Learner, Precision, joint_step, local_step, scalars
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
@@ -116,7 +117,7 @@ def start(
 
 def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Learner:
     unit, last = network.units[place], place == len(network.units) - 1
-    head = None if last else network.heads[unit.name]
+    head = None if last else cast(UnitHead, network.heads[unit.name])
     parameters = [p for node in unit.nodes for p in node.module.parameters()]
     parameters += head.parameters() if head is not None else []
     optimizer = torch.optim.Adam(parameters, lr=method.schedule.learning_rate, fused=True)
@@ -179,7 +180,7 @@ def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rat
 
 def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move averaged weights towards a network's after `step`, faster in the first steps, when they still say little."""
-    update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
     means, values = (
         [t for t in module.state_dict().values() if t.is_floating_point()] for module in (averaged, network)
     )
