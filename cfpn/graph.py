@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 IMAGE = "image"
 
-Cuts = Literal["network", "block", "layer"] | list[str]
+Words = Literal["network", "block", "layer", "balanced:2", "balanced:3", "balanced:4", "balanced:6", "balanced:8"]
+Cuts = Words | list[str]
 
 
 class Node(NamedTuple):
@@ -38,7 +39,8 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
     """Partition nodes into units.
 
     cuts: "network" one unit, which is back-propagation; "block" one unit per name prefix before "/"; "layer" one unit
-    per node; or a list of node names or prefixes after whose last node the gradient stops.
+    per node; or a list of node names or prefixes after whose last node the gradient stops. "balanced:K" becomes such a
+    list by `partition.resolved`, which knows the shapes.
     Raises ValueError for a cut that names no node, or the last one.
     """
     groups = _groups(nodes, cuts)
