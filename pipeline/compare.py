@@ -51,9 +51,7 @@ PRIMARY, REFERENCE = METRICS[0], "bp"
 Pairs = Sequence[tuple[Outcome, Outcome]]
 
 
-def compared(
-    outcomes: Sequence[Outcome], reference: str, peaks: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+def compared(outcomes: Sequence[Outcome], reference: str, peaks: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The content of compare.json; peaks: MiB of a step by method. Raises InputError for runs that are not alike."""
     study.check_alike(outcomes)
     peaks = peaks or {}
