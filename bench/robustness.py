@@ -5,6 +5,7 @@ Every run meets the same damaged faces. The table gains the runs found and keeps
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import study
-from cfpn import training
+from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
-from cfpn.data import SIDE, Faces, generator
-from pipeline import evaluate
-from pipeline.process import atomic, run
+from cfpn.faces import Faces, generator
+from pipeline import docs, evaluate
+from pipeline.process import InputError, atomic, run
+from pipeline.runs import records
 
 EXAMPLE = """example:
-  python -m bench.robustness docs/nbp-robustness.csv --runs runs --splits data/splits
+  python -m bench.robustness docs/study/robustness.csv --runs runs --splits data/splits
 """
 KEYS = ["method", "seed", "damage", "level"]
 
@@ -42,23 +43,24 @@ def main() -> None:
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
-    print(markdown(table))
+    print(docs.robustness(table))
 
 
 def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48) in 0..255 with Gaussian noise of `level` grey levels."""
+    """Pixels (n, c, h, w) in 0..255 with Gaussian noise of `level` grey levels."""
     return pixels + level * torch.randn(pixels.shape, generator=random)
 
 
 def occlusion(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48) with a mid-grey square, `level` pixels wide, at a random place in every face."""
-    corner = torch.randint(SIDE - int(level) + 1, (2, len(pixels), 1), generator=random)
-    rows, columns = (((line := torch.arange(SIDE)) >= start) & (line < start + level) for start in corner)
-    return pixels.masked_fill(rows[:, :, None] & columns[:, None, :], 128.0)
+    """Pixels (n, c, h, w) with a mid-grey square, `level` pixels wide, at a random place in every face."""
+    side = pixels.shape[-1]
+    corner = torch.randint(side - int(level) + 1, (2, len(pixels), 1), generator=random)
+    rows, columns = (((line := torch.arange(side)) >= start) & (line < start + level) for start in corner)
+    return pixels.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 128.0)
 
 
 def contrast(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48), their distance from mid-grey multiplied by `level`."""
+    """Pixels (n, c, h, w), their distance from mid-grey multiplied by `level`."""
     return 128 + level * (pixels - 128)
 
 
@@ -76,35 +78,28 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
     for place, (name, (damage, levels)) in enumerate(DAMAGES.items()):
         for level in levels:
             pixels = damage(faces.pixels.float(), level, generator(place, int(level)))
-            yield name, level, faces._replace(pixels=pixels.round().clamp(0, 255).to(torch.uint8))
+            yield name, level, replace(faces, pixels=pixels.round().clamp(0, 255).to(torch.uint8))
 
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    kinds, parts = list(damaged(faces)), []
-    for weights in sorted(runs.glob("*-*/model.safetensors")):
+    kinds, parts = list(damaged(faces)), [pd.read_csv(table)] if table.exists() else []
+    for weights in sorted(runs.glob("*/model.safetensors")):
         print(weights.parent, flush=True)
         parts.append(pd.DataFrame(measured(weights, kinds)))
-    return study.joined(table, parts, KEYS, runs)
+    if not parts:
+        raise InputError(f"{runs}: no run with weights, and no table {table}")
+    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
 
 
 def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
     """A row per kind of damage: test accuracy of the weights of one run."""
     network = evaluate.load_network(weights)
-    method, seed = weights.parent.name.rsplit("-", 1)
+    about = records.read_about(weights.parent / records.ABOUT)
     for name, level, faces in kinds:
-        predicted = training.predict(network.state, faces, network.input_size).argmax(1)
+        predicted = prediction.predict(network, faces.pixels).argmax(1)
         accuracy = (predicted == faces.labels).double().mean().item()
-        yield {"method": method, "seed": int(seed), "damage": name, "level": level, "accuracy": accuracy}
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Per method the accuracy in %, mean over seeds, under every kind of damage, as a Markdown table."""
-    means = table.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
-    head = f"| damage | level | {' | '.join(means.columns)} |\n|{'---|' * (2 + len(means.columns))}"
-    rows = [f"| {name} | {level:g} | " + " | ".join(f"{value:.1f}" for value in row) + " |"
-            for (name, level), row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
-    return "\n".join([head, *rows])
+        yield {"method": about.method, "seed": about.seed, "damage": name, "level": level, "accuracy": accuracy}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cfpn.faces import DEVIATION, MEAN
@@ -40,22 +40,35 @@ def _cfpn(model: dict[str, Any]) -> list[Node]:
 
 
 def load(path: Path | str, nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
-    """The network of a weights file, in evaluation mode, on the CPU.
+    """The network of a weights file, in evaluation mode, on the CPU; `network.names` are its classes.
 
-    nodes: makes the nodes from the metadata's "model"; the default knows the CFPN. The names of the classes are in
-    `network.names`. Raises ValueError, which names the file, where it is no such file or does not fit.
+    nodes: makes the nodes from the metadata's "model"; the default knows the CFPN. Raises FileNotFoundError, or
+    ValueError for a file that holds no such network: it names the file, and the tensor where there is one.
     """
     path = Path(path)
-    tensors, metadata = read(path)
     try:
-        found = json.loads(metadata["network"])
-        settings = found["settings"]
-        network = Network(nodes(found["model"]), **(settings | {"head": Head(**settings["head"])}))
+        tensors, metadata = read(path)
+        for name, value in tensors.items():
+            if not value.isfinite().all():
+                raise ValueError(f"tensor {name!r} holds values that are not finite")
+        network = described(metadata, nodes)
         set_weights(network, tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: no weights of a network that this version knows: {error}") from error
-    network.names = tuple(found["classes"])
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: {reason}; expected the weights of a trained network") from error
     return network.eval()
+
+
+def described(metadata: dict[str, str], nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
+    """The untrained network that a weights file's metadata describe; raises ValueError where they describe none."""
+    try:
+        about = json.loads(metadata["network"])
+        settings = about["settings"]
+        network = Network(nodes(about["model"]), **(settings | {"head": Head(**settings["head"])}))
+        network.names = tuple(about["classes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"metadata 'network': {type(error).__name__}: {error}") from error
+    return network
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -67,13 +80,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def set_weights(network: Network, tensors: dict[str, Tensor]) -> None:
     """Take over what `Network.predicting` gave; leading "module." and "_orig_mod." are cut, anything else must match.
 
-    Raises KeyError, which names the tensor, or RuntimeError where names or shapes differ.
+    Raises KeyError or ValueError, which name the tensor, where names or shapes differ.
     """
     tensors = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in tensors.items()}
-    strange = sorted(set(network.predicting()) ^ set(tensors))
+    expected = network.predicting()
+    strange = sorted(set(expected) ^ set(tensors))
     if strange:
-        state = "not part of this network" if strange[0] in tensors else "missing"
-        raise KeyError(f"weights: {strange[0]!r} is {state}")
+        raise KeyError(f"tensor {strange[0]!r} is {'not part of this network' if strange[0] in tensors else 'missing'}")
+    for name, value in tensors.items():
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)}; this network has {tuple(expected[name].shape)}"
+            raise ValueError(f"tensor {name!r} has the shape {shapes}")
     network.load_state_dict(tensors, strict=network.classifies)
 
 

@@ -1,13 +1,10 @@
 """Hilbert-Schmidt independence criterion (HSIC) of a batch: kernels, estimators and their normalised forms.
 
-A kernel maps a batch z (l, d) to its matrix (l, l); an estimator takes two such symmetric matrices of the same
-batch and returns a scalar. What depends on one matrix only is offered apart (`centred`, `centred_unbiased`), so that
-the matrices of the images and labels are centred once per batch and not once per unit.
-
-All arithmetic is float32 (float64 for float64 input), also under autocast: centring subtracts nearly equal numbers,
-and matrices made in bfloat16 lose all that it leaves. `backward` belongs outside autocast, as PyTorch asks.
-Differences within rounding error count as zero and carry no gradient, so that a constant feature map or a batch of
-one class gives 0, not noise. NaN input stays NaN.
+A kernel maps a batch z (l, d) to its matrix (l, l). An estimator takes two such symmetric matrices of the same batch
+and returns a scalar. What depends on one matrix only is offered apart, so that it is made once per batch.
+All arithmetic is float32 (float64 for float64 input), also under autocast: matrices made in bfloat16 lose all that
+centring leaves. `backward` belongs outside autocast. Differences within rounding error count as zero and carry no
+gradient, so that a constant feature map or a batch of one class gives 0, not noise. NaN input stays NaN.
 """
 # ruff: noqa: E741  (k, l: the two kernel matrices, as in Song et al.)
 
@@ -17,30 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-# In units of machine epsilon: above what sums of a few thousand terms lose, far below what features differ by.
-ROUNDING = 16.0
-# Shortest row that Cosine normalises; the third power of its inverse, met in the gradient, is finite in float32.
-SHORTEST = 1e-12
-
-
-def _full(z: Tensor) -> Tensor:
-    return z if z.dtype == torch.float64 else z.float()
-
-
-def _gram(z: Tensor) -> Tensor:
-    with torch.autocast(z.device.type, enabled=False):
-        return z @ z.T
-
-
-def _diagonal(k: Tensor) -> Tensor:
-    return torch.eye(len(k), dtype=torch.bool, device=k.device)
+ROUNDING = 16.0  # machine epsilons: more than sums of a few thousand terms lose, less than features differ by
+SHORTEST = 1e-12  # row that Cosine normalises; the third power of its inverse, in the gradient, is finite in float32
 
 
 def squared_distances(z: Tensor) -> Tensor:
     """Squared Euclidean distances (l, l), >= 0, of rows of z (l, d); exactly 0, without gradient, within rounding."""
     z = _full(z)
-    # Distances do not depend on the origin, but what cancels in the products does.
-    z = z - z.detach().mean(0)
+    z = z - z.detach().mean(0)  # distances do not depend on the origin, but what cancels in the products does
     lengths = z.square().sum(1)
     sums = lengths[:, None] + lengths[None, :]
     distances = sums - 2 * _gram(z)
@@ -117,6 +98,19 @@ def label_kernel(labels: Tensor, classes: int, balanced: bool = False) -> Tensor
     return same / same.sum(1, keepdim=True) if balanced else same
 
 
+def _full(z: Tensor) -> Tensor:
+    return z if z.dtype == torch.float64 else z.float()
+
+
+def _gram(z: Tensor) -> Tensor:
+    with torch.autocast(z.device.type, enabled=False):
+        return z @ z.T
+
+
+def _diagonal(k: Tensor) -> Tensor:
+    return torch.eye(len(k), dtype=torch.bool, device=k.device)
+
+
 def _without_rounding(difference: Tensor, k: Tensor) -> Tensor:
     noise = ROUNDING * torch.finfo(k.dtype).eps * k.detach().abs().amax()
     return difference.masked_fill(difference.detach().abs().amax() <= noise, 0.0)
@@ -167,8 +161,7 @@ def hsic_unbiased(k: Tensor, l: Tensor) -> Tensor:
 
     Song et al., "Feature Selection via Dependence Maximization", JMLR 2012. Raises ValueError if n < 4.
     """
-    n = len(k)
-    return trace(centred_unbiased(k), centred_unbiased(l)) / (n * (n - 3))
+    return trace(centred_unbiased(k), centred_unbiased(l)) / (len(k) * (len(k) - 3))
 
 
 def hsic_normalised(k: Tensor, l: Tensor, epsilon: float = 1e-5) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cfpn.graph import IMAGE, Cuts, Node, run, units, walk
+from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units, walk
 from cfpn.heads import Head, UnitHead
 from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem
 
@@ -146,23 +146,21 @@ class Network(nn.Module):
         super().__init__()
         self.input_size, self.channels, self.classes = input_size, channels, classes
         self.classifies, self.vote = classifies, vote
+        self.names = tuple(map(str, range(classes)))
         self.settings: dict[str, Any] = {
             "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
             "pool": pool, "classifies": classifies, "vote": vote,
         }  # fmt: skip
         self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
         self.units = units(nodes, cuts)
-        shapes = self._shapes(nodes)
+        shapes = self.shapes(nodes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.heads = nn.ModuleDict(
-                {
-                    unit.name: _head(head, pool, [shapes[name] for name in unit.outputs], classes)
-                    for unit in self.units[:-1]
-                }
-            )
+            heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
+        self.heads = nn.ModuleDict(heads)
 
-    def _shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
+    def shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
+        """Shapes of the features of all nodes for one image, by name."""
         self.eval()
         image = torch.zeros(1, self.channels, self.input_size, self.input_size)
         with torch.no_grad():
@@ -195,6 +193,7 @@ class Network(nn.Module):
         return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _head(how: Head, pool: int, outputs: list[torch.Size], classes: int) -> UnitHead:
+def _head(how: Head, pool: int, unit: Unit, shapes: dict[str, torch.Size], classes: int) -> UnitHead:
+    outputs = [shapes[name] for name in unit.outputs]
     size = min([pool or outputs[0][-1]] + [shape[-1] for shape in outputs])
     return UnitHead(how, sum(shape[1] for shape in outputs), size, classes)

@@ -14,47 +14,28 @@ import argparse
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.nn.functional as F
-from pydantic import TypeAdapter
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cfpn import checkpoint, prediction
 from cfpn.allocator import keep_freed_memory
-from cfpn.data import EXPRESSIONS, Faces, load
-from cfpn.model import CFPN
-from cfpn.training import Method, State, accuracy, ballots, verdict
-from pipeline import session as sessions
-from pipeline.baselines import Baseline
+from cfpn.faces import Faces, load
+from cfpn.network import Network
+from cfpn.schema import EXPRESSIONS
+from pipeline import networks
+from pipeline.metrics import METRICS
 from pipeline.process import InputError, atomic, only_one, run
 
 CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
-BINS = 15  # of confidence, for the expected calibration error
 ROWS_AT_ONCE = 2048  # of the training split
-
-
-@dataclass(frozen=True)
-class About:
-    """What a checkpoint says of its weights."""
-
-    model: CFPN | Baseline
-    method: Method
-
-
-class Network(NamedTuple):
-    """A state with trained weights, and the side of the image it takes."""
-
-    state: State
-    input_size: int
 
 
 def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) -> dict[str, Any]:
@@ -64,63 +45,33 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) ->
     """
     network = load_network(run_folder / "model.safetensors", device)
     faces = load_faces(splits / "test.parquet")
+    check_classes(network, faces, run_folder)
     copied = copies(faces, splits / "train.parquet")
-    found = ballots(network.state, faces.to(device), network.input_size, BATCH)
-    probabilities = verdict(found, network.state.vote).cpu()
+    found = prediction.unit_log_probabilities(network, faces.pixels, BATCH)
+    probabilities = prediction.vote(found, network.vote).cpu()
     check_finite(probabilities, faces, run_folder)
-    report = metrics(probabilities, faces.labels, copied) | by_unit(found, faces.labels)
+    report = metrics(probabilities, faces.labels, copied, faces.classes) | by_unit(found, faces.labels)
     with only_one(out), ExitStack() as outputs:
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
         paths[0].write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         pq.write_table(predictions(probabilities, faces), paths[1], compression="zstd")
-        write_confusion(confusion, faces.labels, probabilities.argmax(1))
+        write_confusion(confusion, faces, probabilities.argmax(1))
     return report
 
 
 def load_network(path: Path, device: torch.device = CPU) -> Network:
-    """The network that a checkpoint describes, with its weights.
+    """The network that weights describe, in evaluation mode.
 
     Raises InputError where the file is missing, is none or describes no known model, and for a tensor whose name, shape
     or values are wrong, naming it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+        return checkpoint.load(path, networks.described).to(device)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected the weights that the train stage writes") from error
-    except SafetensorError as error:
-        raise InputError(f"{path}: {error}; expected the weights that the train stage writes") from error
-    for name, value in tensors.items():
-        if not value.isfinite().all():
-            raise InputError(f"{path}: tensor {name!r} holds values that are not finite")
-    about, state = described(metadata, path, device)
-    try:
-        state.load_weights(tensors)
-    except KeyError as error:
-        raise InputError(f"{path}: {error.args[0]}") from error
-    except RuntimeError as error:
-        raise InputError(f"{path}: {misfit(state.weights(), tensors)}") from error
-    return Network(state, about.model.input_size)
-
-
-def described(metadata: Mapping[str, str], path: Path, device: torch.device) -> tuple[About, State]:
-    """What the metadata says, and such a network with its units; raises InputError where it is missing or unknown."""
-    if "network" not in metadata:
-        raise InputError(f"{path}: no 'network' in its metadata; expected weights that the train stage writes")
-    try:
-        about = TypeAdapter(About).validate_json(metadata["network"], extra="forbid")
-        return about, sessions.untrained(about.model, about.method, device)
     except ValueError as error:
-        raise InputError(f"{path}: metadata 'network': {error}") from error
-
-
-def misfit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
-    """The first tensor whose shape is not the network's; names in `found` may carry a prefix."""
-    pairs = [(name, found[other].shape) for name in expected for other in found if other.endswith(name)]
-    name, shape = next((name, shape) for name, shape in pairs if shape != expected[name].shape)
-    return f"tensor {name!r} has the shape {tuple(shape)}; this network has {tuple(expected[name].shape)}"
+        raise InputError(str(error)) from error
 
 
 def load_faces(path: Path) -> Faces:
@@ -131,7 +82,7 @@ def load_faces(path: Path) -> Faces:
         raise InputError(f"{path}: no such file; expected a split written by the ingest stage") from error
     except ValueError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    if not len(faces.labels):
+    if not len(faces):
         raise InputError(f"{path}: no face in it")
     return faces
 
@@ -148,56 +99,61 @@ def copies(faces: Faces, train: Path) -> Tensor:
     return torch.tensor([face in found for face in own])
 
 
+def check_classes(network: Network, faces: Faces, run_folder: Path) -> None:
+    """Raise InputError where the weights were trained on other classes, or on pictures of another kind."""
+    if (network.names, network.channels) != (faces.classes, faces.pixels.shape[1]):
+        trained = f"{', '.join(network.names)}; {network.channels} channels"
+        raise InputError(
+            f"{run_folder}: trained on {trained}; the test split has {', '.join(faces.classes)}; "
+            f"{faces.pixels.shape[1]} channels"
+        )
+
+
 def check_finite(probabilities: Tensor, faces: Faces, run_folder: Path) -> None:
-    """Raise InputError with the first row whose probabilities (n, 7) are not finite."""
+    """Raise InputError with the first row whose probabilities (n, classes) are not finite."""
     wrong = (~probabilities.isfinite().all(1)).nonzero().flatten()
     if len(wrong):
         row = faces.rows[wrong[0]].item()
         raise InputError(f"{run_folder}: the probabilities of row {row} of the test split are not finite")
 
 
-def metrics(probabilities: Tensor, labels: Tensor, copied: Tensor) -> dict[str, Any]:
-    """Metrics of probabilities (n, 7) against labels (n,); copied (n,) bool marks faces that training may have seen.
+def metrics(
+    probabilities: Tensor, labels: Tensor, copied: Tensor, classes: Sequence[str] = EXPRESSIONS
+) -> dict[str, Any]:
+    """Metrics of probabilities (n, classes) against labels (n,); copied (n,) bool marks faces that training may know.
 
-    All are shares in 0..1 but for counts, the negative log likelihood (nats per face) and `collapsed`.
+    All of METRICS, and what tells their worth: counts, standard error, largest class, recall per class, `collapsed`.
     """
     # Imported here because it loads matplotlib and scipy: a second or more in every worker of a sweep.
-    from torchmetrics.functional import classification as multiclass
+    from torchmetrics.functional.classification import multiclass_recall
 
-    classes = len(EXPRESSIONS)
-    correct = (probabilities.argmax(1) == labels).double()
-    accuracy, count = correct.mean().item(), len(labels)
+    report = {metric.name: metric.compute(probabilities, labels, copied) for metric in METRICS}
+    accuracy, count = report["accuracy"], len(labels)
     error = math.sqrt(accuracy * (1 - accuracy) / count)
-    support = torch.bincount(labels, minlength=classes)
+    support = torch.bincount(labels, minlength=len(classes))
     majority = support.max().item() / count
-    recall = multiclass.multiclass_recall(probabilities, labels, classes, average="none").tolist()
-    return {
-        "accuracy": accuracy,
+    recall = multiclass_recall(probabilities, labels, len(classes), average="none").tolist()
+    return report | {
         "accuracy_standard_error": error,
-        "accuracy_without_copies": correct[~copied].mean().item() if not copied.all() else None,
         "test_faces": count,
         "test_faces_without_copies": int((~copied).sum()),
         "majority_accuracy": majority,
-        "macro_f1": multiclass.multiclass_f1_score(probabilities, labels, classes, average="macro").item(),
-        "recall": {name: recall[label] for label, name in enumerate(EXPRESSIONS) if support[label]},
-        "expected_calibration_error": multiclass.multiclass_calibration_error(
-            probabilities, labels, classes, n_bins=BINS
-        ).item(),
-        "negative_log_likelihood": F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item(),
+        "recall": {name: recall[label] for label, name in enumerate(classes) if support[label]},
         "collapsed": accuracy <= majority + error,
     }
 
 
-def by_unit(ballots: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
+def by_unit(units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
     """Accuracy of every unit's own classifier, the network's last, and of the vote of all, where there are several."""
-    if len(ballots) < 2:
+    if len(units) < 2:
         return {}
-    single = {name: accuracy(ballot.cpu(), labels) for name, ballot in ballots.items()}
-    return {"accuracy_by_unit": single, "accuracy_of_vote": accuracy(verdict(ballots, vote=True).cpu(), labels)}
+    single = {name: prediction.accuracy(logs.cpu(), labels) for name, logs in units.items()}
+    together = prediction.vote(units, together=True).cpu()
+    return {"accuracy_by_unit": single, "accuracy_of_vote": prediction.accuracy(together, labels)}
 
 
 def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:
-    """One row per face: row in the CSV, label, predicted label and the probabilities p0..p6."""
+    """One row per face: row in the CSV, label, predicted label and the probabilities of the classes, p0, p1, ..."""
     columns = {
         "row": pa.array(faces.rows.numpy(), pa.int32()),
         "label": pa.array(faces.labels.numpy(), pa.int8()),
@@ -206,13 +162,13 @@ def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:
     return pa.table(columns | {f"p{i}": pa.array(p.numpy(), pa.float32()) for i, p in enumerate(probabilities.T)})
 
 
-def write_confusion(path: Path, labels: Tensor, predicted: Tensor) -> None:
+def write_confusion(path: Path, faces: Faces, predicted: Tensor) -> None:
     """One line per face with the names of its label and of the prediction."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("actual", "predicted"))
-        pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
-        writer.writerows((EXPRESSIONS[label], EXPRESSIONS[guess]) for label, guess in pairs)
+        pairs = zip(faces.labels.tolist(), predicted.tolist(), strict=True)
+        writer.writerows((faces.classes[label], faces.classes[guess]) for label, guess in pairs)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import glob
+import json
 import os
 import signal
 import sys
@@ -100,3 +101,9 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Strict JSON, sorted, by atomic rename; raises ValueError for a number that is not finite."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")

@@ -2,26 +2,28 @@
 
 import argparse
 import csv
-import json
 import os
 import shutil
 import sys
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from cfpn import data, training
 from cfpn.allocator import keep_freed_memory
-from cfpn.data import Faces
+from cfpn.faces import Faces
+from cfpn.faces import load as load_split
 from pipeline import params as parameters
-from pipeline import session as sessions
-from pipeline import sinks
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, only_one, run
-from pipeline.session import Session
+from pipeline.process import InputError, atomic, only_one, run, write_json
+from pipeline.runs import session as sessions
+from pipeline.runs.about import describe, identity
+from pipeline.runs.session import Session
 from pipeline.sinks import Sink
+from pipeline.sinks.dvclive import dvclive
+from pipeline.sinks.progress import progress_bar
+from pipeline.sinks.wandb import wandb
 
 EXAMPLE = """example:
   python -m pipeline.train runs/nbp-0 --method nbp --seed 0
@@ -61,28 +63,32 @@ def train(params: Params, args: argparse.Namespace) -> None:
     keep_freed_memory()
     files = [args.augmented if params.train.faces == "augmented" else args.splits / "train.parquet"]
     files.append(args.splits / "val.parquet")
-    identity = sessions.fingerprint(params, args.method, args.seed, files)
-    session = sessions.begin(params, params.methods[args.method], args.seed)
-    checkpoint = args.checkpoints / args.out.name / f"{identity}.safetensors"
+    device = sessions.device(params.compute)
+    faces, validation = (load(path).to(device) for path in files)
+    faces = faces.first(params.train.limit)
+    about = describe(params, args.method, args.seed, faces, files)
+    session = sessions.begin(params, params.methods[args.method], args.seed, faces)
+    checkpoint = args.checkpoints / args.out.name / f"{identity(about)}.safetensors"
+    resume(session, checkpoint)
+    print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation):.4f}")
+    epochs(session, params, args, about, faces, validation, checkpoint)
+    write(session, params, args, about, faces, majority(validation))
+    shutil.rmtree(checkpoint.parent)
+
+
+def resume(session: Session, checkpoint: Path) -> None:
+    """Continue from the checkpoint where there is one, and say so."""
     if checkpoint.exists():
         sessions.restore(session, checkpoint)
         print(f"continue after epoch {session.state.epoch}: {checkpoint}")
     elif any(checkpoint.parent.glob("*.safetensors")):
         print(f"begin anew: the checkpoint in {checkpoint.parent} is of other parameters, data or code")
-    device = sessions.device(params.compute)
-    faces, validation = (load(path).to(device) for path in files)
-    faces = faces.first(params.train.limit)
-    majority = validation.labels.bincount().max().item() / len(validation.labels)
-    print(f"{args.out.name}: {len(faces.labels)} faces, majority share of validation {majority:.4f}")
-    epochs(session, params, args, faces, validation, checkpoint, majority)
-    write(session, params, args, majority, device)
-    shutil.rmtree(checkpoint.parent)
 
 
 def load(path: Path) -> Faces:
     """Faces of a split, with a bad file as an input error."""
     try:
-        return data.load(path)
+        return load_split(path)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -91,61 +97,62 @@ def epochs(
     session: Session,
     params: Params,
     args: argparse.Namespace,
+    about: dict[str, Any],
     faces: Faces,
     validation: Faces,
     checkpoint: Path,
-    majority: float,
 ) -> None:
     """Train to the end, a checkpoint after every epoch and every record to every sink."""
+    method, share = params.methods[args.method], majority(validation)
     with ExitStack() as stack:
-        outputs = [
-            stack.enter_context(sink)
-            for sink in destinations(session, params, args, len(faces.labels), checkpoint.stem)
-        ]
-        for record in sessions.advance(session, params, params.methods[args.method], args.seed, faces, validation):
+        outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, about, checkpoint)]
+        for record in sessions.advance(session, params, method, args.seed, faces, validation):
             if record.complete:
                 sessions.save(session, checkpoint)
-                warn_if_collapsed(session, majority)
+                warn_if_collapsed(session, share)
             for output in outputs:
                 output(record)
 
 
+def majority(faces: Faces) -> float:
+    """Share of the largest class."""
+    return faces.labels.bincount().max().item() / len(faces)
+
+
 def destinations(
-    session: Session, params: Params, args: argparse.Namespace, faces: int, identity: str
+    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], checkpoint: Path
 ) -> list[AbstractContextManager[Sink]]:
     """Progress bar, DVCLive and a W&B run, which stands in a group with the others of its experiment or profile."""
-    name, per_epoch = args.out.name, faces // params.train.batch
-    method = asdict(params.methods[args.method])
-    config = params.model_dump(mode="json", exclude={"methods"}) | {"method": method, "seed": args.seed}
+    name, per_epoch = args.out.name, about["data"]["faces"] // params.train.batch
     group = os.environ.get("DVC_EXP_NAME") or params.profile
     return [
-        sinks.progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
-        sinks.dvclive(args.out / "live", session.history),
-        sinks.wandb(args.project, group, name, identity, config, session.history, Path.cwd()),
+        progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
+        dvclive(args.out / "live", session.history),
+        wandb(args.project, group, name, checkpoint.stem, about, session.history, Path.cwd()),
     ]
 
 
-def collapsed(session: Session, majority: float) -> bool:
+def collapsed(session: Session, share: float) -> bool:
     """True where the last PATIENCE epochs all stand at the majority share of the validation faces."""
     last = [row["val/accuracy"] for row in session.history[-PATIENCE:]]
-    return len(last) == PATIENCE and all(abs(accuracy - majority) < 0.002 for accuracy in last)
+    return len(last) == PATIENCE and all(abs(accuracy - share) < 0.002 for accuracy in last)
 
 
-def warn_if_collapsed(session: Session, majority: float) -> None:
+def warn_if_collapsed(session: Session, share: float) -> None:
     """Say on standard error that the network predicts one class."""
-    if collapsed(session, majority):
+    if collapsed(session, share):
         print(
-            f"warning: validation accuracy has stood at the majority share {majority:.4f} for {PATIENCE} epochs: "
+            f"warning: validation accuracy has stood at the majority share {share:.4f} for {PATIENCE} epochs: "
             "the network predicts one class",
             file=sys.stderr,
         )
 
 
-def write(session: Session, params: Params, args: argparse.Namespace, majority: float, device: torch.device) -> None:
-    """Write the weights of the best epoch, the history, metrics without times, and the times."""
-    network = {"model": asdict(params.model), "method": asdict(params.methods[args.method])}
-    about = {"network": json.dumps(network)}  # one key alone: the format keeps several in random order
-    sessions.write(session.best, about, args.out / "model.safetensors")
+def write(
+    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], faces: Faces, share: float
+) -> None:
+    """Write the weights of the best epoch, the history, run.json, metrics without times, and the times."""
+    sessions.write(session.best, sessions.about_weights(session, params, faces), args.out / "model.safetensors")
     with atomic(args.out / "history.csv") as path, path.open("w", newline="") as file:
         names = list(dict.fromkeys(name for row in session.history for name in row))
         table = csv.DictWriter(file, names)
@@ -156,17 +163,16 @@ def write(session: Session, params: Params, args: argparse.Namespace, majority: 
         "best_epoch": session.best_epoch,
         "epochs": len(session.history),
         "steps": session.history[-1]["step"],
-        "parameters": training.parameters(session.state),
+        "parameters": session.state.network.count(),
         "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
         "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
-        "majority_accuracy": majority,
-        "collapsed": collapsed(session, majority),
+        "majority_accuracy": share,
+        "collapsed": collapsed(session, share),
     }
-    with atomic(args.out / "metrics.json") as path:
-        sinks.dump(path, metrics)
-    with atomic(args.out / "timing.json") as path:
-        timing = {"seconds_per_epoch": session.seconds, "threads": params.compute.threads, "device": device.type}
-        sinks.dump(path, timing)
+    write_json(args.out / "metrics.json", metrics)
+    write_json(args.out / "run.json", about)
+    timing = {"seconds_per_epoch": session.seconds, "threads": about["threads"], "device": about["device"]}
+    write_json(args.out / "timing.json", timing)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline import metrics as test_metrics
 from pipeline.process import InputError, atomic
 from pipeline.sinks import dump
 from tune import spaces
@@ -17,7 +18,7 @@ from tune.spaces import MODELS, RATE, SEED, Sweep
 from tune.trial import Score, Summary
 
 CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
-TEST = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "macro_f1", "majority_accuracy", "collapsed")
+TEST = (*test_metrics.NAMES, "accuracy_standard_error", "majority_accuracy", "collapsed")
 
 
 class Outcome(NamedTuple):

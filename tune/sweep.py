@@ -23,7 +23,7 @@ from ray.tune.error import TuneError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Repeater
 
-from pipeline import baselines, evaluate
+from pipeline import evaluate, networks
 from pipeline import params as parameters
 from pipeline import session as sessions
 from pipeline import train as stage
@@ -163,7 +163,7 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
 def code() -> str:
     """Hash of the code that decides what a trial computes."""
     digest = hashlib.sha256()
-    own = (baselines, sessions, spaces, trial)
+    own = (networks, sessions, spaces, trial)
     for path in [*sorted((CODE / "cfpn").glob("*.py")), *(Path(module.__file__) for module in own)]:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

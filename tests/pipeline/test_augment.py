@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cfpn.data import load
+from cfpn import schema
+from cfpn.schema import Description, arrow_schema, column
 from pipeline import augment as module
 from pipeline import process
-from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
-from pipeline.ingest import SCHEMA, column
+from pipeline.augment import BORDERS, TRANSFORMS, augment, main, variants
 from pipeline.process import InputError, run
 
+SCHEMA = arrow_schema(Description())
 ROOT = Path(module.__file__).parents[1]
 Pixels = NDArray[np.uint8]
 
@@ -76,15 +77,32 @@ def test_the_schema_is_that_of_the_split_and_the_name_of_the_transform(tmp_path:
 def test_the_library_loads_what_the_stage_writes(tmp_path: Path) -> None:
     pixels = faces(3)
     augment(write_split(tmp_path / "train.parquet", pixels, [1, 2, 3]), tmp_path / "out.parquet")
-    loaded = load(tmp_path / "out.parquet")
-    assert (loaded.pixels[::7].numpy() == pixels).all()
-    assert loaded.rows.tolist() == [1] * 7 + [2] * 7 + [3] * 7
+    loaded, _, rows, _ = schema.read(tmp_path / "out.parquet")
+    assert (loaded[::7, 0] == pixels).all()
+    assert rows.tolist() == [1] * 7 + [2] * 7 + [3] * 7
 
 
-def test_a_slice_of_a_column_gives_its_own_pixels() -> None:
-    pixels = faces(5)
-    values = column(pixels.reshape(-1, 2304), SCHEMA.field("pixels").type)
-    assert (to_pixels(values.slice(1, 3)) == pixels[1:4]).all()
+def test_the_description_goes_on_to_what_is_written(tmp_path: Path) -> None:
+    description = Description(side=32, channels=3, classes=("a", "b"), drawn=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+    schema.write(tmp_path / "train.parquet", pixels, np.arange(5) % 2, np.arange(5), description)
+    assert augment(tmp_path / "train.parquet", tmp_path / "out.parquet") == 35
+    found, labels, rows, described = schema.read(tmp_path / "out.parquet")
+    assert described == description
+    np.testing.assert_array_equal(labels, np.repeat(np.arange(5) % 2, 7))
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(5), 7))
+    np.testing.assert_array_equal(found[0::7], pixels)
+    np.testing.assert_array_equal(found[1::7], pixels[..., ::-1])
+
+
+@pytest.mark.parametrize("side", [1, 7, 32, 64])
+def test_each_colour_of_a_face_is_moved_as_a_grey_face_would_be(side: int) -> None:
+    pixels = np.random.default_rng(side).integers(0, 256, (2, 3, side, side), np.uint8)
+    rows = np.arange(2, dtype=np.int32)
+    whole = variants(pixels, rows, 0, "border", 10.0)
+    for colour in range(3):
+        alone = variants(pixels[:, colour], rows, 0, "border", 10.0)
+        np.testing.assert_array_equal(whole[:, :-1, colour], alone[:, :-1])  # all but the noise, drawn per pixel
 
 
 # Transforms

@@ -19,10 +19,10 @@ from torch import Tensor
 from cfpn.data import EXPRESSIONS
 from cfpn.model import CFPN, build
 from cfpn.training import Method, weights
-from pipeline import baselines
 from pipeline import evaluate as stage
+from pipeline import networks
 from pipeline import session as sessions
-from pipeline.baselines import Baseline
+from pipeline.networks import Baseline
 from pipeline.process import InputError
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
@@ -181,7 +181,7 @@ def test_weights_saved_from_a_wrapped_network_give_the_same_predictions(
 
 def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
     model = Baseline("alexnet", input_size=64)
-    write_weights(tmp_path / "model.safetensors", weights(baselines.build(model, 0)), model)
+    write_weights(tmp_path / "model.safetensors", weights(networks.build(model, 0)), model)
     network = stage.load_network(tmp_path / "model.safetensors")
     assert network.input_size == 64
     assert [node.name for node in network.state.nodes] == ["alexnet"]

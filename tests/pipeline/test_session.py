@@ -13,7 +13,7 @@ from cfpn.model import CFPN
 from cfpn.objectives import Head, Objective
 from cfpn.training import Method, Record, weights
 from pipeline import session as sessions
-from pipeline.baselines import Baseline
+from pipeline.networks import Baseline
 from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
 from pipeline.session import Session, advance, begin, build, device, fingerprint, read, restore, save
@@ -107,7 +107,7 @@ def test_an_epoch_at_accuracy_zero_is_the_best_as_long_as_it_is_alone() -> None:
 def test_a_network_is_built_as_its_parameters_say() -> None:
     assert build(PARAMS.model, 0)[-1].name == "classifier"
     with torch.device("meta"):
-        assert [node.name for node in build(Baseline("resnet50"), 0)] == ["resnet50"]
+        assert [node.name for node in build(Baseline("densenet121"), 0)] == ["densenet121"]
 
 
 def test_a_missing_or_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:

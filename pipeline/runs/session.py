@@ -1,40 +1,39 @@
 """One training from parameters to a whole checkpoint: what the train stage and a sweep's trial both run."""
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfpn import model as networks
-from cfpn import training
-from cfpn.data import Faces
+from cfpn import checkpoint, training
 from cfpn.diagnostics import diagnose
-from cfpn.graph import Node
-from cfpn.model import CFPN
-from cfpn.training import Method, Recipe, Record, State
-from pipeline import baselines
-from pipeline.baselines import Baseline
+from cfpn.faces import Faces
+from cfpn.network import CFPN
+from cfpn.training import Method, Record, State
+from pipeline import networks
+from pipeline.networks import Baseline
 from pipeline.params import Compute, Params
 from pipeline.process import InputError, atomic
-
-CODE = Path(__file__).resolve().parents[1]
 
 
 @dataclass
 class Session:
-    """A training under way: its state, the rows of its complete epochs, their seconds and the best weights so far."""
+    """A training under way: its state, the rows of its complete epochs, their seconds and the best weights so far.
+
+    log: who worked when, where units learn on several workers.
+    """
 
     state: State
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    log: list[dict[str, float]] = field(default_factory=list)
 
     def note(self, record: Record) -> None:
         """Take in a complete epoch; the first of equally accurate ones on validation is the best."""
@@ -43,24 +42,23 @@ class Session:
         accuracies = [row["val/accuracy"] for row in self.history]
         if max(accuracies) > max(accuracies[:-1], default=-1.0):
             self.best_epoch = record.epoch
-            self.best = {name: tensor.clone() for name, tensor in self.state.weights().items()}
+            self.best = {name: tensor.clone() for name, tensor in self.state.averaged.predicting().items()}
 
 
-def build(model: CFPN | Baseline, seed: int) -> list[Node]:
-    """Nodes of the network that `model` describes, weights drawn from `seed`."""
-    return networks.build(model, seed) if isinstance(model, CFPN) else baselines.build(model, seed)
+def model_for(params: Params, faces: Faces) -> CFPN | Baseline:
+    """The network's parameters, with the channels and classes of the data."""
+    return replace(params.model, channels=faces.pixels.shape[1], classes=len(faces.classes))
 
 
-def untrained(model: CFPN | Baseline, method: Method, device: torch.device) -> State:
-    """A state to load the weights of a run into, for predictions."""
-    return training.start(build(model, 0), method, Recipe(), model.input_size, 0, device)
-
-
-def begin(params: Params, method: Method, seed: int) -> Session:
+def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:
     """A session before its first step, on the device of params.compute; InputError where the parts do not fit."""
-    recipe, size = params.train.recipe, params.model.input_size
+    model = model_for(params, faces)
     try:
-        state = training.start(build(params.model, seed), method, recipe, size, seed, device(params.compute))
+        nodes = networks.build(model, seed)
+        state = training.start(
+            nodes, method, params.train.recipe, model.input_size, seed, device(params.compute),
+            model.channels, model.classes,
+        )  # fmt: skip
     except ValueError as error:
         raise InputError(str(error)) from error
     return Session(state)
@@ -73,16 +71,34 @@ def advance(
 
     A complete record carries the diagnostics of every block as well. Raises InputError for fewer faces than a batch.
     """
-    if params.train.batch > len(faces.labels):
-        raise InputError(
-            f"train.batch: expected at most the {len(faces.labels)} faces there are, found {params.train.batch}"
-        )
-    size = params.model.input_size
-    for record in training.train(session.state, method, params.train.recipe, faces, validation, size, seed):
+    if params.train.batch > len(faces):
+        raise InputError(f"train.batch: expected at most the {len(faces)} faces there are, found {params.train.batch}")
+    for record in _records(session, params, method, seed, faces, validation):
         if record.complete:
-            record.scalars.update(diagnose(session.state, method, faces, validation, size))
+            record.scalars.update(diagnose(session.state, method, faces, validation))
             session.note(record)
         yield record
+
+
+def _records(
+    session: Session, params: Params, method: Method, seed: int, faces: Faces, validation: Faces
+) -> Iterator[Record]:
+    recipe, compute = params.train.recipe, params.compute
+    count = workers_of(params, method)
+    if count == 1:
+        yield from training.train(session.state, method, recipe, faces, validation, seed)
+        return
+    from pipeline.runs import cluster, workers  # Ray takes a second to import
+
+    steps = len(faces) // recipe.batch * recipe.epochs
+    task = workers.Task(model_for(params, faces), method, recipe, seed, steps, device(compute).type, compute.threads)
+    with cluster.connected(compute.address, count * compute.threads):
+        yield from workers.train(session.state, task, faces, validation, count, session.log)
+
+
+def workers_of(params: Params, method: Method) -> int:
+    """The number of workers on which the units of a method learn: one where gradients cross units."""
+    return params.compute.workers if method.gradients == "stop" and method.units != "network" else 1
 
 
 def device(compute: Compute) -> torch.device:
@@ -92,20 +108,14 @@ def device(compute: Compute) -> torch.device:
     return torch.device("cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def fingerprint(params: Params, method: str, seed: int, files: list[Path]) -> str:
-    """Hash of all that decides a training: its name and parameters, its data files and the code of the networks."""
-    chosen = params.model_dump(mode="json", exclude={"methods", "profile"})
-    chosen |= {"name": method, "method": asdict(params.methods[method]), "seed": seed}
-    digest = hashlib.sha256(json.dumps(chosen, sort_keys=True).encode())
-    for path in [*sorted((CODE / "cfpn").glob("*.py")), Path(__file__), Path(baselines.__file__), *files]:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+def about_weights(session: Session, params: Params, faces: Faces) -> dict[str, str]:
+    """Metadata of the weights file of a run."""
+    return checkpoint.about(session.state.network, asdict(model_for(params, faces)), faces.classes)
 
 
 def save(session: Session, path: Path) -> None:
     """Write the whole session to one safetensors file, by atomic rename."""
-    tensors = session.state.tensors() | {f"best/{name}": tensor for name, tensor in session.best.items()}
+    tensors = checkpoint.tensors(session.state) | {f"best/{name}": tensor for name, tensor in session.best.items()}
     about = {"history": session.history, "seconds": session.seconds, "best_epoch": session.best_epoch}
     write(tensors, {"session": json.dumps(about)}, path)
 
@@ -116,7 +126,7 @@ def restore(session: Session, path: Path) -> None:
     try:
         saved = json.loads(about["session"])
         history, seconds, best_epoch = saved["history"], saved["seconds"], saved["best_epoch"]
-        session.state.load(tensors, len(history))
+        checkpoint.restore(session.state, tensors, len(history))
     except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint of this training: {error}") from error
     session.history, session.seconds, session.best_epoch = history, seconds, best_epoch
@@ -132,7 +142,6 @@ def write(tensors: dict[str, Tensor], about: dict[str, str], path: Path) -> None
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; raises InputError where there is none."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        return checkpoint.read(path)
     except (FileNotFoundError, SafetensorError) as error:
         raise InputError(f"{path}: no readable weights: {error}") from error

@@ -1,0 +1,71 @@
+"""run.json: what a run is, so that nothing has to be read out of a folder's name."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cfpn.faces import Faces
+from pipeline.params import Params
+from pipeline.runs import session as sessions
+
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("cfpn", "pipeline/networks.py", "pipeline/runs/session.py")  # what decides the numbers of a training
+
+
+def describe(params: Params, method: str, seed: int, faces: Faces, files: Iterable[Path]) -> dict[str, Any]:
+    """The content of run.json; faces: those to learn from, files: those of the data."""
+    return {
+        "method": method,
+        "seed": seed,
+        "profile": params.profile,
+        "parameters": {
+            "model": asdict(sessions.model_for(params, faces)),
+            "train": asdict(params.train),
+            "method": asdict(params.methods[method]),
+        },
+        "data": {
+            "fingerprint": digest(files),
+            "faces": len(faces),
+            "drawn": faces.drawn,
+            "classes": list(faces.classes),
+        },
+        "code": {"commit": commit(), "fingerprint": digest(code_files())},
+        "device": sessions.device(params.compute).type,
+        "threads": params.compute.threads,
+        "workers": sessions.workers_of(params, params.methods[method]),
+    }
+
+
+def identity(about: dict[str, Any]) -> str:
+    """Hash of all that decides a training's numbers; the commit and the number of workers change none."""
+    deciding = {name: value for name, value in about.items() if name not in ("code", "workers", "profile")}
+    deciding["code"] = about["code"]["fingerprint"]
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def code_files() -> list[Path]:
+    """The source files behind CODE, in order."""
+    places = [ROOT / name for name in CODE]
+    return [file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place])]
+
+
+def digest(files: Iterable[Path]) -> str:
+    """Hash of the contents of files."""
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:16]
+
+
+def commit() -> str | None:
+    """The git commit of the code, with "+" where it was changed since; None outside a git checkout."""
+    try:
+        words = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
