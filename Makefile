@@ -11,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro runs sweep lint test test-fast bench baseline clean
+.PHONY: help setup repro runs sweep lint test test-fast bench docs baseline clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ test-fast: lint ## the same without tests that take long: Ray, whole workflows, 
 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
+
+docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/study
+	python -m pipeline.docs
 
 # dvc.lock and the small results, so that a fresh clone has something to compare with. Commit what it prints.
 baseline: $(READY) ## run the default profile and show what belongs into git

@@ -1,7 +1,7 @@
 """The cascaded feature pyramid network as a table of nodes (paper section III.B, Figs 1 and 3)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def build(model: CFPN, seed: int) -> list[Node]:
         torch.manual_seed(seed)
         nodes = _dense_blocks(model) + _fusion1(model) + _pyramids(model) + _classifier(model)
     for node in nodes:
-        node.module.to(memory_format=torch.channels_last)
+        node.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return nodes
 
 
@@ -85,7 +85,7 @@ def _fusion1(model: CFPN) -> list[Node]:
 
 def _pyramids(model: CFPN) -> list[Node]:
     act, half = model.activation, model.width // 2
-    base = ("fusion1/deep", "fusion1/shallow")
+    base: tuple[str, ...] = ("fusion1/deep", "fusion1/shallow")
     nodes, level1 = [], base
     for i in range(1, model.pyramids + 1):
         if i > 1:
@@ -180,7 +180,7 @@ class Network(nn.Module):
             if unit is self.units[-1]:
                 result[unit.name] = outputs[unit.outputs[0]]
             elif self.classifies:
-                result[unit.name] = self.heads[unit.name].logits(list(outputs.values()))
+                result[unit.name] = cast(UnitHead, self.heads[unit.name]).logits(list(outputs.values()))
         return result
 
     def predicting(self) -> dict[str, Tensor]:

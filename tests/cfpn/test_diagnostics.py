@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from cfpn.data import SIDE, Faces
-from cfpn.diagnostics import diagnose
 from cfpn.model import CFPN, build
+
+from cfpn.diagnostics import diagnose
 from cfpn.objectives import Head, Objective
 from cfpn.training import Method, Recipe, State, start, validate
 

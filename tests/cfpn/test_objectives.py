@@ -167,6 +167,11 @@ def test_without_an_hsic_term_only_cross_entropy_is_left() -> None:
     torch.testing.assert_close(loss(how, maps), 0.5 * F.cross_entropy(of.classifier(of(averaged(maps, 4))), labels()))
 
 
+def test_an_unknown_estimator_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"hsic\.estimator: expected one of eq4, .*, found 'hsic'"):
+        Bottleneck("hsic")
+
+
 def test_a_local_loss_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to minimise"):
         LocalLoss(hsic_weight=0.0, classifier_weight=0.0)

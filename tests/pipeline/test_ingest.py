@@ -63,7 +63,11 @@ def columns(path: Path) -> tuple[Pixels, list[int], list[int]]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
+    return (
+        {path.name: path.read_bytes() if path.is_file() else b"" for path in sorted(folder.iterdir())}
+        if folder.exists()
+        else {}
+    )
 
 
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -598,6 +602,28 @@ def test_a_killed_run_leaves_older_outputs_and_the_next_run_clears_its_files(
 def test_a_second_process_on_the_same_folder_is_refused(usual: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     with module.only_one(tmp_path / "expected"), pytest.raises(InputError, match="another process"):
         ingest(usual[0], tmp_path / "expected")
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_full_disk_is_one_line_with_the_name_of_the_split(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    done = command(usual[0], tmp_path / "expected", preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'expected/train.parquet'}'\n"
+    assert outputs(tmp_path / "expected") == usual[1]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_folder_like_another(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    done = command(write(folder / "fer2013.csv", usual[0].read_bytes()), folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert outputs(folder / "out") == usual[1]
 
 
 # The command
