@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import step
-from cfpn import training
 from cfpn.allocator import keep_freed_memory
-from cfpn.graph import IMAGE, Node
+from cfpn.graph import IMAGE
 from cfpn.graph import run as forward
+from cfpn.network import Network
 from pipeline import params as parameters
-from pipeline import session as sessions
 from pipeline.process import InputError, atomic, run
 from tune import spaces
 from tune.spaces import MODELS, Sweep, Training
@@ -70,23 +69,17 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     first = next(iter(trainings.values())).params
     torch.set_num_threads(first.compute.threads)
     keep_freed_memory()
-    device, size, batch = sessions.device(first.compute), first.model.input_size, batch or first.train.batch
-    images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % 7
+    batch = batch or first.train.batch
+    images, labels = step.batch_of(first, batch)
     methods = {name: what.params.methods[what.method] for name, what in trainings.items()}
-    states = {name: sessions.begin(what.params, methods[name], 0).state for name, what in trainings.items()}
-    learners = {name: state.learners for name, state in states.items()}
-    counts = {name: multiply_adds(state.nodes, images[:1]) for name, state in states.items()}
-    for state in states.values():
-        for node in state.nodes:
-            node.module.train()
-    precision = first.train.precision
-    peaks = {name: step.peak(learners[name], methods[name], images, labels, precision) for name in trainings}
-    seconds = step.times(learners, methods, images, labels, rounds, precision)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    about = {"input_size": size, "batch": batch, "rounds": rounds, "device": where, "threads": first.compute.threads,
-             "precision": precision}  # fmt: skip
-    sizes = {name: training.parameters(state) for name, state in states.items()}
+    states = {name: step.begin(what.params, methods[name]) for name, what in trainings.items()}
+    counts = {name: multiply_adds(state.network, images[:1]) for name, state in states.items()}
+    peaks = {name: step.peak(states[name], methods[name], images, labels) for name in trainings}
+    seconds = step.times(states, methods, images, labels, rounds)
+    where = torch.cuda.get_device_name() if images.is_cuda else "CPU"
+    about = {"input_size": first.model.input_size, "batch": batch, "rounds": rounds, "device": where,
+             "threads": first.compute.threads, "precision": first.train.precision}  # fmt: skip
+    sizes = {name: state.network.count() for name, state in states.items()}
     return pd.DataFrame([_row(name, sizes, counts, seconds, peaks) | about for name in trainings])
 
 
@@ -108,12 +101,13 @@ def _row(
     }
 
 
-def multiply_adds(nodes: list[Node], image: Tensor) -> int:
-    """Multiplications with addition of a forward pass of one image (1, 1, h, w): convolutions and linear layers."""
-    for node in nodes:
-        node.module.eval()
+def multiply_adds(network: Network, image: Tensor) -> int:
+    """Multiplications with addition of the nodes for one image (1, c, h, w): convolutions and linear layers."""
+    network.eval()
+    nodes = [node for unit in network.units for node in unit.nodes]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(nodes, {IMAGE: image}, [nodes[-1].name])
+    network.train()
     return counter.get_total_flops() // 2
 
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from bench.step import MIB, peak
-from cfpn import model, training
+from bench.step import MIB, batch_of, peak
+from cfpn import network, training
 from cfpn.graph import Node, prefix
 from cfpn.layers import SeparableConvolution
-from cfpn.model import CFPN
+from cfpn.network import CFPN
 from cfpn.training import Method
 from pipeline import params as parameters
-from pipeline import session as sessions
 from pipeline.params import Params
 from pipeline.process import InputError, run
+from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
   python -m bench.depth --methods bp nbp --batch 4 --set profile=paper model.width=64
@@ -61,17 +61,14 @@ def peak_of(params: Params, method: Method, batch: int, added: int) -> int:
     device, size = sessions.device(params.compute), params.model.input_size
     if isinstance(method.units, list) and "block1" in method.units:
         method = replace(method, units=method.units + [f"added{i}" for i in range(1, added + 1)])
-    nodes = deepened(params.model, added)
-    learners = training.start(nodes, method, params.train, size, 0, device).learners
-    images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    for node in nodes:
-        node.module.train()
-    return peak(learners, method, images, torch.arange(batch, device=device) % 7)
+    state = training.start(deepened(params.model, added), method, params.train.recipe, size, 0, device)
+    state.network.train()
+    return peak(state, method, *batch_of(params, batch))
 
 
 def deepened(architecture: CFPN, added: int) -> list[Node]:
     """The CFPN with `added` dense blocks of the first one's size and resolution between blocks 1 and 2."""
-    nodes, growth = model.build(architecture, 0), architecture.width // 8
+    nodes, growth = network.build(architecture, 0), architecture.width // 8
     first = architecture.width - architecture.layers * growth
     end = architecture.layers + 1
     before, block = nodes[:end], [node.name for node in nodes[:end]]

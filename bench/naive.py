@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpn import model as networks
+from cfpn import network as networks
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
 from cfpn.layers import SeparableConvolution, activation, concatenate
-from cfpn.model import CFPN
+from cfpn.network import CFPN
 from cfpn.training import Method, Recipe, start, train_step
 from pipeline import params as parameters
 from pipeline.process import run
@@ -75,11 +75,10 @@ def step_when_asked(model: CFPN, batch: int, threads: int, variant: str) -> None
         images = images.contiguous(memory_format=torch.channels_last)
     method = Method(units="network")
     state = start(nodes, method, Recipe(), model.input_size, 0, torch.device("cpu"))
-    for node in nodes:
-        node.module.train()
-    for i, _ in enumerate(sys.stdin):
+    state.network.train()
+    for _ in sys.stdin:
         begin = time.perf_counter()
-        train_step(state.learners, method, images, torch.arange(batch) % 7, i, [1e-4])
+        train_step(state, method, images, torch.arange(batch) % 7, [1e-4])
         print(time.perf_counter() - begin, flush=True)
 
 

@@ -5,6 +5,7 @@ Every run meets the same damaged faces. The table gains the runs found and keeps
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bench import study
-from cfpn import training
+from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
-from cfpn.data import SIDE, Faces, generator
+from cfpn.faces import Faces, generator
 from pipeline import evaluate
 from pipeline.process import atomic, run
 
@@ -46,19 +47,20 @@ def main() -> None:
 
 
 def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48) in 0..255 with Gaussian noise of `level` grey levels."""
+    """Pixels (n, c, h, w) in 0..255 with Gaussian noise of `level` grey levels."""
     return pixels + level * torch.randn(pixels.shape, generator=random)
 
 
 def occlusion(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48) with a mid-grey square, `level` pixels wide, at a random place in every face."""
-    corner = torch.randint(SIDE - int(level) + 1, (2, len(pixels), 1), generator=random)
-    rows, columns = (((line := torch.arange(SIDE)) >= start) & (line < start + level) for start in corner)
-    return pixels.masked_fill(rows[:, :, None] & columns[:, None, :], 128.0)
+    """Pixels (n, c, h, w) with a mid-grey square, `level` pixels wide, at a random place in every face."""
+    side = pixels.shape[-1]
+    corner = torch.randint(side - int(level) + 1, (2, len(pixels), 1), generator=random)
+    rows, columns = (((line := torch.arange(side)) >= start) & (line < start + level) for start in corner)
+    return pixels.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 128.0)
 
 
 def contrast(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
-    """Pixels (n, 48, 48), their distance from mid-grey multiplied by `level`."""
+    """Pixels (n, c, h, w), their distance from mid-grey multiplied by `level`."""
     return 128 + level * (pixels - 128)
 
 
@@ -76,7 +78,7 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
     for place, (name, (damage, levels)) in enumerate(DAMAGES.items()):
         for level in levels:
             pixels = damage(faces.pixels.float(), level, generator(place, int(level)))
-            yield name, level, faces._replace(pixels=pixels.round().clamp(0, 255).to(torch.uint8))
+            yield name, level, replace(faces, pixels=pixels.round().clamp(0, 255).to(torch.uint8))
 
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
@@ -93,7 +95,7 @@ def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[d
     network = evaluate.load_network(weights)
     method, seed = weights.parent.name.rsplit("-", 1)
     for name, level, faces in kinds:
-        predicted = training.predict(network.state, faces, network.input_size).argmax(1)
+        predicted = prediction.predict(network, faces.pixels).argmax(1)
         accuracy = (predicted == faces.labels).double().mean().item()
         yield {"method": method, "seed": int(seed), "damage": name, "level": level, "accuracy": accuracy}
 

@@ -5,10 +5,8 @@ Steps of the methods alternate, so that whatever else the machine does falls on 
 
 import argparse
 import json
-import math
 import statistics
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,17 +15,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
-from cfpn.training import Learner, Method, Recipe
+from cfpn.schedule import Schedule
+from cfpn.training import Method, State
 from pipeline import params as parameters
-from pipeline import session as sessions
 from pipeline.params import Params
 from pipeline.process import InputError, atomic, run
+from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
   python -m bench.step --methods bp nbp --rounds 20 --out results/bench.json
 """
 WARM_UP = 2
-GENTLE, ENDLESS = Recipe(learning_rate=1e-4), 10**6  # no measured step may diverge; steps of a training without end
+GENTLE, ENDLESS = 1e-4, 10**6  # rate at which no measured step diverges; steps of a training without end
 MIB = 2**20
 
 
@@ -63,48 +62,60 @@ def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[s
     """Mean step and peak memory of every method, and their ratios to those of the first."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
-    device = sessions.device(params.compute)
-    methods = {name: replace(params.methods[name], learning_rate=None) for name in names}  # GENTLE is for all
-    learners = {name: sessions.begin(params, method, 0).state.learners for name, method in methods.items()}
-    size = params.model.input_size
+    methods = {name: params.methods[name] for name in names}
+    states = {name: begin(params, method) for name, method in methods.items()}
+    images, labels = batch_of(params, batch)
+    peaks = {name: peak(states[name], methods[name], images, labels) for name in names}
+    seconds = times(states, methods, images, labels, rounds)
+    where = torch.cuda.get_device_name() if images.is_cuda else f"CPU, {params.compute.threads} threads"
+    about = {"batch": batch, "input_size": params.model.input_size, "width": getattr(params.model, "width", None)}
+    return {"rows": [_row(name, names[0], seconds, peaks) for name in names], "rounds": rounds, "device": where} | about
+
+
+def _row(name: str, first: str, seconds: dict[str, list[float]], peaks: dict[str, int]) -> dict[str, object]:
+    return {
+        "method": name,
+        "step_ms": 1000 * statistics.mean(seconds[name]),
+        "step_ratio": statistics.mean(seconds[name]) / statistics.mean(seconds[first]),
+        "step_ratio_quartiles": quartiles(seconds[name], seconds[first]),
+        "peak_mib": peaks[name] / MIB,
+        "peak_ratio": peaks[name] / peaks[first],
+    }
+
+
+def begin(params: Params, method: Method) -> State:
+    """The network of params before its first step by `method`, in training mode."""
+    device, size = sessions.device(params.compute), params.model.input_size
+    state = training.start(sessions.build(params.model, 0), method, params.train.recipe, size, 0, device)
+    state.network.train()
+    return state
+
+
+def batch_of(params: Params, batch: int) -> tuple[Tensor, Tensor]:
+    """Random images (batch, 1, size, size), channels last, and labels (batch,), on the device of params.compute."""
+    device, size = sessions.device(params.compute), params.model.input_size
     images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % 7
-    precision = params.train.precision
-    peaks = {name: peak(learners[name], methods[name], images, labels, precision) for name in names}
-    seconds = times(learners, methods, images, labels, rounds, precision)
-    first = names[0]
-    rows = [
-        {
-            "method": name,
-            "step_ms": 1000 * statistics.mean(seconds[name]),
-            "step_ratio": statistics.mean(seconds[name]) / statistics.mean(seconds[first]),
-            "step_ratio_quartiles": quartiles(seconds[name], seconds[first]),
-            "peak_mib": peaks[name] / MIB,
-            "peak_ratio": peaks[name] / peaks[first],
-        }
-        for name in names
-    ]
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {params.compute.threads} threads"
-    return {"rows": rows, "batch": batch, "input_size": size, "width": getattr(params.model, "width", None),
-            "rounds": rounds, "device": where}  # fmt: skip
+    return images, torch.arange(batch, device=device) % 7
+
+
+def gentle_rates(method: Method, step: int, steps: int, units: int) -> list[float]:
+    """Rates at which no measured step diverges, equal for all methods; 0 where a unit rests."""
+    own = method.schedule
+    gentle = Schedule(GENTLE, update_every=own.update_every, first_unit_stops_at=own.first_unit_stops_at)
+    return gentle.rates(step, steps, units)
 
 
 def times(
-    learners: dict[str, list[Learner]],
-    methods: dict[str, Method],
-    images: Tensor,
-    labels: Tensor,
-    rounds: int,
-    precision: str = "float32",
+    states: dict[str, State], methods: dict[str, Method], images: Tensor, labels: Tensor, rounds: int
 ) -> dict[str, list[float]]:
     """Seconds of each measured step, methods in turn; they stand for a whole training, in which units rest or end."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for i in range(-WARM_UP, rounds):
         for name, method in methods.items():
-            rates = training.rates(method, GENTLE, len(learners[name]), max(i, 0), rounds)
-            begin = time.perf_counter()
-            training.train_step(learners[name], method, images, labels, i, rates, precision)
-            seconds[name].append(time.perf_counter() - begin)
+            rates = gentle_rates(method, max(i, 0), rounds, len(states[name].learners))
+            start = time.perf_counter()
+            training.train_step(states[name], method, images, labels, rates)
+            seconds[name].append(time.perf_counter() - start)
     return {name: values[WARM_UP:] for name, values in seconds.items()}
 
 
@@ -114,19 +125,19 @@ def quartiles(own: list[float], others: list[float]) -> list[float]:
     return [first, third]
 
 
-def peak(learners: list[Learner], method: Method, images: Tensor, labels: Tensor, precision: str = "float32") -> int:
+def peak(state: State, method: Method, images: Tensor, labels: Tensor) -> int:
     """Bytes that a step allocates at its peak beyond what was there before it, once every unit has learnt."""
     largest = 0
-    for step in range(math.ceil(1 / method.share) + 1):
-        rates = training.rates(method, GENTLE, len(learners), step, ENDLESS)
+    for step in range(method.schedule.update_every + 1):
+        rates = gentle_rates(method, step, ENDLESS, len(state.learners))
         if images.is_cuda:
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            training.train_step(learners, method, images, labels, step, rates, precision)
+            training.train_step(state, method, images, labels, rates)
             largest = max(largest, torch.cuda.max_memory_allocated() - before)
         else:
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-                training.train_step(learners, method, images, labels, step, rates, precision)
+                training.train_step(state, method, images, labels, rates)
             largest = max(largest, _peak(profiler))
     return largest
 

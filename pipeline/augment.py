@@ -29,10 +29,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cfpn.allocator import keep_freed_memory
-from pipeline.ingest import PIXELS, SCHEMA, column, parquet_sink
+from cfpn.schema import Description, arrow_schema, column, writer
 from pipeline.process import InputError, atomic, run
 
 SIDE = 48
+PIXELS = SIDE * SIDE
+SCHEMA = arrow_schema(Description())
 BATCH = 256
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
 BORDERS = ("border", "zeros", "reflection")
@@ -45,7 +47,7 @@ def augment(source: Path, target: Path, seed: int = 0, border: str = "border", s
     seed: 0 or more; border: one of BORDERS; sigma: standard deviation of the noise in grey levels, 0 or more.
     Raises InputError where `source` is not such a split; then `target` is as before.
     """
-    with opened(source) as file, atomic(target) as path, parquet_sink(path, OUT_SCHEMA) as sink:
+    with opened(source) as file, atomic(target) as path, writer(path, OUT_SCHEMA) as sink:
         with tqdm(desc="augment", total=file.metadata.num_rows, unit=" faces", disable=None) as progress:
             for batch in file.iter_batches(BATCH, columns=SCHEMA.names):
                 rows = batch["row"].to_numpy()

@@ -122,7 +122,7 @@ def metrics(
 ) -> dict[str, Any]:
     """Metrics of probabilities (n, classes) against labels (n,); copied (n,) bool marks faces that training may know.
 
-    All of METRICS, and what tells their worth: counts, standard error, the largest class, recall per class, `collapsed`.
+    All of METRICS, and what tells their worth: counts, standard error, largest class, recall per class, `collapsed`.
     """
     # Imported here because it loads matplotlib and scipy: a second or more in every worker of a sweep.
     from torchmetrics.functional.classification import multiclass_recall

@@ -1,38 +1,92 @@
-"""params.yaml in, frozen dataclasses of cfpn out: profile chosen, overrides applied, unknown names refused."""
+"""All parameter files as one schema: params.yaml, methods.yaml, the profile's file and sweeps/params.yaml."""
 
-import difflib
-from dataclasses import dataclass, fields
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cfpn.model import CFPN
+from cfpn.network import CFPN
+from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
+from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
 from pipeline.networks import Baseline
 from pipeline.process import InputError
 
-GROUPS = {
-    "run": ("methods", "seeds"),
-    "sample": ("rows", "seed"),
-    "ingest": ("drop",),
-    "augment": ("seed", "border", "sigma"),
-    "bench": ("rounds", "batch"),
-    "tracking": ("project",),
-}  # of params.yaml that stages take from their command lines
-SECTIONS = ("source", "model", "train", "methods", "compute", "sweeps", *GROUPS)
+Raw = dict[str, Any]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which trainings `dvc repro` makes: every method from every seed."""
+
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("nbp", "bp")
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where one training runs, with how many threads, and how many Ray workers share its units."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count = 1
+    workers: Count = 1
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """The project of Weights & Biases."""
+
+    project: str = "cfpn-nbp"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Drawn faces: how many, from which seed."""
+
+    rows: Count = 4000
+    seed: Seed = 0
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Rows of the Training split that are left out."""
+
+    drop: Literal["none", "constant", "duplicates", "constant,duplicates"] = "none"
+
+
+@dataclass(frozen=True)
+class Augment:
+    """The seven copies of a face: seed, what a rotation leaves open, noise in grey levels."""
+
+    seed: Seed = 0
+    border: Literal["border", "zeros", "reflection"] = "border"
+    sigma: Annotated[float, Field(ge=0)] = 10.0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measured steps of each method, and their batch."""
+
+    rounds: Annotated[int, Field(ge=2)] = 20
+    batch: Annotated[int, Field(ge=4)] = 128
 
 
 @dataclass(frozen=True)
 class Training(Recipe):
-    """The recipe with the faces to learn from.
+    """The recipe with the schedule that methods start from, and the faces to learn from.
 
     faces: the 7x augmented file or the train split itself. limit: only so many from its beginning, 0 for all, where a
     sweep over large networks has to fit a small machine. Raises ValueError for a limit smaller than a batch.
     """
 
+    schedule: Schedule = field(default_factory=Schedule)
     faces: Literal["augmented", "original"] = "original"
     limit: int = 0
 
@@ -47,135 +101,124 @@ class Training(Recipe):
         return Recipe(**{field.name: getattr(self, field.name) for field in fields(Recipe)})
 
 
-@dataclass(frozen=True)
-class Compute:
-    """Where and with how many threads one training runs."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise ValueError(f"threads: expected 1 or more, found {self.threads}")
-
-
 class Params(BaseModel):
-    """What a training needs of params.yaml with the profile's part merged in."""
+    """Every parameter of the workflow, the methods with their whole schedules."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     profile: str
+    source: str = "data/sample.csv"
+    run: Run = Run()
+    compute: Compute = Compute()
+    tracking: Tracking = Tracking()
+    sample: Sample = Sample()
+    ingest: Ingest = Ingest()
+    augment: Augment = Augment()
+    bench: Bench = Bench()
     model: CFPN | Baseline
     train: Training
     methods: dict[str, Method]
-    compute: Compute
 
 
-def load(path: Path, overrides: dict[str, Any] | None = None) -> Params:
-    """Validated parameters of the profile that `path` names; overrides are dotted names, with or without the profile.
+@dataclass(frozen=True)
+class Entry:
+    """A network of a sweep over networks: the method and, unless it is the profile's network, its name."""
 
-    Raises InputError for a name or value that is not one, naming it.
+    method: str
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep tries: values by dotted parameter, networks by label; test: score the test split too."""
+
+    method: str = "nbp"
+    space: dict[str, Annotated[list[Any], Field(min_length=1)]] = field(default_factory=dict)
+    models: dict[str, Entry] = field(default_factory=dict)
+    seeds: Count = 1
+    test: bool = False
+
+
+OF_PROFILE = ("model", "train", "methods")  # sections of profiles/NAME.yaml
+OF_ALL = tuple(name for name in Params.model_fields if name not in OF_PROFILE)  # sections of params.yaml
+
+
+class Files(NamedTuple):
+    """The content of the parameter files, so that a trial on another machine needs none of them.
+
+    methods: of methods.yaml, beside `path`. profiles: of profiles/NAME.yaml by name.
     """
-    raw = read(path)
-    # The profile comes first: it decides where the other names stand.
-    for name, value in sorted((overrides or {}).items(), key=lambda item: item[0] != "profile"):
-        override(raw, name, value)
-    chosen = {key: value for key, value in merged(raw).items() if key in Params.model_fields}
+
+    path: Path
+    common: Raw
+    methods: Raw
+    profiles: dict[str, Raw]
+
+
+def load(path: Path = Path("params.yaml"), overrides: Raw | None = None) -> Params:
+    """Parameters of the profile that `path` names; overrides are dotted names: "methods.nbp.local_loss.hsic.beta".
+
+    A method's schedule is train.schedule, changed by methods.yaml, then by the profile, then by overrides.
+    Raises InputError for a name or value that is not one; the message says file, name and expectation.
+    """
+    return resolve(read_files(path), overrides)
+
+
+def read_files(path: Path = Path("params.yaml")) -> Files:
+    """params.yaml and what lies beside it; raises InputError where a file is missing or no mapping."""
+    profiles = {file.stem: read(file) for file in sorted((path.parent / "profiles").glob("*.yaml"))}
+    return Files(path, read(path), read(path.with_name("methods.yaml")), profiles)
+
+
+def resolve(files: Files, overrides: Raw | None = None) -> Params:
+    """What `load` does with files that were read before."""
+    overrides = overrides or {}
+    sources = _sources(files, overrides.get("profile", files.common.get("profile")))
+    raw: Raw = {}
+    for source in sources:
+        raw = _merged(raw, source.content)
+    schema = Group(Params, {"methods": tuple(files.methods)})
+    for name, value in overrides.items():
+        walk(schema, name)
+        _set(raw, name, value)
+    schema.check(raw, sources, overrides)
+    _resolve_schedules(raw)
     try:
-        return Params.model_validate(chosen)
+        params = Params.model_validate(raw)
     except ValidationError as error:
-        raise InputError(f"{path}: {explain(error)}") from error
+        raise InputError(faults(error, raw, sources, overrides)) from error
+    for name in params.run.methods:
+        if name not in params.methods:
+            raise InputError(f"{files.path}: run.methods: expected names of {files.path.with_name('methods.yaml')}, "
+                             f"found {name!r}{nearest(name, params.methods)}")  # fmt: skip
+    return params
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The YAML file as it stands; raises InputError where it is missing or no mapping."""
+def load_sweeps(path: Path = Path("sweeps/params.yaml")) -> dict[str, Sweep]:
+    """The sweeps of the project by name; raises InputError for a key or value that is not one."""
+    raw = read(path)
+    files = [Source(path, raw)]
+    Group(dict[str, Sweep]).check(raw, files, {})
+    try:
+        return TypeAdapter(dict[str, Sweep], config=ConfigDict(extra="forbid")).validate_python(raw)
+    except ValidationError as error:
+        raise InputError(faults(error, raw, files, {})) from error
+
+
+def read(path: Path) -> Raw:
+    """A YAML file as it stands; raises InputError where it is missing or no mapping."""
     try:
         raw = YAML(typ="safe").load(path)
-    except (FileNotFoundError, YAMLError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except YAMLError as error:
         raise InputError(f"{path}: {error}") from error
-    if not isinstance(raw, dict) or not {"profile", "profiles"} <= set(raw):
-        raise InputError(f"{path}: expected a mapping with the keys 'profile' and 'profiles'")
-    _chosen(raw)
-    _refuse_unknown(raw)
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected a mapping of parameters")
     return raw
 
 
-def _refuse_unknown(raw: dict[str, Any]) -> None:
-    """Raise InputError for a key that nothing reads, but for those inside what `Params` itself checks."""
-    for key in raw:
-        _refuse(key, "", ("profile", "profiles", *SECTIONS))
-    for name, own in raw["profiles"].items():
-        for key in own:
-            _refuse(key, f"profiles.{name}", SECTIONS)
-    for name, known in GROUPS.items():
-        for key in raw.get(name, {}):
-            _refuse(key, name, known)
-
-
-def _refuse(key: str, place: str, known: tuple[str, ...]) -> None:
-    if key not in known:
-        name = f"{place}.{key}".lstrip(".")
-        raise InputError(f"{name}: no such parameter {_nearest(key, place, dict.fromkeys(known))}")
-
-
-def _chosen(raw: dict[str, Any]) -> dict[str, Any]:
-    """The part of the chosen profile; raises InputError where there is no such profile."""
-    if raw["profile"] not in raw["profiles"]:
-        raise InputError(f"profile: expected one of {', '.join(raw['profiles'])}, found {raw['profile']!r}")
-    return raw["profiles"][raw["profile"]]
-
-
-def merged(raw: dict[str, Any]) -> dict[str, Any]:
-    """Common keys and those of the chosen profile in one mapping; raises InputError for a key that stands in both."""
-    common = {key: value for key, value in raw.items() if key != "profiles"}
-    own = _chosen(raw)
-    twice = sorted(set(common) & set(own))
-    if twice:
-        raise InputError(f"{twice[0]}: stands both for all profiles and in profiles.{raw['profile']}; keep one")
-    return common | own
-
-
-def override(raw: dict[str, Any], name: str, value: object) -> None:
-    """Set a dotted name ("train.epochs", "profiles.sample.train.epochs") in place; InputError where it is unknown."""
-    parts = name.split(".")
-    own = _chosen(raw)
-    place = own if parts[0] in own else raw
-    for depth, part in enumerate(parts[:-1]):
-        if not isinstance(place, dict) or part not in place:
-            known = raw | own if depth == 0 else place if isinstance(place, dict) else {}
-            raise InputError(f"{name}: no parameter {part!r} {_nearest(part, '.'.join(parts[:depth]), known)}")
-        place = place[part]
-    if not isinstance(place, dict):
-        raise InputError(f"{name}: {'.'.join(parts[:-1])} is a value, not a group of parameters")
-    if len(parts) == 1 and parts[0] not in place:
-        raise InputError(f"{name}: no such parameter {_nearest(parts[0], '', raw | own)}")
-    place[parts[-1]] = value
-
-
-def _nearest(part: str, parent: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(part, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
-    return f"in {parent or 'params.yaml'}{hint}"
-
-
-def explain(error: ValidationError) -> str:
-    """The faults of one union member only: the one whose `name` was given."""
-    faults = error.errors(include_url=False, include_context=False)
-    others = [fault["loc"][:-1] for fault in faults if fault["type"] == "literal_error" and fault["loc"][-1] == "name"]
-    own = [fault for fault in faults if not any(fault["loc"][: len(loc)] == loc for loc in others)] or faults
-    return "; ".join(_fault(f["type"], [str(part) for part in f["loc"]], f["msg"], f["input"]) for f in own[:5])
-
-
-def _fault(kind: str, place: list[str], message: str, value: object) -> str:
-    if kind == "unexpected_keyword_argument":
-        types = Params.model_json_schema()["$defs"].values()
-        known = {name for kind in types for name in kind["properties"]} - {place[-1]}
-        close = difflib.get_close_matches(place[-1], known, 1)
-        message = "no such parameter" + (f"; did you mean {close[0]!r}?" if close else "")
-    return f"{'.'.join(place)}: {message}, found {value!r}"
-
-
-def assignments(texts: list[str]) -> dict[str, Any]:
+def assignments(texts: list[str]) -> Raw:
     """Overrides of "name=value" texts, values read as YAML; raises InputError where there is no "="."""
     result = {}
     for text in texts:
@@ -184,3 +227,44 @@ def assignments(texts: list[str]) -> dict[str, Any]:
             raise InputError(f"expected NAME=VALUE, found {text!r}")
         result[name] = YAML(typ="safe").load(value)
     return result
+
+
+def described(params: Params, method: str) -> Raw:
+    """The parameters that decide a training by `method`, as JSON values."""
+    return {"model": asdict(params.model), "train": asdict(params.train), "method": asdict(params.methods[method])}
+
+
+def _sources(files: Files, profile: object) -> list[Source]:
+    """params.yaml, methods.yaml and the profile's file with their content, each with no section of another."""
+    if profile not in files.profiles:
+        known, hint = ", ".join(files.profiles), nearest(str(profile), files.profiles, listed=False)
+        raise InputError(f"{files.path}: profile: expected one of {known}, found {profile!r}{hint}")
+    own = Source(files.path.parent / "profiles" / f"{profile}.yaml", files.profiles[str(profile)])
+    common = Source(files.path, files.common)
+    refuse_unknown(common, OF_ALL)
+    refuse_unknown(own, OF_PROFILE)
+    return [common, Source(files.path.with_name("methods.yaml"), {"methods": files.methods}), own]
+
+
+def _merged(base: Raw, changes: Raw) -> Raw:
+    """`base` with the values of `changes`, group by group."""
+    result = deepcopy(base)
+    for name, value in changes.items():
+        both = isinstance(value, dict) and isinstance(result.get(name), dict)
+        result[name] = _merged(result[name], value) if both else deepcopy(value)
+    return result
+
+
+def _set(raw: Raw, name: str, value: object) -> None:
+    *groups, last = name.split(".")
+    for group in groups:
+        raw = raw.setdefault(group, {})
+        if not isinstance(raw, dict):
+            raise InputError(f"{name}: {group} is a value in the file, not a group of parameters")
+    raw[last] = deepcopy(value)
+
+
+def _resolve_schedules(raw: Raw) -> None:
+    """Begin each method's schedule with the fields of train.schedule."""
+    for method in raw["methods"].values():
+        method["schedule"] = raw["train"].get("schedule", {}) | method.get("schedule", {})

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cfpn.data import load
+from cfpn.schema import Description, arrow_schema, column
 from pipeline import augment as module
 from pipeline import process
 from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
-from pipeline.ingest import SCHEMA, column
 from pipeline.process import InputError, run
 
+SCHEMA = arrow_schema(Description())
 ROOT = Path(module.__file__).parents[1]
 Pixels = NDArray[np.uint8]
 

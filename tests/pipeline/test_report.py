@@ -17,7 +17,7 @@ import torch
 
 from cfpn.data import EXPRESSIONS
 from pipeline import evaluate, figures, report
-from pipeline.audit import Face, audit
+from pipeline.data.audit import Face, audit
 from pipeline.process import InputError
 
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")

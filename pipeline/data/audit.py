@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-EXPRESSIONS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")  # as cfpn.data, which imports torch
+from cfpn.schema import EXPRESSIONS
+
 SPLITS = ("train", "val", "test")
 RULES = {
     "constant": "training faces whose pixels are all equal",

@@ -1,0 +1,95 @@
+"""Where the CSV is: a file, a folder that holds it, or an archive, which its content tells and not its name."""
+
+import gzip
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, NoReturn
+
+from pipeline.process import InputError
+
+COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
+FILE_NAMES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv", "fer2013.csv.gz", "icml_face_data.csv.gz")
+FILE_NAMES += ("fer2013.tar.gz", "fer2013.zip", "icml_face_data.csv.zip", f"{COMPETITION}.zip", "train.csv")
+SUFFIXES = (".csv", ".csv.gz", ".tar.gz", ".zip")
+HOW_TO_GET = (
+    f"FER2013 is on Kaggle: download it by hand from https://www.kaggle.com/c/{COMPETITION}/data or with Kaggle's "
+    f"client: kaggle competitions download {COMPETITION}"
+)
+BUFFER = 1 << 20  # bytes
+
+
+def locate(source: Path) -> Path:
+    """The file that `source` stands for: itself, itself with a suffix, or a file of Kaggle's in this folder.
+
+    Raises InputError that lists the names looked for, where, and how to get the data.
+    """
+    folder, names = source.parent, (source.name,)
+    if source.is_dir():
+        folder, names = source, FILE_NAMES
+    elif not source.suffix:
+        names += tuple(source.name + suffix for suffix in SUFFIXES)
+    for name in names:
+        if (folder / name).exists() and not (folder / name).is_dir():
+            return folder / name
+    where = f"looked in {folder.absolute()} for {', '.join(names)}"
+    raise InputError(f"{source}: no FER2013 file found; {where}. {HOW_TO_GET}")
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open the CSV, unpacked as often as it is packed; raises InputError where an archive is damaged or lacks a CSV."""
+    try:
+        with ExitStack() as stack:
+            yield unpack(stack.enter_context(path.open("rb", buffering=BUFFER)), path, stack)
+    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged or cut off archive ({error}); get it again. {HOW_TO_GET}") from error
+
+
+def unpack(file: io.BufferedReader, path: Path, stack: ExitStack) -> io.BufferedReader:
+    """The CSV inside `file`, whatever packing its first bytes announce; `stack` closes what is opened."""
+    head = file.peek(512)
+    if head.startswith(b"\x1f\x8b"):
+        inner = stack.enter_context(gzip.GzipFile(fileobj=file))
+    elif head.startswith(b"PK\x03\x04"):
+        archive = stack.enter_context(zipfile.ZipFile(file))
+        inner = stack.enter_context(archive.open(choose(archive.namelist(), path)))
+    elif head[257:262] == b"ustar":
+        archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
+        inner = stack.enter_context(csv_in_tar(archive, path))
+    else:
+        return file
+    return unpack(stack.enter_context(io.BufferedReader(inner, BUFFER)), path, stack)
+
+
+def choose(names: Sequence[str], path: Path) -> str:
+    """The member of an archive that holds the faces: Kaggle's names first, else the first CSV."""
+    for wanted in FILE_NAMES:
+        for name in names:
+            if name == wanted or name.endswith(f"/{wanted}"):
+                return name
+    return next(filter(is_csv, names), None) or refuse_archive(names, path)
+
+
+def csv_in_tar(archive: tarfile.TarFile, path: Path) -> IO[bytes]:
+    """The first CSV of a tar archive, which is read forwards only."""
+    names = []
+    for member in archive:
+        if member.isfile() and is_csv(member.name):
+            return archive.extractfile(member)
+        names.append(member.name)
+    return refuse_archive(names, path)
+
+
+def is_csv(name: str) -> bool:
+    """Whether a member's name is that of a CSV, and not of the shadow that macOS adds to it."""
+    return name.endswith(".csv") and not name.rpartition("/")[2].startswith(".")
+
+
+def refuse_archive(names: Sequence[str], path: Path) -> NoReturn:
+    """Raise InputError for an archive without a CSV."""
+    raise InputError(f"{path}: no .csv in the archive; it holds {', '.join(names[:10]) or 'nothing'}. {HOW_TO_GET}")
