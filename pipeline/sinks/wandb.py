@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pipeline.sinks import Row, Sink, forgiving
 
 if TYPE_CHECKING:
-    from cfpn.training import Record
     from wandb import Run
+
+    from cfpn.training import Record
 
 PATIENCE = 2.0  # seconds for the server's first answer
 MODE = "WANDB_MODE"
@@ -72,9 +73,7 @@ def begin(
     return run
 
 
-def _begin(
-    project: str, group: str, name: str, identity: str, config: dict[str, Any], folder: Path, how: str
-) -> "Run":
+def _begin(project: str, group: str, name: str, identity: str, config: dict[str, Any], folder: Path, how: str) -> "Run":
     import wandb as client
 
     if how != "online":

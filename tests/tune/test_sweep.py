@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,10 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
+
+from cfpn import schema
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
@@ -43,26 +44,28 @@ def split(path: Path, count: int, seed: int) -> None:
     labels = np.arange(count) % 7
     patterns = np.random.default_rng(0).integers(0, 128, (7, 2304))
     pixels = (patterns[labels] + random.integers(0, 128, (count, 2304))).astype(np.uint8)
-    columns = {
-        "pixels": pa.array([face.tobytes() for face in pixels], pa.binary(2304)),
-        "label": pa.array(labels, pa.int8()),
-        "row": pa.array(range(1, count + 1), pa.int32()),
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
+    schema.write(path, pixels, labels, np.arange(1, count + 1), schema.Description())
 
 
 def project(folder: Path) -> Path:
-    """A folder with small splits and the project's params.yaml at the size of a toy."""
+    """A folder with small splits and the project's parameters at the size of a toy."""
     for seed, (name, count) in enumerate({"train": 96, "val": 21, "test": 21}.items()):
         split(folder / f"data/splits/{name}.parquet", count, seed)
-    raw = YAML(typ="safe").load(ROOT / "params.yaml")
-    raw["profile"], raw["compute"]["threads"] = "sample", 1
-    own = raw["profiles"]["sample"]
-    own["model"] |= {"input_size": 16, "width": 16, "layers": 1, "pyramids": 1}
-    own["train"] |= {"faces": "original", "epochs": 2, "batch": 32}
-    YAML(typ="safe").dump(raw, folder / "params.yaml")
+    for name in ("params.yaml", "methods.yaml", "sweeps/params.yaml", "profiles/sample.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    change(folder / "profiles/sample.yaml", model={"input_size": 16, "width": 16, "layers": 1, "pyramids": 1},
+           train={"faces": "original", "epochs": 2, "batch": 32})  # fmt: skip
     return folder
+
+
+def change(path: Path, **groups: dict[str, Any]) -> None:
+    """Set values in groups of a parameter file."""
+    raw = YAML(typ="safe").load(path)
+    for name, values in groups.items():
+        raw[name] |= values
+    YAML(typ="safe").dump(raw, path)
 
 
 def command(*arguments: str) -> list[str]:
@@ -130,7 +133,7 @@ class Run(NamedTuple):
         return pd.read_csv(self.folder / "results/sweeps/learning_rate" / name)
 
 
-RATES = "train.learning_rate=0.001,0.005,1e30"
+RATES = "train.schedule.learning_rate=0.001,0.005,1e30"
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +159,15 @@ def test_both_nodes_of_a_cluster_are_used(rates: Run) -> None:
     assert rates.table("timing.csv")["node"].nunique() == 2
 
 
-def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run) -> None:
-    raw = YAML(typ="safe").load(rates.folder / "params.yaml")
-    raw["profiles"]["sample"]["train"]["learning_rate"] = 0.005
-    YAML(typ="safe").dump(raw, rates.folder / "chosen.yaml")
-    stage = ["-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0", "--params", "chosen.yaml"]
-    subprocess.run([sys.executable, *stage], cwd=rates.folder, env=ENVIRONMENT, check=True, capture_output=True)
-    with (rates.folder / "runs/nbp-0/history.csv").open() as file:
+def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    change(folder / "profiles/sample.yaml", train={"schedule": {"learning_rate": 0.005, "shape": "one_cycle"}})
+    stage = ["-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0"]
+    subprocess.run([sys.executable, *stage], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    with (folder / "runs/nbp-0/history.csv").open() as file:
         history = list(csv.DictReader(file))
     with (rates.folder / "results/sweeps/learning_rate/epochs.csv").open() as file:
-        epochs = [row for row in csv.DictReader(file) if row["train.learning_rate"] == "0.005"]
+        epochs = [row for row in csv.DictReader(file) if row["train.schedule.learning_rate"] == "0.005"]
     assert len(history) == len(epochs) == 2
     for own, other in zip(history, epochs, strict=True):
         assert {name: float(value) for name, value in own.items()} == {name: float(other[name]) for name in own}
@@ -174,7 +176,7 @@ def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run) -> None:
 def test_a_sweep_writes_nothing_outside_its_own_folders(rates: Run) -> None:
     now = files(rates.folder)
     assert {name: now[name] for name in rates.before} == rates.before
-    assert {name.partition("/")[0] for name in set(now) - set(rates.before)} <= {"runs", "chosen.yaml"}
+    assert {name.partition("/")[0] for name in set(now) - set(rates.before)} <= set()
 
 
 def test_the_output_is_a_table_without_rays_own_messages(rates: Run) -> None:
@@ -224,7 +226,7 @@ def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
 
 def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("learning_rate", "--set", "train.learning_rate=0.005", "--epochs", "8", "--address", cluster)
+    options = ("learning_rate", "--set", "train.schedule.learning_rate=0.005", "--epochs", "8", "--address", cluster)
     with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as driver:
         # The first epoch's lies there before Ray knows of it; training goes on once it does.
         places = wait_for(folder, "ray/learning_rate/*/checkpoint_000001/places.json")
@@ -322,7 +324,7 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
 
 def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("--set", "train.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
+    options = ("--set", "train.schedule.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
     done = sweep(folder, "learning_rate", *options, "--address", cluster)
     trials = pd.read_csv(folder / "results/sweeps/learning_rate/trials.csv")
     stopped = trials[trials["status"] == "stopped"]
@@ -335,11 +337,11 @@ def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_pat
 def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
     options = ("--search", "optuna", "--samples", "1", "--seeds", "2", "--epochs", "1", "--address", cluster)
-    done = sweep(folder, "rates", "--set", "train.learning_rate=0.1,0.01,0.001,0.0001", *options)
+    done = sweep(folder, "rates", "--set", "train.schedule.learning_rate=0.1,0.01,0.001,0.0001", *options)
     trials = pd.read_csv(folder / "results/sweeps/rates/trials.csv")
     assert done.code == 0, done
     assert done.error == ""
-    assert (trials.groupby("train.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
+    assert (trials.groupby("train.schedule.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
 
 
 def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments: str) -> Finished:
