@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test bench clean
+.PHONY: help setup repro test bench docs clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,5 +36,8 @@ test: $(READY) ## ruff and the test suite
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
 
+docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/study
+	python -m pipeline.docs
+
 clean: ## remove what a run leaves behind, not the DVC cache
-	rm -rf .checkpoints wandb runs results/evaluate report data/splits data/augmented.parquet data/sample.csv
+	rm -rf .checkpoints wandb runs results/evaluate results/compare report data/splits data/augmented.parquet data/sample.csv

@@ -13,15 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import study
 from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, generator
-from pipeline import evaluate
-from pipeline.process import atomic, run
+from pipeline import docs, evaluate
+from pipeline.process import InputError, atomic, run
+from pipeline.runs import records
 
 EXAMPLE = """example:
-  python -m bench.robustness docs/nbp-robustness.csv --runs runs --splits data/splits
+  python -m bench.robustness docs/study/robustness.csv --runs runs --splits data/splits
 """
 KEYS = ["method", "seed", "damage", "level"]
 
@@ -43,7 +43,7 @@ def main() -> None:
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
-    print(markdown(table))
+    print(docs.robustness(table))
 
 
 def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
@@ -83,30 +83,23 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    kinds, parts = list(damaged(faces)), []
-    for weights in sorted(runs.glob("*-*/model.safetensors")):
+    kinds, parts = list(damaged(faces)), [pd.read_csv(table)] if table.exists() else []
+    for weights in sorted(runs.glob("*/model.safetensors")):
         print(weights.parent, flush=True)
         parts.append(pd.DataFrame(measured(weights, kinds)))
-    return study.joined(table, parts, KEYS, runs)
+    if not parts:
+        raise InputError(f"{runs}: no run with weights, and no table {table}")
+    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
 
 
 def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
     """A row per kind of damage: test accuracy of the weights of one run."""
     network = evaluate.load_network(weights)
-    method, seed = weights.parent.name.rsplit("-", 1)
+    about = records.read_about(weights.parent / records.ABOUT)
     for name, level, faces in kinds:
         predicted = prediction.predict(network, faces.pixels).argmax(1)
         accuracy = (predicted == faces.labels).double().mean().item()
-        yield {"method": method, "seed": int(seed), "damage": name, "level": level, "accuracy": accuracy}
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """Per method the accuracy in %, mean over seeds, under every kind of damage, as a Markdown table."""
-    means = table.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
-    head = f"| damage | level | {' | '.join(means.columns)} |\n|{'---|' * (2 + len(means.columns))}"
-    rows = [f"| {name} | {level:g} | " + " | ".join(f"{value:.1f}" for value in row) + " |"
-            for (name, level), row in zip(means.index, means.to_numpy(), strict=True)]  # fmt: skip
-    return "\n".join([head, *rows])
+        yield {"method": about.method, "seed": about.seed, "damage": name, "level": level, "accuracy": accuracy}
 
 
 if __name__ == "__main__":

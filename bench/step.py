@@ -17,6 +17,7 @@ from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.schedule import Schedule
 from cfpn.training import Method, State
+from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, atomic, run
@@ -86,7 +87,7 @@ def _row(name: str, first: str, seconds: dict[str, list[float]], peaks: dict[str
 def begin(params: Params, method: Method) -> State:
     """The network of params before its first step by `method`, in training mode."""
     device, size = sessions.device(params.compute), params.model.input_size
-    state = training.start(sessions.build(params.model, 0), method, params.train.recipe, size, 0, device)
+    state = training.start(networks.build(params.model, 0), method, params.train.recipe, size, 0, device)
     state.network.train()
     return state
 

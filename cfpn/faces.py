@@ -92,7 +92,7 @@ def generator(*key: int) -> torch.Generator:
 def images(pixels: Tensor, size: int) -> Tensor:
     """Network input (n, c, size, size), channels last, of pixels (n, c, h, w) uint8; bilinear as in paper IV.B."""
     x = (pixels.float() / 255 - MEAN) / DEVIATION
-    if size != pixels.shape[-1]:
+    if x.shape[-2:] != (size, size):
         x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
     return x.contiguous(memory_format=torch.channels_last)
 

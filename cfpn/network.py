@@ -153,13 +153,14 @@ class Network(nn.Module):
         }  # fmt: skip
         self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
         self.units = units(nodes, cuts)
-        shapes = self._shapes(nodes)
+        shapes = self.shapes(nodes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
         self.heads = nn.ModuleDict(heads)
 
-    def _shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
+    def shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
+        """Shapes of the features of all nodes for one image, by name."""
         self.eval()
         image = torch.zeros(1, self.channels, self.input_size, self.input_size)
         with torch.no_grad():

@@ -25,10 +25,7 @@ MOST_CLASSES = 128  # a label is an int8
 
 @dataclass(frozen=True)
 class Description:
-    """What the faces of a split are: side in pixels, channels, class names by label, and whether they are drawn.
-
-    Raises ValueError where a field cannot be.
-    """
+    """What the faces of a split are; `classes` are the names by label, `drawn` tells them from photographs."""
 
     side: int = 48
     channels: int = 1
@@ -42,10 +39,10 @@ class Description:
         if type(self.drawn) is not bool:
             raise ValueError(f"drawn: found {self.drawn!r}; expected true or false")
         names = self.classes
-        if not (isinstance(names, tuple) and 0 < len(names) <= MOST_CLASSES and all(isinstance(n, str) for n in names)):
-            raise ValueError(f"classes: expected 1 to {MOST_CLASSES} names, found {names!r:.80}")
-        if len(set(names)) < len(names):
-            raise ValueError(f"classes: a name stands twice in {', '.join(names)}")
+        if not (type(names) is tuple and all(isinstance(n, str) for n in names) and 0 < len({*names}) == len(names)):
+            raise ValueError(f"classes: found {names!r:.80}; expected names, none of them twice")
+        if len(names) > MOST_CLASSES:
+            raise ValueError(f"classes: found {len(names)}; expected {MOST_CLASSES} at most")
 
 
 def arrow_schema(description: Description) -> pa.Schema:
@@ -77,6 +74,10 @@ def parse(text: bytes) -> Description:
         raise ValueError(f"metadata {KEY.decode()}: no description of a split ({error})") from error
 
 
+class SplitError(ValueError):
+    """A file that is no split, is damaged, or holds a label without a class; the message begins with its path."""
+
+
 class Batch(NamedTuple):
     """Faces of a split: pixels (n, channels, side, side), labels (n,), rows (n,)."""
 
@@ -86,11 +87,9 @@ class Batch(NamedTuple):
 
 
 def read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64], Description]:
-    """Pixels (n, channels, side, side), labels (n,), rows (n,) and the description of a split.
-
-    Raises ValueError with the path where the file is no split, is damaged, or holds a label without a class.
-    """
-    with reader(path) as (description, count, batches):
+    """Pixels (n, channels, side, side), labels (n,), rows (n,) and the description; raises SplitError for no split."""
+    with reader(path) as (parquet, description, batches):
+        count = parquet.metadata.num_rows
         pixels = np.empty((count, description.channels, description.side, description.side), np.uint8)
         labels, rows = np.empty((2, count), np.int64)
         start = 0
@@ -101,28 +100,25 @@ def read(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.i
 
 
 @contextmanager
-def reader(path: Path) -> Iterator[tuple[Description, int, Iterator[Batch]]]:
-    """Open a split: its description, the number of its faces, and the faces batch by batch; raises as `read` does."""
+def reader(path: Path, size: int = BATCH) -> Iterator[tuple[pq.ParquetFile, Description, Iterator[Batch]]]:
+    """Open a split, whose faces come in batches of at most `size`; opening and batches raise as `read` does."""
     with path.open("rb") as file:  # Arrow itself cannot open a name that is not UTF-8
-        with told(path):
+        with told(path, "not a Parquet file: "):
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
-            description = describe(parquet.schema_arrow)
-        yield description, parquet.metadata.num_rows, read_batches(path, parquet, description)
-
-
-def read_batches(path: Path, parquet: pq.ParquetFile, description: Description) -> Iterator[Batch]:
-    """The faces of an open split, with every error told by the path."""
-    stream = parquet.iter_batches(BATCH, columns=list(COLUMNS))
-    while True:
         with told(path):
-            if (columns := next(stream, None)) is None:
-                return
-            batch = unpack(columns, description)
-        yield batch
+            description = describe(parquet.schema_arrow)
+        stream = parquet.iter_batches(size, columns=list(COLUMNS))
+        yield parquet, description, checked(path, (unpack(columns, description) for columns in stream))
+
+
+def checked(path: Path, batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, with every error told by the path."""
+    with told(path):
+        yield from batches
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def told(path: Path, kind: str = "") -> Iterator[None]:
     """Name the file in errors of Arrow's, which come as ValueError or as OSError without a number."""
     try:
         yield
@@ -130,7 +126,7 @@ def told(path: Path) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         reason = str(error).partition("\n")[0].rstrip(". ")
-        raise ValueError(f"{path}: {reason}; expected a split written by the ingest stage") from error
+        raise SplitError(f"{path}: {kind}{reason}; expected a split written by the ingest stage") from error
 
 
 def unpack(columns: pa.RecordBatch, description: Description) -> Batch:
@@ -166,9 +162,13 @@ def write(
     if count and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(f"{path}: labels {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
     schema = arrow_schema(description)
-    columns = [column(values, kind) for values, kind in zip((pixels, labels, rows), schema.types, strict=True)]
     with writer(path, schema) as sink:
-        sink(pa.record_batch(columns, schema=schema))
+        sink(record_batch(schema, pixels, labels, rows))
+
+
+def record_batch(schema: pa.Schema, *arrays: NDArray[Any]) -> pa.RecordBatch:
+    """One array for each column of `schema` as a batch."""
+    return pa.record_batch([*map(column, arrays, schema.types)], schema=schema)
 
 
 def column(values: NDArray[Any], kind: pa.DataType) -> pa.Array:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cfpn import faces as data
@@ -140,7 +140,7 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
             rates = method.schedule.rates(step, recipe.epochs * per_epoch, len(state.learners))
             losses = _step(state, method, images, labels, rates, step, random.initial_seed())
             if recipe.average:
-                average(state, recipe.average, step)
+                average(state.averaged, state.network, recipe.average, step)
             for name, value in losses.items():
                 values[name].append(value)
             yield Record(epoch, step + 1, time.perf_counter() - begin, losses, complete=False)
@@ -176,12 +176,11 @@ def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rat
     return scalars(losses, (logits.argmax(1) == labels).float().mean())
 
 
-def average(state: State, decay: float, step: int) -> None:
-    """Move the averages towards the weights after `step`, faster in the first steps, when weights still say little."""
+def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Move averaged weights towards a network's after `step`, faster in the first steps, when they still say little."""
     update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
     means, values = (
-        [t for t in network.state_dict().values() if t.is_floating_point()]
-        for network in (state.averaged, state.network)
+        [t for t in module.state_dict().values() if t.is_floating_point()] for module in (averaged, network)
     )
     update_averages(means, values, None)
 

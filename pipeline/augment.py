@@ -4,7 +4,7 @@
 original, flip, clockwise, counterclockwise, half, double, noise. `transform` names the row, `row` is the source's.
 
 What the paper leaves open:
-- Rotations (by 45 degrees, as a person sees the picture) and scales keep the centre and the 48x48 frame: half scale
+- Rotations (by 45 degrees, as a person sees the picture) and scales keep the centre and the frame: half scale
   leaves a border around the face, double scale shows its middle. Values between pixels are bilinear; at half scale
   that is the mean of 2x2 pixels.
 - What lies outside the source face is its nearest pixel (`--border border`), so that no edge appears that a face does
@@ -15,7 +15,7 @@ What the paper leaves open:
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,16 +29,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cfpn.allocator import keep_freed_memory
-from cfpn.schema import Description, arrow_schema, column, writer
+from cfpn.schema import Batch, Description, SplitError, arrow_schema, column, reader, writer
 from pipeline.process import InputError, atomic, run
 
-SIDE = 48
-PIXELS = SIDE * SIDE
-SCHEMA = arrow_schema(Description())
-BATCH = 256
+BATCH = 256  # faces
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
 BORDERS = ("border", "zeros", "reflection")
-OUT_SCHEMA = SCHEMA.append(pa.field("transform", pa.dictionary(pa.int8(), pa.string())))
+TRANSFORM = pa.field("transform", pa.dictionary(pa.int8(), pa.string()))
 
 
 def augment(source: Path, target: Path, seed: int = 0, border: str = "border", sigma: float = 10.0) -> int:
@@ -47,63 +44,53 @@ def augment(source: Path, target: Path, seed: int = 0, border: str = "border", s
     seed: 0 or more; border: one of BORDERS; sigma: standard deviation of the noise in grey levels, 0 or more.
     Raises InputError where `source` is not such a split; then `target` is as before.
     """
-    with opened(source) as file, atomic(target) as path, writer(path, OUT_SCHEMA) as sink:
-        with tqdm(desc="augment", total=file.metadata.num_rows, unit=" faces", disable=None) as progress:
-            for batch in file.iter_batches(BATCH, columns=SCHEMA.names):
-                rows = batch["row"].to_numpy()
-                sink(record_batch(variants(to_pixels(batch["pixels"]), rows, seed, border, sigma), batch))
-                progress.update(batch.num_rows)
-        return len(TRANSFORMS) * file.metadata.num_rows
+    with opened(source) as (parquet, description, batches), atomic(target) as path:
+        count, schema = parquet.metadata.num_rows, arrow_schema(description).append(TRANSFORM)
+        with writer(path, schema) as sink, tqdm(desc="augment", total=count, unit=" faces", disable=None) as progress:
+            for batch in batches:
+                sink(as_rows(variants(batch.pixels, batch.rows, seed, border, sigma), batch, schema))
+                progress.update(len(batch.rows))
+        return len(TRANSFORMS) * count
 
 
 @contextmanager
-def opened(source: Path) -> Iterator[pq.ParquetFile]:
-    """Open a split; raises InputError where it is no Parquet, lacks a column, is empty or already augmented."""
+def opened(source: Path) -> Iterator[tuple[pq.ParquetFile, Description, Iterator[Batch]]]:
+    """Open a split as `cfpn.schema.reader` does; raises InputError where it is none, empty or already augmented."""
     try:
-        file = pq.ParquetFile(source)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{source}: not a Parquet file; expected train.parquet of the ingest stage") from error
-    with file:
-        for field in SCHEMA:
-            index = file.schema_arrow.get_field_index(field.name)
-            found = file.schema_arrow.types[index] if index >= 0 else "no such column"
-            if found != field.type:
-                raise InputError(f"{source}: column {field.name}: found {found}; expected {field.type}")
-        if "transform" in file.schema_arrow.names:
-            raise InputError(
-                f"{source}: column transform: already augmented; expected train.parquet of the ingest stage"
-            )
-        if not file.metadata.num_rows:
-            raise InputError(f"{source}: no rows; expected at least one face")
-        yield file
-
-
-def to_pixels(values: pa.FixedSizeBinaryArray) -> NDArray[np.uint8]:
-    """Pixels (n, 48, 48) of a column of 2,304 bytes each."""
-    pixels = np.frombuffer(values.buffers()[1], np.uint8).reshape(-1, SIDE, SIDE)
-    return pixels[values.offset : values.offset + len(values)]
+        with reader(source, BATCH) as split:
+            parquet = split[0]
+            if TRANSFORM.name in parquet.schema_arrow.names:
+                raise InputError(
+                    f"{source}: column transform: already augmented; expected train.parquet of the ingest stage"
+                )
+            if not parquet.metadata.num_rows:
+                raise InputError(f"{source}: no rows; expected at least one face")
+            yield split
+    except SplitError as error:
+        raise InputError(str(error)) from error
 
 
 def variants(
     pixels: NDArray[np.uint8], rows: NDArray[np.int32], seed: int, border: str, sigma: float
 ) -> NDArray[np.uint8]:
-    """Faces (n, 48, 48) and their source rows (n,) -> (n, 7, 48, 48) uint8 in the order of TRANSFORMS."""
+    """Faces (n, ..., side, side) and their source rows (n,) -> (n, 7, ..., side, side) uint8, ordered as TRANSFORMS."""
     faces = torch.from_numpy(pixels.astype(np.float32))
-    warped = warp(faces, border)
-    noisy = faces + sigma * torch.from_numpy(noise(rows, seed))
-    stacked = torch.stack([faces, faces.flip(-1), *warped, noisy], dim=1)
+    noisy = faces + sigma * torch.from_numpy(noise(rows, faces.shape[1:], seed))
+    stacked = torch.stack([faces, faces.flip(-1), *warp(faces, border), noisy], dim=1)
     return stacked.round_().clamp_(0, 255).to(torch.uint8).numpy()
 
 
 def warp(faces: Tensor, border: str) -> Tensor:
-    """Faces (n, 48, 48) float32 -> (4, n, 48, 48): turned clockwise and counterclockwise, at half and at double scale.
+    """Faces (n, ..., side, side) float32 -> (4, n, ..., side, side): clockwise, counterclockwise, half, double.
 
-    All faces are channels of one picture, since all share the four maps.
+    All faces and their colours are channels of one picture, since all share the four maps.
     """
+    side = faces.shape[-1]
     maps = torch.tensor([rotation(45), rotation(-45), scaling(0.5), scaling(2)])
-    grid = F.affine_grid(maps, [len(maps), 1, SIDE, SIDE], align_corners=False)
-    pictures = faces.expand(len(maps), *faces.shape)
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode=border, align_corners=False)
+    grid = F.affine_grid(maps, [len(maps), 1, side, side], align_corners=False)
+    pictures = faces.reshape(-1, side, side).expand(len(maps), -1, -1, -1)
+    warped = F.grid_sample(pictures, grid, mode="bilinear", padding_mode=border, align_corners=False)
+    return warped.reshape(len(maps), *faces.shape)
 
 
 def rotation(degrees: float) -> list[list[float]]:
@@ -117,24 +104,20 @@ def scaling(factor: float) -> list[list[float]]:
     return [[1 / factor, 0.0, 0.0], [0.0, 1 / factor, 0.0]]
 
 
-def noise(rows: NDArray[np.int32], seed: int) -> NDArray[np.float32]:
-    """Standard normal noise (n, 48, 48); the counter-based generator is keyed by seed and source row."""
+def noise(rows: NDArray[np.int32], shape: Sequence[int], seed: int) -> NDArray[np.float32]:
+    """Standard normal noise (n, *shape); the counter-based generator is keyed by seed and source row."""
     keys = [np.array([seed, row], np.uint64) for row in rows]
-    return np.stack(
-        [np.random.Generator(np.random.Philox(key=key)).standard_normal((SIDE, SIDE), np.float32) for key in keys]
-    )
+    return np.stack([np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32) for key in keys])
 
 
-def record_batch(pixels: NDArray[np.uint8], batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Faces (n, 7, 48, 48) as 7n rows with the labels and rows of their sources and the names of the transforms."""
-    repeated = [np.repeat(batch[name].to_numpy(), len(TRANSFORMS)) for name in ("label", "row")]
-    names = np.tile(np.arange(len(TRANSFORMS), dtype=np.int8), batch.num_rows)
-    columns = [column(pixels.reshape(-1, PIXELS), SCHEMA.field("pixels").type)]
-    columns += [
-        column(values, SCHEMA.field(name).type) for name, values in zip(("label", "row"), repeated, strict=True)
-    ]
+def as_rows(pixels: NDArray[np.uint8], batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+    """Faces (n, 7, ...) as 7n rows with the labels and rows of their sources and the names of the transforms."""
+    labels, rows = (np.repeat(values, len(TRANSFORMS)) for values in (batch.labels, batch.rows))
+    names = np.tile(np.arange(len(TRANSFORMS), dtype=np.int8), len(batch.rows))
+    values = (pixels.reshape(len(names), -1), labels, rows)
+    columns = [column(array, kind) for array, kind in zip(values, schema.types[:3], strict=True)]
     columns.append(pa.DictionaryArray.from_arrays(column(names, pa.int8()), list(TRANSFORMS)))
-    return pa.record_batch(columns, schema=OUT_SCHEMA)
+    return pa.record_batch(columns, schema=schema)
 
 
 def main() -> None:
@@ -155,7 +138,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # writing takes longer than the maps, and threads that wait for each other cost more
     rows = augment(arguments.source, arguments.target, arguments.seed, arguments.border, arguments.sigma)
-    print(f"{rows} rows -> {arguments.target}")
+    print(f"{rows} rows")
 
 
 def parse_seed(text: str) -> int:

@@ -11,30 +11,27 @@ order of the rows nor other rows matter. The shares are met on average, not exac
 
 import argparse
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from cfpn.allocator import keep_freed_memory
-from cfpn.schema import ROW_GROUP, Description, arrow_schema, column, writer
+from cfpn.schema import ROW_GROUP, Description, arrow_schema, reader, record_batch, writer
+from pipeline.data import csv_reader
 from pipeline.data.archive import locate, opened
 from pipeline.data.audit import RULES, SPLITS, Count, Face, audit
 from pipeline.data.chunks import Chunk, Cut
-from pipeline.data.csv_reader import USAGES, chunks
-from pipeline.process import InputError, atomic, only_one, run
-
-SCHEMA = arrow_schema(Description())
+from pipeline.data.csv_reader import USAGES
+from pipeline.process import InputError, atomic, only_one, run, writing
 
 
 def ingest(source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | None = None) -> dict[str, Count]:
     """Write the three splits and the audit into `folder`; returns the audit.
 
-    rules: keys of `pipeline.audit.RULES`, which drop training faces. cut: how to split a file without Usage.
+    rules: keys of `pipeline.data.audit.RULES`, which drop training faces. cut: how to split a file without Usage.
     Raises InputError with every fault found; then nothing is written.
     """
     path = locate(source)
@@ -42,7 +39,8 @@ def ingest(source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | N
         report_path = outputs.enter_context(atomic(folder / "audit.json"))
         paths = {split: outputs.enter_context(atomic(folder / f"{split}.parquet")) for split in SPLITS}
         with opened(path) as file:
-            faces = write_splits(chunks(file, path, cut), paths)
+            description, chunks = csv_reader.read(file, path, cut)
+            faces = write_splits(chunks, description, paths)
         report, dropped = audit(faces, rules)
         check_splits(path, report["written"], cut)
         if dropped:
@@ -51,26 +49,32 @@ def ingest(source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | N
     return report
 
 
-def write_splits(faces: Iterable[Chunk], paths: Mapping[str, Path]) -> list[Face]:
-    """Write each face to the Parquet file of its split, in the order of the file; returns the faces without pixels."""
+def write_splits(chunks: Iterable[Chunk], description: Description, paths: Mapping[str, Path]) -> list[Face]:
+    """Write each face to the Parquet file of its split, in the order of the source; returns all without pixels."""
     seen: list[Face] = []
+    schema = arrow_schema(description)
     with ExitStack() as stack:
-        sinks = {split: stack.enter_context(writer(path, SCHEMA)) for split, path in paths.items()}
-        for chunk in faces:
+        sinks = {split: stack.enter_context(named_writer(path, schema)) for split, path in paths.items()}
+        for chunk in chunks:
             seen += chunk.faces
             for split, sink in sinks.items():
                 chosen = [index for index, face in enumerate(chunk.faces) if face.split == split]
                 if chosen:
-                    sink(record_batch(chunk, chosen))
+                    labels, rows = ([getattr(chunk.faces[i], name) for i in chosen] for name in ("label", "row"))
+                    sink(record_batch(schema, chunk.pixels[chosen], np.array(labels), np.array(rows)))
     return seen
 
 
-def record_batch(chunk: Chunk, chosen: Sequence[int]) -> pa.RecordBatch:
-    """The chosen faces of a chunk as columns pixels, label and row."""
-    labels = np.array([chunk.faces[index].label for index in chosen], np.int8)
-    rows = np.array([chunk.faces[index].row for index in chosen], np.int32)
-    columns = zip((chunk.pixels[chosen], labels, rows), SCHEMA.types, strict=True)
-    return pa.record_batch([column(values, kind) for values, kind in columns], schema=SCHEMA)
+@contextmanager
+def named_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A writer whose errors name its own file, since three are open at once."""
+    with writing(path), writer(path, schema) as sink:
+
+        def take(batch: pa.RecordBatch) -> None:
+            with writing(path):
+                sink(batch)
+
+        yield take
 
 
 def check_splits(path: Path, written: Mapping[str, int], cut: Cut | None) -> None:
@@ -85,10 +89,13 @@ def check_splits(path: Path, written: Mapping[str, int], cut: Cut | None) -> Non
 
 def remove_rows(path: Path, rows: Collection[int]) -> None:
     """Rewrite a split without these row numbers."""
-    unwanted = column(np.array(sorted(rows), np.int32), pa.int32())
-    with atomic(path) as kept, writer(kept, SCHEMA) as sink:
-        for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
-            sink(batch.filter(pc.invert(pc.is_in(batch["row"], unwanted))))
+    unwanted = sorted(rows)
+    with atomic(path) as kept, reader(path, ROW_GROUP) as (parquet, _, batches):
+        schema = parquet.schema_arrow
+        with writer(kept, schema) as sink:
+            for batch in batches:
+                wanted = ~np.isin(batch.rows, unwanted)
+                sink(record_batch(schema, *(values[wanted] for values in batch)))
 
 
 def parse_rules(text: str) -> tuple[str, ...]:

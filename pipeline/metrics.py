@@ -3,6 +3,7 @@
 A new metric is one entry of METRICS; nothing else has to know of it.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,19 +17,16 @@ Compute = Callable[[Tensor, Tensor, Tensor], float | None]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A number of a run's test predictions.
+class Quantity:
+    """A number of a run, and how tables show it.
 
-    name: in metrics.json, and as "test/<name>" in tables of runs. title: in words, without its unit. digits: decimals
-    in tables. percent: a share in 0..1, shown in %. compute: of probabilities (n, classes) float32, labels (n,) and
-    copies (n,) bool, the faces that the training split holds as well; None where there is no such number.
+    name: in JSON. title: in words, without its unit. digits: decimals. percent: a share in 0..1, shown in %.
     """
 
     name: str
     title: str
     digits: int
     percent: bool
-    compute: Compute
 
     @property
     def header(self) -> str:
@@ -37,9 +35,20 @@ class Metric:
 
     def text(self, value: float | None, more: int = 0) -> str:
         """A value as tables show it, with `more` decimals; a dash for none."""
-        if value is None or value != value:
+        if value is None or math.isnan(value):
             return DASH
         return f"{100 * value if self.percent else value:.{self.digits + more}f}"
+
+
+@dataclass(frozen=True)
+class Metric(Quantity):
+    """A quantity of a run's test predictions: under `name` in metrics.json, as "test/<name>" in tables of runs.
+
+    compute: of probabilities (n, classes) float32, labels (n,) and copies (n,) bool, the faces that the training split
+    holds as well; None where there is no such number.
+    """
+
+    compute: Compute
 
 
 def accuracy(probabilities: Tensor, labels: Tensor, copies: Tensor) -> float:

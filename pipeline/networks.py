@@ -7,12 +7,14 @@ The others are networks of one node, which back-propagation alone can train.
 from collections import OrderedDict
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from cfpn import network
 from cfpn.graph import IMAGE, Node
+from cfpn.network import CFPN
 
 MODULES = {
     "alexnet": ("alexnet", "alexnet"),
@@ -33,33 +35,42 @@ class Baseline:
     channels: int = 1
 
 
-def build(model: Baseline, seed: int) -> list[Node]:
-    """Nodes of the network with weights drawn from `seed`."""
+def build(model: CFPN | Baseline, seed: int) -> list[Node]:
+    """Nodes of the network that `model` describes, weights drawn from `seed`."""
+    return network.build(model, seed) if isinstance(model, CFPN) else _from_the_zoo(model, seed)
+
+
+def described(model: dict[str, Any]) -> list[Node]:
+    """Nodes of the network that a weights file describes, for `cfpn.checkpoint.load`."""
+    return build(CFPN(**model) if model.get("name") == "cfpn" else Baseline(**model), 0)
+
+
+def _from_the_zoo(model: Baseline, seed: int) -> list[Node]:
     module, function = MODULES[model.name]
     construct = getattr(import_module(f"pytorchcv.models.{module}"), function)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = construct(in_channels=model.channels, num_classes=model.classes)
-    _take_any_size(network, model.name)
-    network.to(memory_format=torch.channels_last)
-    return _residual_blocks(network) if module == "resnet" else [Node(model.name, network, (IMAGE,))]
+        whole = construct(in_channels=model.channels, num_classes=model.classes)
+    _take_any_size(whole, model.name)
+    whole.to(memory_format=torch.channels_last)
+    return _residual_blocks(whole) if module == "resnet" else [Node(model.name, whole, (IMAGE,))]
 
 
-def _take_any_size(network: nn.Module, name: str) -> None:
+def _take_any_size(whole: nn.Module, name: str) -> None:
     """Average the last maps to the size that the classifier expects: pytorchcv's networks take 224x224 alone."""
     if name == "alexnet":  # its view() would refuse maps that lie channels last
-        network.features.add_module("final_pool", nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten()))
+        whole.features.add_module("final_pool", nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten()))
     else:
-        network.features.final_pool = nn.AdaptiveAvgPool2d(1)
+        whole.features.final_pool = nn.AdaptiveAvgPool2d(1)
 
 
-def _residual_blocks(network: nn.Module) -> list[Node]:
+def _residual_blocks(whole: nn.Module) -> list[Node]:
     """A ResNet of pytorchcv cut between its residual blocks; the nodes share its weights."""
-    parts = dict(network.features.named_children())
+    parts = dict(whole.features.named_children())
     named = [("stem", parts["init_block"])]
     for stage in (name for name in parts if name.startswith("stage")):
         named += [(f"{stage}/{place}", block) for place, block in enumerate(parts[stage], 1)]
-    ends = [("pool", parts["final_pool"]), ("flatten", nn.Flatten()), ("output", network.output)]
+    ends = [("pool", parts["final_pool"]), ("flatten", nn.Flatten()), ("output", whole.output)]
     named.append(("classifier", nn.Sequential(OrderedDict(ends))))
     inputs = [IMAGE, *(name for name, _ in named)]
     return [Node(name, module, (before,)) for (name, module), before in zip(named, inputs, strict=False)]

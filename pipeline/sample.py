@@ -7,7 +7,7 @@ occlusion, blur and noise. Row n depends on the seed and on n alone, so a longer
 Rows come in blocks of 200 that hold every expression in every split: 160 Training, 20 PublicTest, 20 PrivateTest, each
 in the ratio 3:1:3:5:3:2:3 (disgust is rare and happy common, as in FER2013). The last row of a block is a flaw for the
 audit to find, in turn: a copy of an earlier face, a copy, a copy under another label, a copy, an all-black face.
-`--flawless` leaves the flaws out.
+`--flawless` leaves the flaws out. A fourth column, `drawn`, says in the file itself that no person was photographed.
 """
 
 import argparse
@@ -61,12 +61,12 @@ def face_of_row(seed: int, index: int, flawless: bool = False) -> NDArray[np.uin
 
 
 def csv_lines(count: int, seed: int, flawless: bool) -> Iterator[str]:
-    """Header and `count` data rows `emotion,pixels,Usage`, each with its line end."""
-    yield "emotion,pixels,Usage\n"
+    """Header and `count` data rows `emotion,pixels,Usage,drawn`, each with its line end."""
+    yield "emotion,pixels,Usage,drawn\n"
     for index in tqdm(range(count), desc="sample", unit=" faces", disable=None):
         label, usage = schedule(seed, index // BLOCK)[index % BLOCK]
         pixels = " ".join(map(str, face_of_row(seed, index, flawless).ravel().tolist()))
-        yield f"{label},{pixels},{usage}\n"
+        yield f"{label},{pixels},{usage},1\n"
 
 
 def contact_sheet(seed: int) -> Image.Image:

@@ -5,6 +5,8 @@ Rules for what the layouts leave open:
 - A row is a line. Rows count from 1 after the header; blank lines are skipped and not counted.
 - `emotion` is one of 0..6, `Usage` one of the three names, spaces around them ignored; `pixels` holds 2,304 integers
   in 0..255 between white space.
+- A column `drawn`, which the sample stage writes, marks drawn faces and holds 1 in every row. The mark outlives a copy
+  to another name, and readers that look up FER2013's columns by name do not see it.
 - A file without labels (Kaggle's test.csv) is refused: there is nothing to learn from it.
 - A file without Usage (Kaggle's train.csv) is refused unless a cut is asked for.
 """
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cfpn.schema import EXPRESSIONS
+from cfpn.schema import EXPRESSIONS, Description
 from pipeline.data.audit import SPLITS
 from pipeline.data.chunks import Chunk, Cut, Row, identify
 from pipeline.process import InputError
@@ -33,12 +35,13 @@ FAULTS_SHOWN = 20
 
 
 class Columns(NamedTuple):
-    """Names in the header and where the three columns stand; usage is None where there is no such column."""
+    """Names in the header and where the columns stand; None where there is no such column."""
 
     names: tuple[str, ...]
     emotion: int
     pixels: int
     usage: int | None
+    drawn: int | None
 
 
 class Fault(NamedTuple):
@@ -50,14 +53,19 @@ class Fault(NamedTuple):
     expected: str
 
 
-def chunks(file: IO[bytes], path: Path, cut: Cut | None = None) -> Iterator[Chunk]:
-    """Read all rows; after the last one raises InputError with the faults, if there were any.
+def read(file: IO[bytes], path: Path, cut: Cut | None = None) -> tuple[Description, Iterator[Chunk]]:
+    """What the faces of a CSV are, and the faces in the order of the file; raises InputError where the header is bad.
 
-    No chunk follows the first fault, but all rows are checked.
+    After the last row the chunks raise InputError with the faults, if there were any.
     """
     lines = read_lines(file, path)
     columns = read_header(next(lines, b""), path)
     check_cut(columns, path, cut)
+    return Description(drawn=columns.drawn is not None), chunks(lines, columns, path, cut)
+
+
+def chunks(lines: Iterator[bytes], columns: Columns, path: Path, cut: Cut | None) -> Iterator[Chunk]:
+    """Parse all rows; no chunk follows the first fault, but all rows are checked."""
     numbered = enumerate(lines, 1)
     faults: list[Fault] = []
     count = rows = 0
@@ -93,7 +101,7 @@ def read_header(line: bytes, path: Path) -> Columns:
     fields = split_line(line.removeprefix(b"\xef\xbb\xbf"))
     names = tuple(field.decode("utf-8", "replace").strip() for field in fields or [line])
     shown = ", ".join(shorten(name) for name in names[:10])
-    for name in ("emotion", "pixels", "Usage"):
+    for name in ("emotion", "pixels", "Usage", "drawn"):
         if names.count(name) > 1:
             raise InputError(f"{path}: column {name} stands {names.count(name)} times in the header: {shown}")
     if "pixels" not in names:
@@ -103,8 +111,8 @@ def read_header(line: bytes, path: Path) -> Columns:
             f"{path}: no column emotion, found {shown}; faces without labels (Kaggle's test.csv) cannot be trained on "
             "or scored, only predicted"
         )
-    usage = names.index("Usage") if "Usage" in names else None
-    return Columns(names, names.index("emotion"), names.index("pixels"), usage)
+    usage, drawn = (names.index(name) if name in names else None for name in ("Usage", "drawn"))
+    return Columns(names, names.index("emotion"), names.index("pixels"), usage, drawn)
 
 
 def check_cut(columns: Columns, path: Path, cut: Cut | None) -> None:
@@ -166,6 +174,8 @@ def parse_row(number: int, line: bytes, columns: Columns) -> tuple[Row, Sequence
         if split is None:
             expected = "one of " + ", ".join(usage.decode() for usage in USAGES)
             faults.append(Fault(number, "Usage", quote(fields[columns.usage]), expected))
+    if columns.drawn is not None and fields[columns.drawn].strip() != b"1":
+        faults.append(Fault(number, "drawn", quote(fields[columns.drawn]), "1, since this column marks drawn faces"))
     return Row(number, label, split, fields[columns.pixels]), faults
 
 

@@ -36,7 +36,7 @@ def describe(params: Params, method: str, seed: int, faces: Faces, files: Iterab
         "code": {"commit": commit(), "fingerprint": digest(code_files())},
         "device": sessions.device(params.compute).type,
         "threads": params.compute.threads,
-        "workers": params.compute.workers,
+        "workers": sessions.workers_of(params, params.methods[method]),
     }
 
 

@@ -4,17 +4,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cfpn import checkpoint, network, training
+from cfpn import checkpoint, training
 from cfpn.diagnostics import diagnose
 from cfpn.faces import Faces
-from cfpn.graph import Node
 from cfpn.network import CFPN
 from cfpn.training import Method, Record, State
 from pipeline import networks
@@ -25,13 +23,17 @@ from pipeline.process import InputError, atomic
 
 @dataclass
 class Session:
-    """A training under way: its state, the rows of its complete epochs, their seconds and the best weights so far."""
+    """A training under way: its state, the rows of its complete epochs, their seconds and the best weights so far.
+
+    log: who worked when, where units learn on several workers.
+    """
 
     state: State
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     best_epoch: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
+    log: list[dict[str, float]] = field(default_factory=list)
 
     def note(self, record: Record) -> None:
         """Take in a complete epoch; the first of equally accurate ones on validation is the best."""
@@ -48,21 +50,11 @@ def model_for(params: Params, faces: Faces) -> CFPN | Baseline:
     return replace(params.model, channels=faces.pixels.shape[1], classes=len(faces.classes))
 
 
-def build(model: CFPN | Baseline, seed: int) -> list[Node]:
-    """Nodes of the network that `model` describes, weights drawn from `seed`."""
-    return network.build(model, seed) if isinstance(model, CFPN) else networks.build(model, seed)
-
-
-def nodes_of(model: dict[str, Any]) -> list[Node]:
-    """Nodes of the network that weights describe, for `cfpn.checkpoint.load`."""
-    return build(CFPN(**model) if model.get("name") == "cfpn" else Baseline(**model), 0)
-
-
 def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:
     """A session before its first step, on the device of params.compute; InputError where the parts do not fit."""
     model = model_for(params, faces)
     try:
-        nodes = build(model, seed)
+        nodes = networks.build(model, seed)
         state = training.start(
             nodes, method, params.train.recipe, model.input_size, seed, device(params.compute),
             model.channels, model.classes,
@@ -81,11 +73,32 @@ def advance(
     """
     if params.train.batch > len(faces):
         raise InputError(f"train.batch: expected at most the {len(faces)} faces there are, found {params.train.batch}")
-    for record in training.train(session.state, method, params.train.recipe, faces, validation, seed):
+    for record in _records(session, params, method, seed, faces, validation):
         if record.complete:
             record.scalars.update(diagnose(session.state, method, faces, validation))
             session.note(record)
         yield record
+
+
+def _records(
+    session: Session, params: Params, method: Method, seed: int, faces: Faces, validation: Faces
+) -> Iterator[Record]:
+    recipe, compute = params.train.recipe, params.compute
+    count = workers_of(params, method)
+    if count == 1:
+        yield from training.train(session.state, method, recipe, faces, validation, seed)
+        return
+    from pipeline.runs import cluster, workers  # Ray takes a second to import
+
+    steps = len(faces) // recipe.batch * recipe.epochs
+    task = workers.Task(model_for(params, faces), method, recipe, seed, steps, device(compute).type, compute.threads)
+    with cluster.connected(compute.address, count * compute.threads):
+        yield from workers.train(session.state, task, faces, validation, count, session.log)
+
+
+def workers_of(params: Params, method: Method) -> int:
+    """The number of workers on which the units of a method learn: one where gradients cross units."""
+    return params.compute.workers if method.gradients == "stop" and method.units != "network" else 1
 
 
 def device(compute: Compute) -> torch.device:

@@ -5,9 +5,9 @@ import sys
 import torch
 
 from bench import naive
-from cfpn import model as networks
+from cfpn import network as networks
 from cfpn.graph import IMAGE, run
-from cfpn.model import CFPN
+from cfpn.network import CFPN
 
 SMALL = CFPN(input_size=16, width=16, layers=1, pyramids=1)
 

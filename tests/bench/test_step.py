@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from bench import step
-from cfpn.training import Recipe, start
 from pipeline import params as parameters
-from pipeline import session as sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model.width": 16, "model.input_size": 16, "model.layers": 1, "model.pyramids": 1}
@@ -37,30 +35,25 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
     method = params.methods["bp"]
 
     def peak(batch: int) -> int:
-        state = start(sessions.build(params.model, 0), method, Recipe(), 16, 0, torch.device("cpu"))
-        for node in state.nodes:
-            node.module.train()
-        images = torch.randn(batch, 1, 16, 16).contiguous(memory_format=torch.channels_last)
-        step.peak(state.learners, method, images, torch.arange(batch) % 7)  # Adam's moments are allocated once
-        return step.peak(state.learners, method, images, torch.arange(batch) % 7)
+        state, faces = step.begin(params, method), step.batch_of(params, batch)
+        step.peak(state, method, *faces)  # Adam's moments are allocated once
+        return step.peak(state, method, *faces)
 
     assert peak(32) == peak(32)
     assert peak(64) - peak(32) == pytest.approx(4 * (peak(16) - peak(8)), rel=0.1)
 
 
 def test_recomputing_lowers_the_peak() -> None:
-    methods = {f"methods.{name}": {"units": "network", "recompute": value} for name, value in
-               [("kept", False), ("recomputed", True)]}  # fmt: skip
-    params = parameters.load(ROOT / "params.yaml", SMALL | methods)
-    assert step.measure(params, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.8
+    params = parameters.load(ROOT / "params.yaml", SMALL)
+    assert step.measure(params, ["bp", "bp_recompute"], 32, 2)["rows"][1]["peak_ratio"] < 0.8
 
 
 def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = parameters.load(ROOT / "params.yaml", SMALL | {"methods.nbp.freeze": 0.5})
+    params = parameters.load(ROOT / "params.yaml", SMALL | {"methods.nbp.schedule.first_unit_stops_at": 0.5})
     method, given = params.methods["nbp"], []
-    learners = sessions.begin(params, method, 0).state.learners
-    monkeypatch.setattr(step.training, "train_step", lambda *a: given.append([rate > 0 for rate in a[5]]))
-    step.times({"nbp": learners}, {"nbp": method}, torch.zeros(1), torch.zeros(1), 12)
+    state = step.begin(params, method)
+    monkeypatch.setattr(step.training, "train_step", lambda *a: given.append([rate > 0 for rate in a[4]]))
+    step.times({"nbp": state}, {"nbp": method}, torch.zeros(1), torch.zeros(1), 12)
     measured = np.array(given[step.WARM_UP :])
     assert measured.sum(0).tolist() == [6, 8, 10, 12]
     assert given[: step.WARM_UP] == [[True] * 4] * step.WARM_UP

@@ -1,4 +1,4 @@
-"""Partitions of a list of nodes into units, and running them."""
+"""Partitions of a list of nodes into units, walking over them, and running nodes."""
 
 import weakref
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpn.graph import IMAGE, Cuts, Node, prefix, run, units
-from cfpn.model import CFPN, build
+from cfpn.graph import IMAGE, Cuts, Node, Unit, prefix, run, units, walk
+from cfpn.network import CFPN, build
 
 CUTS: list[Cuts] = ["network", "block", "layer", [], ["a"], ["a", "b/1"], ["a/0", "b/0"], ["c"]]
 NETWORKS = ["toy", "cfpn"]
@@ -88,6 +88,16 @@ def test_outputs_are_what_later_units_take(kind: str, cuts: Cuts) -> None:
 
 @pytest.mark.parametrize("kind", NETWORKS)
 @pytest.mark.parametrize("cuts", ["network", "block", "layer"])
+def test_inputs_are_the_earlier_features_that_a_unit_takes_in_the_order_of_the_network(kind: str, cuts: Cuts) -> None:
+    nodes, before = network(kind), [IMAGE]
+    for unit in units(nodes, cuts):
+        taken = {name for node in unit.nodes for name in node.inputs}
+        assert list(unit.inputs) == [name for name in before if name in taken]
+        before += [node.name for node in unit.nodes]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", ["network", "block", "layer"])
 def test_every_feature_that_is_taken_is_dropped_once_and_after_its_last_consumer(kind: str, cuts: Cuts) -> None:
     partition = units(network(kind), cuts)
     taken = [{name for node in unit.nodes for name in node.inputs} for unit in partition]
@@ -111,6 +121,75 @@ def test_units_run_one_after_the_other_give_what_the_network_gives(kind: str, cu
         features = {name: feature for name, feature in features.items() if name not in unit.dropped}
     expected = run(nodes, {IMAGE: image}, [nodes[-1].name])
     assert torch.equal(features[nodes[-1].name], expected[nodes[-1].name])
+
+
+def walked(partition: list[Unit], features: dict[str, Tensor]) -> list[tuple[str, list[str], dict[str, Tensor]]]:
+    """Name, names of the inputs, and outputs of every unit of a walk."""
+    found, walking = [], walk(partition, features)
+    for unit, inputs in walking:
+        outputs = run(unit.nodes, inputs, unit.outputs)
+        walking.send(outputs)
+        found.append((unit.name, list(inputs), outputs))
+    return found
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("cuts", ["network", "block", "layer", []], ids=str)
+def test_a_walk_gives_every_unit_its_inputs_and_ends_with_what_the_network_gives(kind: str, cuts: Cuts) -> None:
+    nodes = network(kind)
+    for node in nodes:
+        node.module.eval()
+    image, partition = torch.rand(2, 1, 16, 16), units(nodes, cuts)
+    found = walked(partition, {IMAGE: image})
+    assert [(name, inputs) for name, inputs, _ in found] == [(unit.name, list(unit.inputs)) for unit in partition]
+    expected = run(nodes, {IMAGE: image}, [nodes[-1].name])
+    assert torch.equal(found[-1][2][nodes[-1].name], expected[nodes[-1].name])
+
+
+def test_a_walk_hands_on_the_very_features_that_were_sent_back() -> None:
+    walking, sent = walk(units(toy(), "layer"), {IMAGE: torch.zeros(1)}), {}
+    for unit, inputs in walking:
+        assert all(feature is sent[name] for name, feature in inputs.items() if name != IMAGE)
+        sent[unit.name] = torch.rand(1)
+        walking.send({unit.name: sent[unit.name]})
+    assert list(sent) == [node.name for node in toy()]
+
+
+def test_a_walk_lets_a_feature_go_after_its_last_use() -> None:
+    partition, made, alive = units(toy(), "layer"), {}, []
+    walking = walk(partition, {IMAGE: torch.zeros(1)})
+    for unit, inputs in walking:
+        outputs = run(unit.nodes, inputs, unit.outputs)
+        made |= {name: weakref.ref(feature) for name, feature in outputs.items()}
+        walking.send(outputs)
+        del inputs, outputs
+        alive.append({name for name, feature in made.items() if feature() is not None and name not in ("b/1", "d")})
+    assert alive == [{"a/0"}, {"a/0", "a/1"}, {"a/1", "b/0"}, {"a/1", "b/0"}, {"c"}, set()]
+
+
+def test_a_walk_lets_the_image_go_after_its_last_use() -> None:
+    chain = [Node(f"n{i}", Sum(), (f"n{i - 1}" if i else IMAGE,)) for i in range(3)]
+    features = {IMAGE: torch.zeros(1)}
+    image, walking = weakref.ref(features[IMAGE]), walk(units(chain, "layer"), features)
+    unit, inputs = next(walking)
+    features.clear()
+    assert image() is inputs[IMAGE]
+    walking.send(run(unit.nodes, inputs, unit.outputs))
+    del inputs
+    assert image() is None
+
+
+def test_a_walk_leaves_the_given_features_alone() -> None:
+    given = {IMAGE: torch.zeros(1)}
+    walked(units(toy(), "block"), given)
+    assert list(given) == [IMAGE]
+
+
+def test_a_walk_without_the_outputs_of_a_unit_does_not_go_on() -> None:
+    walking = walk(units(toy(), "block"), {IMAGE: torch.zeros(1)})
+    next(walking)
+    with pytest.raises(TypeError):
+        next(walking)
 
 
 def test_run_returns_the_features_in_the_order_asked_for() -> None:

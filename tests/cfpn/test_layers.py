@@ -101,7 +101,7 @@ def test_activations_are_the_papers(name: Activation, reference: nn.Module) -> N
 
 
 def test_the_first_layer_mixes_all_filters_over_the_one_channel_at_half_size() -> None:
-    stem = Stem(12, "relu")
+    stem = Stem(1, 12, "relu")
     assert stem[0].weight.shape == (12, 1, 3, 3)
     assert stem(draw(2, 1, 9, 9)).shape == (2, 12, 5, 5)
 

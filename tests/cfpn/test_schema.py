@@ -9,7 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from cfpn import schema
-from cfpn.schema import EXPRESSIONS, KEY, Description, arrow_schema, column, describe, read, write, writer
+from cfpn.schema import (
+    EXPRESSIONS,
+    KEY,
+    Description,
+    SplitError,
+    arrow_schema,
+    column,
+    describe,
+    read,
+    values,
+    write,
+    writer,
+)
 
 ROOT = Path(schema.__file__).parents[1]
 COLOUR = Description(side=32, channels=3, classes=tuple("abcdefghij"), drawn=True)
@@ -50,6 +62,12 @@ def test_faces_may_be_written_without_an_axis_for_one_channel(tmp_path: Path) ->
     pixels, labels, rows = faces(Description())
     write(tmp_path / "split.parquet", pixels[:, 0], labels, rows, Description())
     np.testing.assert_array_equal(read(tmp_path / "split.parquet")[0], pixels)
+
+
+def test_a_slice_of_a_column_gives_its_own_values() -> None:
+    pixels = faces(Description())[0]
+    kind = np.dtype((np.uint8, (1, 48, 48)))
+    np.testing.assert_array_equal(values(column(pixels, pa.binary(2304)).slice(3, 4), kind), pixels[3:7])
 
 
 def test_other_columns_are_ignored(tmp_path: Path) -> None:
@@ -105,7 +123,7 @@ def test_a_description_that_cannot_be_is_refused_with_the_field(field: str, valu
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        ("text", "Parquet magic bytes not found"),
+        ("text", "not a Parquet file: Parquet magic bytes not found"),
         ("no column", "column label: found no such column; expected int8"),
         ("another type", "column row: found int64; expected int32"),
         ("missing value", "column label: a value is missing"),
@@ -130,7 +148,7 @@ def test_a_file_that_is_no_split_is_refused_with_its_path_and_the_reason(
         pq.write_table(changed[case], path)
     else:
         path.write_bytes(b"emotion,pixels\n" if case == "text" else whole[:9000] + bytes(1) + whole[9001:])
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(SplitError) as caught:
         read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
 import math
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from cfpn.data import load
+from cfpn import schema
 from cfpn.schema import Description, arrow_schema, column
 from pipeline import augment as module
 from pipeline import process
-from pipeline.augment import BORDERS, TRANSFORMS, augment, main, to_pixels, variants
+from pipeline.augment import BORDERS, TRANSFORMS, augment, main, variants
 from pipeline.process import InputError, run
 
 SCHEMA = arrow_schema(Description())
@@ -77,15 +79,32 @@ def test_the_schema_is_that_of_the_split_and_the_name_of_the_transform(tmp_path:
 def test_the_library_loads_what_the_stage_writes(tmp_path: Path) -> None:
     pixels = faces(3)
     augment(write_split(tmp_path / "train.parquet", pixels, [1, 2, 3]), tmp_path / "out.parquet")
-    loaded = load(tmp_path / "out.parquet")
-    assert (loaded.pixels[::7].numpy() == pixels).all()
-    assert loaded.rows.tolist() == [1] * 7 + [2] * 7 + [3] * 7
+    loaded, _, rows, _ = schema.read(tmp_path / "out.parquet")
+    assert (loaded[::7, 0] == pixels).all()
+    assert rows.tolist() == [1] * 7 + [2] * 7 + [3] * 7
 
 
-def test_a_slice_of_a_column_gives_its_own_pixels() -> None:
-    pixels = faces(5)
-    values = column(pixels.reshape(-1, 2304), SCHEMA.field("pixels").type)
-    assert (to_pixels(values.slice(1, 3)) == pixels[1:4]).all()
+def test_the_description_goes_on_to_what_is_written(tmp_path: Path) -> None:
+    description = Description(side=32, channels=3, classes=("a", "b"), drawn=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+    schema.write(tmp_path / "train.parquet", pixels, np.arange(5) % 2, np.arange(5), description)
+    assert augment(tmp_path / "train.parquet", tmp_path / "out.parquet") == 35
+    found, labels, rows, described = schema.read(tmp_path / "out.parquet")
+    assert described == description
+    np.testing.assert_array_equal(labels, np.repeat(np.arange(5) % 2, 7))
+    np.testing.assert_array_equal(rows, np.repeat(np.arange(5), 7))
+    np.testing.assert_array_equal(found[0::7], pixels)
+    np.testing.assert_array_equal(found[1::7], pixels[..., ::-1])
+
+
+@pytest.mark.parametrize("side", [1, 7, 32, 64])
+def test_each_colour_of_a_face_is_moved_as_a_grey_face_would_be(side: int) -> None:
+    pixels = np.random.default_rng(side).integers(0, 256, (2, 3, side, side), np.uint8)
+    rows = np.arange(2, dtype=np.int32)
+    whole = variants(pixels, rows, 0, "border", 10.0)
+    for colour in range(3):
+        alone = variants(pixels[:, colour], rows, 0, "border", 10.0)
+        np.testing.assert_array_equal(whole[:, :-1, colour], alone[:, :-1])  # all but the noise, drawn per pixel
 
 
 # Transforms
@@ -276,9 +295,9 @@ def test_a_file_that_is_no_training_split_is_refused_and_nothing_written(case: s
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-W", "error", "-m", "pipeline.augment", *map(str, arguments)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, **options)
 
 
 def test_the_command_writes_what_the_function_does(tmp_path: Path) -> None:
@@ -288,6 +307,27 @@ def test_the_command_writes_what_the_function_does(tmp_path: Path) -> None:
     assert done.stderr == ""
     augment(source, tmp_path / "b.parquet", seed=5, border="zeros", sigma=4.0)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_folder_like_another(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    folder.mkdir()
+    source = write_split(tmp_path / "train.parquet", faces(2), [1, 2]).rename(folder / "train.parquet")
+    done = command(source, folder / "out.parquet")
+    assert done.returncode == 0, done.stderr
+    assert schema.read(folder / "out.parquet")[2].tolist() == [1] * 7 + [2] * 7
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "train.parquet", faces(3), [1, 2, 3])
+    done = command(source, tmp_path / "out.parquet", preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'out.parquet'}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
 def main_ends_with(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

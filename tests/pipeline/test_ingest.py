@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from cfpn.schema import describe
 from pipeline import ingest as module
 from pipeline.data import csv_reader
 from pipeline.data.archive import locate
@@ -62,7 +63,11 @@ def columns(path: Path) -> tuple[Pixels, list[int], list[int]]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
+    return (
+        {path.name: path.read_bytes() if path.is_file() else b"" for path in sorted(folder.iterdir())}
+        if folder.exists()
+        else {}
+    )
 
 
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -107,6 +112,33 @@ def test_the_schema_is_fixed_size_pixels_an_int8_label_and_an_int32_row(usual: o
         ("label", "int8"),
         ("row", "int32"),
     ]
+
+
+def drawn(folder: Path) -> set[bool]:
+    return {describe(pq.read_schema(folder / f"{split}.parquet")).drawn for split in USAGES.values()}
+
+
+def test_drawn_faces_are_called_drawn_whatever_the_name_of_the_file(tmp_path: Path) -> None:
+    source = write(tmp_path / "fer2013.csv", lines([(*row, "1") for row in fields()], "emotion,pixels,Usage,drawn"))
+    ingest(source, tmp_path / "out")
+    assert drawn(tmp_path / "out") == {True}
+
+
+def test_a_file_of_real_faces_is_not_called_drawn_for_its_name(tmp_path: Path) -> None:
+    ingest(write(tmp_path / "sample_drawn.csv", lines(fields())), tmp_path / "out")
+    assert drawn(tmp_path / "out") == {False}
+
+
+def test_a_file_that_is_drawn_in_part_is_refused(tmp_path: Path) -> None:
+    rows = [(*row, "10"[number == 3]) for number, row in enumerate(fields(), 1)]
+    message = refusal(tmp_path, lines(rows, "emotion,pixels,Usage,drawn"))
+    assert 'row 3, column drawn: found "0"; expected 1' in message
+
+
+def test_the_mark_of_drawn_faces_stays_where_a_rule_drops_some(tmp_path: Path) -> None:
+    rows = [(*row, "1") for row in [*fields(), ("0", "7 " * 2304, "Training")]]
+    ingest(write(tmp_path / "f.csv", lines(rows, "emotion,pixels,Usage,drawn")), tmp_path / "out", ["constant"])
+    assert drawn(tmp_path / "out") == {True}
 
 
 def test_the_outputs_are_three_splits_and_the_audit_which_is_strict_json(usual: tuple[Path, dict[str, bytes]]) -> None:
@@ -570,6 +602,28 @@ def test_a_killed_run_leaves_older_outputs_and_the_next_run_clears_its_files(
 def test_a_second_process_on_the_same_folder_is_refused(usual: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     with module.only_one(tmp_path / "expected"), pytest.raises(InputError, match="another process"):
         ingest(usual[0], tmp_path / "expected")
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_full_disk_is_one_line_with_the_name_of_the_split(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    done = command(usual[0], tmp_path / "expected", preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'expected/train.parquet'}'\n"
+    assert outputs(tmp_path / "expected") == usual[1]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_folder_like_another(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    done = command(write(folder / "fer2013.csv", usual[0].read_bytes()), folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert outputs(folder / "out") == usual[1]
 
 
 # The command

@@ -54,17 +54,18 @@ def test_another_seed_gives_other_faces_and_another_order() -> None:
     assert sample.schedule(0, 0) != sample.schedule(1, 0)
 
 
-def test_the_file_has_the_layout_of_fer2013(made: Path) -> None:
+def test_the_file_has_the_layout_of_fer2013_and_a_column_that_says_drawn(made: Path) -> None:
     header, *rows = fields(made)
-    assert header == ["emotion", "pixels", "Usage"]
+    assert header == ["emotion", "pixels", "Usage", "drawn"]
     assert len(rows) == 200
     assert made.read_bytes().count(b"\r") == 0
-    for emotion, pixels, usage in rows:
+    for emotion, pixels, usage, drawn in rows:
         values = [int(value) for value in pixels.split(" ")]
         assert len(values) == 48 * 48
         assert 0 <= min(values) <= max(values) <= 255
         assert emotion in "0123456"
         assert usage in ("Training", "PublicTest", "PrivateTest")
+        assert drawn == "1"
 
 
 def test_every_block_of_rows_has_every_expression_in_every_split_80_10_10() -> None:

@@ -10,21 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfpn import data
-from cfpn.data import DEVIATION, EXPRESSIONS, MEAN, SIDE, Augmentation, Faces, augment, batches, generator, images
+from cfpn import faces as data
+from cfpn import schema
+from cfpn.faces import DEVIATION, EXPRESSIONS, MEAN, Augmentation, Faces, augment, batches, generator, images
+
+SIDE = 48
 
 
 def faces(number: int, seed: int = 0) -> Faces:
     random = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 256, (number, SIDE, SIDE), dtype=torch.uint8, generator=random)
+    pixels = torch.randint(0, 256, (number, 1, SIDE, SIDE), dtype=torch.uint8, generator=random)
     return Faces(pixels, torch.randint(0, 7, (number,), generator=random), torch.arange(1, number + 1))
 
 
 def numbered(number: int) -> Faces:
     """Faces whose label and every pixel are their number."""
     numbers = torch.arange(number)
-    pixels = numbers.to(torch.uint8)[:, None, None].expand(-1, SIDE, SIDE)
+    pixels = numbers.to(torch.uint8)[:, None, None, None].expand(-1, 1, SIDE, SIDE)
     return Faces(pixels, numbers, numbers + 1)
+
+
+def tensors(found: Faces) -> tuple[Tensor, Tensor, Tensor]:
+    return found.pixels, found.labels, found.rows
 
 
 def order(found: Faces, size: int, seed: int, epoch: int) -> list[int]:
@@ -41,8 +48,8 @@ def test_load_returns_what_the_file_holds(tmp_path: Path, row_group: int) -> Non
     expected = faces(10)
     pq.write_table(table(expected), tmp_path / "train.parquet", row_group_size=row_group)
     found = data.load(tmp_path / "train.parquet")
-    assert all(map(torch.equal, found, expected))
-    assert [tensor.dtype for tensor in found] == [torch.uint8, torch.int64, torch.int64]
+    assert all(map(torch.equal, tensors(found), tensors(expected)))
+    assert [tensor.dtype for tensor in tensors(found)] == [torch.uint8, torch.int64, torch.int64]
 
 
 def test_load_takes_the_augmented_files_extra_column(tmp_path: Path) -> None:
@@ -54,7 +61,7 @@ def test_load_takes_the_augmented_files_extra_column(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["pixels", "label", "row"])
 def test_load_names_a_missing_column(tmp_path: Path, column: str) -> None:
     pq.write_table(table(faces(2)).drop_columns(column), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=rf"x\.parquet: no column '{column}'"):
+    with pytest.raises(ValueError, match=rf"x\.parquet: column {column}: found no such column"):
         data.load(tmp_path / "x.parquet")
 
 
@@ -62,8 +69,8 @@ def test_load_names_a_missing_column(tmp_path: Path, column: str) -> None:
     "wrong", [pa.array([b"1234"], pa.binary(4)), pa.array(["1 2 3"]), pa.array([[1, 2]]), pa.array([b"12"])], ids=str
 )
 def test_load_refuses_pixels_of_another_size_or_type(tmp_path: Path, wrong: pa.Array) -> None:
-    pq.write_table(pa.table({"pixels": wrong, "label": [0], "row": [1]}), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"x\.parquet: expected 2304 pixels"):
+    pq.write_table(table(faces(1)).set_column(0, "pixels", wrong), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"x\.parquet: column pixels: found .*; expected fixed_size_binary\[2304\]"):
         data.load(tmp_path / "x.parquet")
 
 
@@ -82,7 +89,7 @@ def test_an_epoch_takes_every_face_at_most_once_in_whole_batches(number: int, si
 def test_pixels_and_labels_stay_together() -> None:
     for pixels, labels in batches(numbered(40), 8, 0, 0):
         assert pixels.dtype == torch.uint8
-        assert torch.equal(pixels, labels.to(torch.uint8)[:, None, None].expand(-1, SIDE, SIDE))
+        assert torch.equal(pixels, labels.to(torch.uint8)[:, None, None, None].expand(-1, 1, SIDE, SIDE))
 
 
 def test_the_order_hangs_on_seed_and_epoch_alone() -> None:
@@ -110,9 +117,9 @@ def test_a_generator_hangs_on_its_key_alone() -> None:
 
 def test_at_their_own_size_images_are_only_scaled() -> None:
     pixels = faces(3).pixels
-    expected = (pixels.numpy().astype(np.float64)[:, None] / 255 - MEAN) / DEVIATION
+    expected = (pixels.numpy().astype(np.float64) / 255 - MEAN) / DEVIATION
     np.testing.assert_allclose(images(pixels, SIDE).numpy(), expected, atol=1e-6)
-    black_and_white = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(-1, SIDE, SIDE)
+    black_and_white = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None, None].expand(-1, 1, SIDE, SIDE)
     assert images(black_and_white, SIDE)[:, 0, 0, 0].tolist() == [-2.0, 2.0]
 
 
@@ -128,7 +135,7 @@ def bilinear(picture: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("size", [16, 47, 96, 224])
 def test_other_sizes_are_bilinear(size: int) -> None:
     pixels = faces(2).pixels
-    expected = np.stack([bilinear(face, size) for face in (pixels.numpy() / 255.0 - MEAN) / DEVIATION])
+    expected = np.stack([bilinear(face, size) for face in (pixels[:, 0].numpy() / 255.0 - MEAN) / DEVIATION])
     found = images(pixels, size)
     assert found.shape == (2, 1, size, size)
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -142,7 +149,7 @@ def smooth(number: int = 1) -> Tensor:
 
 
 def changed(how: Augmentation, x: Tensor, seed: int = 0) -> Tensor:
-    return augment(x, how, generator(seed))
+    return augment(x, how, generator(seed), SIDE)
 
 
 def test_no_augmentation_is_the_identity() -> None:
@@ -226,11 +233,52 @@ def test_augmented_images_stay_channels_last() -> None:
 
 
 def test_moving_faces_to_a_device_keeps_them() -> None:
-    assert all(map(torch.equal, faces(3).to(torch.device("cpu")), faces(3)))
+    moved = faces(3).to(torch.device("cpu"))
+    assert all(map(torch.equal, tensors(moved), tensors(faces(3))))
 
 
 def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None:
-    faces = Faces(torch.arange(5 * 48 * 48).view(5, 48, 48).to(torch.uint8), torch.arange(5), torch.arange(5) + 1)
+    faces = Faces(torch.arange(5 * 48 * 48).view(5, 1, 48, 48).to(torch.uint8), torch.arange(5), torch.arange(5) + 1)
     assert faces.first(2).rows.tolist() == [1, 2]
     assert torch.equal(faces.first(2).pixels, faces.pixels[:2])
     assert len(faces.first(0).labels) == len(faces.first(9).labels) == 5
+
+
+COLOUR = schema.Description(side=32, channels=3, classes=tuple("abcdefghij"), drawn=True)
+
+
+def test_load_keeps_what_the_file_says_of_the_data_set(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
+    schema.write(tmp_path / "x.parquet", pixels, np.arange(5), np.arange(5) + 1, COLOUR)
+    found = data.load(tmp_path / "x.parquet")
+    assert torch.equal(found.pixels, torch.from_numpy(pixels))
+    assert (found.classes, found.drawn, found.side, len(found)) == (COLOUR.classes, True, 32, 5)
+    for other in (found.first(2), found.to(torch.device("cpu"))):
+        assert (other.classes, other.drawn, other.side) == (COLOUR.classes, True, 32)
+
+
+def test_a_file_without_a_description_holds_photographs_of_the_seven_expressions(tmp_path: Path) -> None:
+    pq.write_table(table(faces(2)), tmp_path / "x.parquet")
+    assert (data.load(tmp_path / "x.parquet").classes, data.load(tmp_path / "x.parquet").drawn) == (EXPRESSIONS, False)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_every_channel_is_an_image_of_its_own(size: int) -> None:
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator(0))
+    found = images(pixels, size)
+    assert found.shape == (2, 3, size, size)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    for channel in range(3):
+        torch.testing.assert_close(found[:, channel], images(pixels[:, channel : channel + 1], size)[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (48, 40), (24, 96)])
+def test_faces_that_are_not_square_become_square_images(shape: tuple[int, int]) -> None:
+    pixels = torch.full((2, 1, *shape), 255, dtype=torch.uint8)
+    assert torch.equal(images(pixels, 48), torch.full((2, 1, 48, 48), 2.0))
+
+
+def test_shifts_are_in_pixels_of_the_stored_side() -> None:
+    x = dot(48, 48, 96).expand(600, -1, -1, -1)
+    moved = centres(augment(x, Augmentation(shift=4), generator(0), 32)) - 48
+    assert 3.8 * 96 / 32 < moved.abs().max() <= 4 * 96 / 32 + 1e-3

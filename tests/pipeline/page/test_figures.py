@@ -8,16 +8,16 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from cfpn.data import EXPRESSIONS
-from pipeline import figures
-from pipeline.figures import Curve
+from cfpn.schema import EXPRESSIONS
+from pipeline.page import curves, figures
+from pipeline.page.curves import Curve
 
 
 def history(seed: int, epochs: int = 4) -> pd.DataFrame:
     """A history of NBP with two units."""
     random = np.random.default_rng(seed)
     names = ["train/loss", "train/accuracy", "val/loss", "val/accuracy"]
-    names += [f"unit/block{i}/{what}" for i in (1, 2) for what in ("loss", "hsic_x", "hsic_y")]
+    names += [f"block/block{i}/{what}" for i in (1, 2) for what in ("cka_image", "cka_label")]
     columns = {name: random.random(epochs) for name in names}
     return pd.DataFrame({"epoch": range(1, epochs + 1), "step": range(10, 10 * epochs + 1, 10)} | columns)
 
@@ -30,8 +30,8 @@ def predictions(count: int = 60) -> pd.DataFrame:
     return pd.DataFrame(columns | {f"p{i}": probabilities[:, i] for i in range(7)})
 
 
-def faces(count: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, 48, 48), np.uint8)
+def faces(count: int, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, channels, 48, 48), np.uint8)
 
 
 def sweep(tints: list[object], seeds: int = 2) -> pd.DataFrame:
@@ -52,13 +52,13 @@ def best(values: list[float]) -> pd.DataFrame:
 
 DRAW: dict[str, Callable[[], Figure]] = {
     "face_grid": lambda: figures.face_grid(faces(5), ["a", "b", "c", "", "e\nf"], 3, rows=["one", "two"]),
-    "histograms": lambda: figures.histograms({"Training": [1, 2, 3, 4, 5, 6, 7], "empty": [0] * 7}),
-    "learning_curves": lambda: figures.learning_curves([Curve("nbp", [history(0), history(1)])], 0.25),
-    "sweep_curves": lambda: figures.sweep_curves({"one": sweep([1, 2]), "two": sweep([2])}),
-    "best_over": lambda: figures.best_over("rate", best([0.001, 0.01, 0.1])),
-    "confusion": lambda: figures.confusion(np.arange(49).reshape(7, 7), "NBP"),
+    "histograms": lambda: figures.histograms({"Training": [1, 2, 3, 4, 5, 6, 7], "empty": [0] * 7}, EXPRESSIONS),
+    "learning_curves": lambda: curves.learning_curves([Curve("nbp", [history(0), history(1)])], 0.25),
+    "sweep_curves": lambda: curves.sweep_curves({"one": sweep([1, 2]), "two": sweep([2])}),
+    "best_over": lambda: curves.best_over("rate", best([0.001, 0.01, 0.1])),
+    "confusion": lambda: figures.confusion(np.arange(49).reshape(7, 7), EXPRESSIONS, "NBP"),
     "reliability": lambda: figures.reliability({"bp-0": ("bp", predictions())}, ["bp"]),
-    "information_plane": lambda: figures.information_plane([Curve("nbp", [history(0)]), Curve("other", [history(1)])]),
+    "information_plane": lambda: curves.information_plane([Curve("nbp", [history(0)]), Curve("other", [history(1)])]),
 }
 
 
@@ -78,14 +78,14 @@ def test_a_picture_is_the_same_bytes_under_any_settings_of_the_user_and_holds_no
 def test_the_confusion_matrix_prints_counts_and_shares_of_the_row() -> None:
     matrix = np.zeros((7, 7), int)
     matrix[0, :2] = 1500, 500
-    texts = [text.get_text() for text in figures.confusion(matrix, "NBP").axes[0].texts]
+    texts = [text.get_text() for text in figures.confusion(matrix, EXPRESSIONS, "NBP").axes[0].texts]
     assert texts[:3] == ["1,500\n75%", "500\n25%", "·"]
     assert len(texts) == 49
 
 
 def test_the_band_reaches_from_the_least_to_the_largest_seed() -> None:
     runs = [history(seed) for seed in range(3)]
-    axes = figures.learning_curves([Curve("nbp", runs)], None).axes[0]
+    axes = curves.learning_curves([Curve("nbp", runs)], None).axes[0]
     values = np.stack([run["val/accuracy"] for run in runs])
     assert axes.lines[0].get_ydata() == pytest.approx(values.mean(0))
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
@@ -93,15 +93,15 @@ def test_the_band_reaches_from_the_least_to_the_largest_seed() -> None:
 
 
 def test_histories_of_different_length_and_columns_are_drawn() -> None:
-    curves = [Curve("nbp", [history(0, 1)]), Curve("bp", [history(1, 5)[["epoch", "val/accuracy"]]])]
-    axes = figures.learning_curves(curves, 0.25).axes
+    drawn = [Curve("nbp", [history(0, 1)]), Curve("bp", [history(1, 5)[["epoch", "val/accuracy"]]])]
+    axes = curves.learning_curves(drawn, 0.25).axes
     assert [len(panel.lines) for panel in axes] == [4, 2]
 
 
 @pytest.mark.parametrize("count", [2, 8, 14])
 def test_lines_of_learning_curves_are_told_apart_and_many_are_named_beside_the_panels(count: int) -> None:
     names = ["nbp", "bp", *(f"other{i}" for i in range(count - 2))]
-    axes = figures.learning_curves([Curve(name, [history(0)]) for name in names], None, splits=["val"]).axes
+    axes = curves.learning_curves([Curve(name, [history(0)]) for name in names], None, splits=["val"]).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in axes[0].lines}) == count
     inside, beside = axes[0].get_legend(), axes[1].get_legend()
     assert (inside is None, beside is None) == (count > 8, count <= 8)
@@ -109,13 +109,13 @@ def test_lines_of_learning_curves_are_told_apart_and_many_are_named_beside_the_p
 
 
 def test_units_of_the_information_plane_need_both_columns() -> None:
-    table = history(0).drop(columns="unit/block2/hsic_y")
-    assert figures.planes(table) == ["block1"]
-    assert figures.planes(history(0)) == ["block1", "block2"]
+    table = history(0).drop(columns="block/block2/cka_label")
+    assert curves.blocks(table) == ["block1"]
+    assert curves.blocks(history(0)) == ["block1", "block2"]
 
 
 def test_a_histogram_shows_every_expression_with_count_and_share() -> None:
-    axes = figures.histograms({"Training": [0, 0, 0, 3000, 1000, 0, 0]}).axes[0]
+    axes = figures.histograms({"Training": [0, 0, 0, 3000, 1000, 0, 0]}, EXPRESSIONS).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(EXPRESSIONS)
     assert axes.texts[3].get_text().split() == ["3,000", "75.0%"]
 
@@ -136,7 +136,7 @@ def test_every_method_has_a_colour_and_the_first_ones_differ(methods: list[str])
 
 
 def test_a_setting_is_a_line_with_its_label_and_a_band_where_there_are_several_seeds() -> None:
-    axes = figures.sweep_curves({"": sweep(["a", "b"]), "one seed": sweep(["a"], 1)}).axes
+    axes = curves.sweep_curves({"": sweep(["a", "b"]), "one seed": sweep(["a"], 1)}).axes
     assert [[text.get_text() for text in panel.get_legend().get_texts()] for panel in axes] == [["l0", "l1"], ["l0"]]
     assert [len(panel.collections) for panel in axes] == [2, 0]
     band = axes[0].collections[0].get_paths()[0].vertices[:, 1]
@@ -144,18 +144,18 @@ def test_a_setting_is_a_line_with_its_label_and_a_band_where_there_are_several_s
 
 
 def test_a_setting_has_one_colour_in_all_panels() -> None:
-    one, two = figures.sweep_curves({"one": sweep(["a", "b"]), "two": sweep(["b"])}).axes
+    one, two = curves.sweep_curves({"one": sweep(["a", "b"]), "two": sweep(["b"])}).axes
     assert one.lines[1].get_color() == two.lines[0].get_color() != one.lines[0].get_color()
 
 
 @pytest.mark.parametrize("tints", [[f"t{i}" for i in range(24)], list(range(12))])
 def test_lines_of_many_settings_differ_in_colour_or_dash(tints: list[object]) -> None:
-    lines = figures.sweep_curves({"": sweep(tints)}).axes[0].lines
+    lines = curves.sweep_curves({"": sweep(tints)}).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(tints)
 
 
 @pytest.mark.parametrize(("values", "scale"), [([0.001, 0.005, 0.01], "log"), ([8, 16, 32], "linear")])
 def test_a_wide_range_of_a_parameter_has_a_log_axis_and_each_value_a_tick(values: list[float], scale: str) -> None:
-    axes = figures.best_over("rate", best(values)).axes[0]
+    axes = curves.best_over("rate", best(values)).axes[0]
     assert axes.get_xscale() == scale
     assert [float(label.get_text()) for label in axes.get_xticklabels()] == values

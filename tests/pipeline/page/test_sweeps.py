@@ -4,16 +4,17 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pandas as pd
 import pytest
 
-from pipeline import figures, report_sweeps
-from pipeline.blocks import Picture, Section, Table, Text
+from pipeline.page import curves, figures, sweeps
+from pipeline.page.html import Picture, Section, Table, Text
+from pipeline.page.sweeps import NETWORK, RATE
 from pipeline.process import InputError
-from pipeline.report_sweeps import NETWORK, RATE
 
 ACTIVATIONS = [{"model.activation": "relu"}, {"model.activation": "tanh"}]
 NETWORKS = [{NETWORK: name, RATE: rate} for name in ("CFPN-NBP", "AlexNet") for rate in (0.001, 0.005)]
@@ -82,8 +83,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def sections(root: Path) -> list[Section]:
-    sweeps = report_sweeps.read(root / "sweeps", root / "splits", root / "augmented.parquet")
-    found = [report_sweeps.parameters_section(sweeps), report_sweeps.networks_section(sweeps)]
+    page = SimpleNamespace(sweeps=sweeps.read(root / "sweeps", root / "splits", root / "augmented.parquet"))
+    found = [sweeps.parameters_section(page), sweeps.networks_section(page)]
     return [section for section in found if section is not None]
 
 
@@ -103,7 +104,7 @@ def lines(block: Picture | Table | Text) -> list[str]:
 
 def drawn(root: Path) -> list[dict[str, pd.DataFrame]]:
     """The panels of every picture of curves."""
-    with mock.patch.object(figures, "sweep_curves", wraps=figures.sweep_curves) as draw:
+    with mock.patch.object(curves, "sweep_curves", wraps=curves.sweep_curves) as draw:
         read(root)
     return [call.args[0] for call in draw.call_args_list]
 
@@ -246,7 +247,7 @@ def test_three_positive_numbers_get_a_picture_of_the_best_accuracy(root: Path, v
 def test_a_value_at_which_every_trial_failed_does_not_stretch_the_picture_of_the_best(root: Path) -> None:
     write_sweep(root, "learning_rate", [{RATE: rate} for rate in (0.1, 0.2, 0.3, 1e30)])
     edit(root, "learning_rate", "trials", lambda rows: rows.assign(**{"val/accuracy": [0.5] * 6 + [None] * 2}))
-    with mock.patch.object(figures, "best_over", wraps=figures.best_over) as draw:
+    with mock.patch.object(curves, "best_over", wraps=curves.best_over) as draw:
         assert "\n1e+30 | – | " in read(root)
     assert draw.call_args.args[1].index.tolist() == [0.1, 0.2, 0.3]
 

@@ -1,4 +1,4 @@
-"""The report's part about sweeps: paper Figs 9 to 11 and Table II from the tables of tune.results and bench.cost.
+"""The page's part about sweeps: paper Figs 9 to 11 and Table II from the tables of tune.results and bench.cost.
 
 Per sweep: under which conditions it ran, validation accuracy over epochs, over a numeric axis the best of it, and the
 numbers with how the trials ended.
@@ -7,16 +7,33 @@ numbers with how the trials ended.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from pipeline import figures
-from pipeline.blocks import DASH, Picture, Section, Table, Text, flatten, mean_and_deviation, plain, read_json
-from pipeline.figures import method_name
+from pipeline.metrics import METRICS, Metric
+from pipeline.page import curves, figures
+from pipeline.page.files import read_table
+from pipeline.page.html import (
+    DASH,
+    Picture,
+    Section,
+    Table,
+    Text,
+    dropped,
+    flatten,
+    mean_and_deviation,
+    method_name,
+    percent,
+    plain,
+)
 from pipeline.process import InputError
+from pipeline.runs.records import read_json
 
-NETWORK, RATE, SEED = "models", "train.learning_rate", "seed"  # axes of sweeps
+if TYPE_CHECKING:
+    from pipeline.page.inputs import Inputs
+
+NETWORK, RATE, SEED = "models", "train.schedule.learning_rate", "seed"  # axes of sweeps
 VALIDATION = "val/accuracy"
 DRAWN = 12  # settings of one panel; more lines than these cannot be told apart
 TITLES = {
@@ -25,11 +42,8 @@ TITLES = {
     "beta": "The weight beta of the labels against the input (paper eq 4)",
     "models": "Networks (paper Fig 11)",
 }
-ACCURACIES = {
-    "Validation accuracy, %": VALIDATION,
-    "Test accuracy, %": "test/accuracy",
-    "Without copies, %": "test/accuracy_without_copies",
-}
+SCORES = {"Validation accuracy, %": (VALIDATION, METRICS[0])}
+SCORES |= {metric.header: (f"test/{metric.name}", metric) for metric in METRICS}
 COSTS = {
     "Step, ms": "step_ms",
     "Step, ratio": "step_ratio",
@@ -93,18 +107,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV with at least these columns; only an empty cell is missing: "null" and "None" are values of a parameter."""
-    try:
-        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{path}: not the table of a sweep: {error}") from error
-    missing = [name for name in columns if name not in table]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]}, found {', '.join(table.columns[:5])}")
-    return table
-
-
 def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:
     """models.csv beside cost.csv where steps have been measured; InputError where that is of networks of other sizes.
 
@@ -123,9 +125,9 @@ def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:
     return networks.join(costs.drop(columns="parameters"), on=NETWORK)
 
 
-def parameters_section(sweeps: Sequence[Sweep]) -> Section | None:
+def parameters_section(inputs: "Inputs") -> Section | None:
     """Paper Figs 9 and 10, beta, and every other sweep over parameters."""
-    blocks = [block for sweep in sweeps if sweep.networks is None for block in parameter_blocks(sweep)]
+    blocks = [block for sweep in inputs.sweeps if sweep.networks is None for block in parameter_blocks(sweep)]
     return Section("Sweeps", blocks) if blocks else None
 
 
@@ -137,9 +139,9 @@ def parameter_blocks(sweep: Sweep) -> Iterator[Picture | Table | Text]:
     yield setting_table(sweep)
 
 
-def networks_section(sweeps: Sequence[Sweep]) -> Section | None:
+def networks_section(inputs: "Inputs") -> Section | None:
     """Paper Fig 11 and Table II."""
-    blocks = [block for sweep in sweeps if sweep.networks is not None for block in network_blocks(sweep)]
+    blocks = [block for sweep in inputs.sweeps if sweep.networks is not None for block in network_blocks(sweep)]
     return Section("Networks compared", blocks) if blocks else None
 
 
@@ -179,8 +181,15 @@ def curves_picture(sweep: Sweep, panels: Mapping[str, pd.DataFrame]) -> Iterator
         caption += " Lines are means over seeds, bands reach from the least to the largest."
     if (count := max(panel["setting"].nunique() for panel in panels.values())) > DRAWN:
         caption += f" Of {count} settings the {DRAWN} best are drawn."
-    picture = figures.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()})
-    yield Picture(f"sweep-{sweep.name}.svg", figures.svg(picture), caption)
+    figure = curves.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()})
+    yield figures.picture(f"sweep-{sweep.name}.svg", figure, caption, leader(whole, sweep.axes))
+
+
+def leader(rows: pd.DataFrame, axes: Sequence[str]) -> str:
+    """Which setting comes highest, for readers who cannot see the curves."""
+    best = rows.loc[[rows[f"{VALIDATION}/mean"].idxmax()]]
+    value = percent(best[f"{VALIDATION}/mean"].iloc[0])
+    return f"Curves of validation accuracy. {labels(best, axes)[0]} comes highest, at {value}."
 
 
 def rate_panels(sweep: Sweep) -> dict[str, pd.DataFrame]:
@@ -225,8 +234,9 @@ def best_picture(sweep: Sweep) -> Iterator[Picture]:
     if known[axis].dtype.kind in "if" and known[axis].nunique() > 2 and known[axis].min() > 0:
         best = known.groupby(axis)[VALIDATION].agg(["mean", "min", "max"])
         caption = f"Validation accuracy of the best epoch over {word(axis)}; bars reach from the least to the largest."
-        picture = figures.svg(figures.best_over(word(axis), best))
-        yield Picture(f"sweep-{sweep.name}-best.svg", picture, caption, wide=False)
+        top = f"The best mean, {percent(best['mean'].max())}, is at {word(axis)} {number(best['mean'].idxmax())}."
+        figure = curves.best_over(word(axis), best)
+        yield figures.picture(f"sweep-{sweep.name}-best.svg", figure, caption, top, wide=False)
 
 
 def setting_table(sweep: Sweep) -> Table:
@@ -249,20 +259,20 @@ def network_table(sweep: Sweep) -> Table:
         "Network": [row[NETWORK] for row in records],
         "Learning rate": [f"{row['rate']}: {DASH if row[RATE] is None else number(row[RATE])}" for row in records],
     }
-    columns |= {title: [accuracy(row, key) for row in records] for title, key in ACCURACIES.items()}
+    columns |= {title: [score(row, *how) for row in records] for title, how in SCORES.items()}
     columns |= {title: [cost(row, key) for row in records] for title, key in COSTS.items()}
     columns |= {"Failed trials": [str(row.get("failed") or DASH) for row in records]}
-    columns = {title: cells for title, cells in columns.items() if set(cells) != {DASH}}
+    columns = dropped(columns)
     title = "Networks side by side (paper Table II)" if sweep.name == "models" else f"{sweep.title}: side by side"
     return Table(title, list(columns), list(zip(*columns.values(), strict=True)), (0, 1))
 
 
-def accuracy(row: Mapping[str, Any], key: str) -> str:
-    """Mean and deviation over seeds, in per cent."""
+def score(row: Mapping[str, Any], key: str, metric: Metric) -> str:
+    """Mean and deviation over seeds."""
     mean, deviation = row.get(f"{key}/mean"), row.get(f"{key}/std")
     if mean is None:
         return DASH
-    return f"{100 * mean:.1f}" + (f" ± {100 * deviation:.1f}" if deviation is not None else "")
+    return metric.text(mean) + (f" ± {metric.text(deviation)}" if deviation is not None else "")
 
 
 def cost(row: Mapping[str, Any], key: str) -> str:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cfpn.graph import IMAGE, Node, run
 from cfpn.layers import Classifier, Fusion3, SeparableConvolution
-from cfpn.model import CFPN, build, modules
+from cfpn.network import CFPN, build
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -164,7 +164,7 @@ def test_a_bad_value_is_refused_by_name(bad: dict[str, object], named: str) -> N
 
 
 def state(nodes: list[Node]) -> Iterator[Tensor]:
-    return iter(modules(nodes).state_dict().values())
+    return iter(nn.ModuleDict({node.name: node.module for node in nodes}).state_dict().values())
 
 
 def test_one_seed_gives_one_network_and_another_seed_another() -> None:
@@ -185,9 +185,10 @@ def test_building_neither_disturbs_nor_hears_the_global_generator() -> None:
 
 
 def test_modules_stand_under_their_nodes_names() -> None:
-    nodes = build(CFPN(input_size=16, width=16), 0)
-    assert list(modules(nodes)) == [node.name for node in nodes]
-    assert "block1/1.depthwise" in modules(nodes).state_dict()
+    nodes = build(SMALL, 0)
+    network = Network(nodes, "network", input_size=16, head=HEAD)
+    assert list(network.nodes) == [node.name for node in nodes]
+    assert "nodes.block1/1.depthwise" in network.state_dict()
 
 
 def test_weights_of_convolutions_lie_channels_last() -> None:

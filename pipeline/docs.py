@@ -1,0 +1,156 @@
+"""`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
+
+`python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, and the curves
+docs/study/NAME.svg. `--check` writes nothing and fails where a table differs from its data.
+
+Names of tables:
+- STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
+- STUDY-seeds: each of its runs.
+- robustness: the methods on damaged faces, from docs/study/robustness.csv.
+- step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
+- headline: README's table, from main.csv and step.json.
+"""
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import compare
+from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
+from pipeline.metrics import DASH, METRICS
+from pipeline.page.curves import Curve, learning_curves
+from pipeline.page.figures import svg
+from pipeline.process import InputError, atomic, run
+from pipeline.runs import records, study
+from pipeline.runs.study import Outcome
+
+MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+LABELS = {
+    "bp": "BP",
+    "nbp": "NBP, four units that vote",
+    "nbp_to_end": "the same, all units learn to the end",
+    "local_ce": "control: local classifiers, no HSIC",
+    "deep_supervision": "control: BP with the local losses and the vote of NBP",
+}  # rows of README's table
+
+
+def filled(text: str, folder: Path, where: Path) -> str:
+    """The text of a page with every marked table made anew; raises InputError for a name without data, or no end."""
+    if text.count("<!-- table:") != len(MARK.findall(text)):
+        raise InputError(f"{where}: a mark '<!-- table: NAME -->' lacks its '<!-- end -->'")
+    return MARK.sub(lambda mark: f"<!-- table: {mark[1]} -->\n\n{table(mark[1], folder)}\n\n<!-- end -->", text)
+
+
+def table(name: str, folder: Path) -> str:
+    """A table by its name; folder: docs/study."""
+    if name == "robustness":
+        return robustness(pd.read_csv(folder / "robustness.csv"))
+    if name == "step":
+        return steps(records.read_json(folder / "step.json"))
+    if name == "headline":
+        return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
+    if name.endswith("-seeds"):
+        return seeds(study.read(folder / f"{name.removesuffix('-seeds')}.csv"))
+    return compare.markdown(compare.compared(study.read(folder / f"{name}.csv"), REFERENCE))
+
+
+def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
+
+
+def robustness(rows: pd.DataFrame) -> str:
+    """Per method the accuracy in %, mean over seeds, under every kind of damage."""
+    means = rows.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
+    cells = zip(means.index, means.to_numpy(), strict=True)
+    return lines(
+        ["damage", "level", *means.columns],
+        [[name, f"{level:g}", *(f"{value:.1f}" for value in values)] for (name, level), values in cells],
+    )
+
+
+def steps(bench: Mapping[str, Any]) -> str:
+    """Time and memory of a step beside those of the first method."""
+    first = bench["rows"][0]["method"]
+    rows = []
+    for row in bench["rows"]:
+        low_high = row.get("step_ratio_quartiles") if row["method"] != first else None
+        time = f"{row['step_ratio']:.2f}" + (f" ({low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else "")
+        known = [f"{row[key]:,.0f}" if key in row else DASH for key in ("step_ms", "peak_mib")]
+        rows.append([row["method"], time, f"{row['peak_ratio']:.2f}", *known])
+    return lines(["method", f"time / {first} (quartiles)", f"peak memory / {first}", "ms", "MiB"], rows)
+
+
+def seeds(outcomes: Sequence[Outcome]) -> str:
+    """Each run with its test scores."""
+    shown = [one for one in QUANTITIES if any(compare.value(run, one) is not None for run in outcomes)]
+    rows = [
+        [run.method, str(run.seed), *(one.text(compare.value(run, one)) for one in shown), str(run.best_epoch)]
+        for run in outcomes
+    ]
+    return lines(["method", "seed", *(one.header for one in shown), "best epoch"], rows)
+
+
+def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
+    """README's table: the methods of LABELS that have runs."""
+    found = compare.compared(outcomes, REFERENCE)["methods"]
+    cost = {row["method"]: row for row in bench["rows"]}
+    shown = [METRICS[1], METRICS[3], QUANTITIES[-1]]
+    header = ["", "seeds", PRIMARY.header, *(one.header for one in shown), "steps to BP's final accuracy"]
+    rows = []
+    for name, label in LABELS.items():
+        if name in found:
+            own = found[name]["quantities"]
+            mean, deviation = (PRIMARY.text(own[PRIMARY.name][key]) for key in ("mean", "sd"))
+            rest = [one.text(own[one.name]["mean"]) for one in shown]
+            share = (found[name]["steps"] or {}).get("share")
+            ratios = [cost.get(name, {}).get(key) for key in ("step_ratio", "peak_ratio")]
+            cells = [DASH if value is None else f"{value:.2f}" for value in (share, *ratios)]
+            accuracy = mean if deviation == DASH else f"{mean} ± {deviation}"
+            rows.append([label, str(len(found[name]["seeds"])), accuracy, *rest, *cells])
+    return lines([*header, "time of a step", "peak memory of a step"], rows)
+
+
+def curves(outcomes: Sequence[Outcome]) -> bytes:
+    """SVG of the validation of every method, the mean over seeds with a band from the least to the largest."""
+    methods = dict.fromkeys(one.method for one in outcomes)
+    drawn = [Curve(name, [one.history for one in outcomes if one.method == name]) for name in methods]
+    return svg(learning_curves(drawn, None, splits=["val"]))
+
+
+def pages(root: Path) -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.docs",
+        description="Write the marked tables of README.md and docs/ from docs/study/.",
+        epilog="example: python -m pipeline.docs --check",
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a table differs from its data")
+    arguments, root = parser.parse_args(), Path()
+    folder = root / "docs/study"
+    written = {path: (text := path.read_text(), filled(text, folder, path)) for path in pages(root)}
+    stale = [path for path, (old, new) in written.items() if old != new]
+    if arguments.check:
+        if stale:
+            raise InputError(f"{', '.join(map(str, stale))}: tables differ from their data; run `make docs`")
+        return
+    for path in stale:
+        with atomic(path) as temporary:
+            temporary.write_text(written[path][1])
+    for path in sorted(folder.glob("*.csv")):
+        if "epoch" in pd.read_csv(path, nrows=0):
+            with atomic(path.with_suffix(".svg")) as temporary:
+                temporary.write_bytes(curves(study.read(path)))
+
+
+if __name__ == "__main__":
+    run(main)

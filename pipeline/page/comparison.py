@@ -1,0 +1,109 @@
+"""The paired comparison of the methods from compare.json, whose format stands in pipeline/compare.py."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.page.html import DASH, Section, Table, Text, dropped, method_name
+from pipeline.page.inputs import Inputs
+
+Numbers = Mapping[str, Any]
+
+
+def comparison_section(inputs: Inputs) -> Section | None:
+    """Every method beside the reference: accuracies, differences with their tests, steps, time and memory."""
+    found = inputs.comparison
+    if not found or not found.get("methods"):
+        return None
+    tables = [main_table(found)] if found["reference"] is None else [main_table(found), difference_table(found)]
+    blocks = [*tables, *map(Text, found["notes"]), *map(Text, explanations(found))]
+    return Section("Comparison", [block for block in blocks if not isinstance(block, Table) or block.rows])
+
+
+def main_table(found: Numbers) -> Table:
+    """A row per method; columns without any value are left out."""
+    base = method_name(found["reference"] or "")
+    first = found["quantities"][0]
+    columns = {"Method": [], "Seeds": [], first["header"]: [], f"minus {base}, points": [], "p over seeds": []}
+    columns |= {"p over faces": [], f"Steps / {base}": [], f"Steps of the network alone / {base}": []}
+    columns |= {f"Time / {base}": [], f"Memory / {base}": []}
+    for name, one in found["methods"].items():
+        against = one["against"] or {}
+        cells = [
+            method_name(name),
+            str(len(one["seeds"])),
+            spread(one["quantities"].get(first["name"]), first),
+            spread((against.get("quantities") or {}).get(first["name"]), first, signed=True),
+            p_value((against.get("quantities") or {}).get(first["name"])),
+            p_value(against.get("faces")),
+            steps(one.get("steps")),
+            steps(one.get("network_steps")),
+            ratio(against.get("time_ratio")),
+            ratio(against.get("peak_ratio")),
+        ]
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    kept = dropped(columns)
+    title = f"Every method beside {base}, over the seeds that both have" if base else "Every method"
+    return Table(title, list(kept), list(zip(*kept.values(), strict=True)))
+
+
+def difference_table(found: Numbers) -> Table:
+    """Differences of every other quantity from the reference."""
+    others = found["quantities"][1:]
+    columns: dict[str, list[str]] = {"Method": []} | {one["header"]: [] for one in others}
+    for name, one in found["methods"].items():
+        if not one["against"]:
+            continue
+        columns["Method"].append(method_name(name))
+        for quantity in others:
+            numbers = one["against"]["quantities"].get(quantity["name"])
+            text = spread(numbers, quantity, signed=True)
+            p = p_value(numbers)
+            columns[quantity["header"]].append(text if p == DASH else f"{text} (p {p})")
+    kept = dropped(columns)
+    title = f"Differences from {method_name(found['reference'])}; shares in points"
+    return Table(title, list(kept), list(zip(*kept.values(), strict=True)))
+
+
+def spread(numbers: Numbers | None, quantity: Numbers, signed: bool = False) -> str:
+    """Mean ± standard deviation in the quantity's digits."""
+    if not numbers or numbers["mean"] is None:
+        return DASH
+    scale, digits = (100, quantity["digits"]) if quantity["percent"] else (1, quantity["digits"])
+    mean = f"{scale * numbers['mean']:{'+' if signed else ''}.{digits}f}"
+    return mean if numbers["sd"] is None else f"{mean} ± {scale * numbers['sd']:.{digits}f}"
+
+
+def p_value(test: Numbers | None) -> str:
+    """p after Holm's correction."""
+    if not test or test.get("p_holm") is None:
+        return DASH
+    return "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
+
+
+def steps(found: Numbers | None) -> str:
+    """Mean share of the reference's steps, and how many seeds reach its accuracy."""
+    return f"{ratio(found['share'])} ({found['reached']} of {found['of']})" if found else DASH
+
+
+def ratio(value: float | None) -> str:
+    """A ratio with two digits."""
+    return DASH if value is None else f"{value:.2f}"
+
+
+def explanations(found: Numbers) -> Iterator[str]:
+    """What the numbers are."""
+    if found["reference"] is None:
+        return
+    base = method_name(found["reference"])
+    yield (
+        f"± is the standard deviation over seeds. Differences are paired: a method and {base} of the same seed have "
+        "the same initial weights and order of faces. p over seeds is of a paired t-test: would other seeds show the "
+        "same? p over faces is of a paired test on the predictions: would other faces? Both are corrected for the "
+        "number of methods (Holm)."
+    )
+    yield (
+        f"Steps / {base} is the share of {base}'s steps after which a method first has the validation accuracy that "
+        f"{base} ends with: the mean over the seeds that reach it, and how many do. Time is of an epoch, memory of a "
+        "training step."
+    )

@@ -1,0 +1,113 @@
+"""What the methods cost: steps to BP's accuracy, training time, step time and memory."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from pipeline.page import comparison
+from pipeline.page.html import DASH, Section, Table, Text, dropped, duration, listed, method_name, show
+from pipeline.page.inputs import Inputs, Run, seconds_of
+from pipeline.page.results import own_parameters
+
+COLUMNS = ("Method", "Steps", "Steps to BP's accuracy", "Training time", "its ratio to BP", "An epoch")
+WIDE_HEADS = 0.35  # share of the heads in the parameters at width 96, the network of README's table
+TITLES = {
+    "method": "Method",
+    "step_ms": "Step, ms",
+    "step_ratio": "Step, ratio",
+    "step_ratio_quartiles": "its quartiles",
+    "peak_mib": "Peak memory, MiB",
+    "peak_ratio": "Peak memory, ratio",
+}
+
+
+def training_section(inputs: Inputs) -> Section:
+    """Steps to the accuracy that BP ends with, and the time of whole trainings."""
+    rows = [training_row(inputs, method) for method in inputs.methods]
+    columns = dropped(dict(zip(COLUMNS, map(list, zip(*rows, strict=True)), strict=True)))
+    table = Table("Steps and time, means over seeds", list(columns), list(zip(*columns.values(), strict=True)))
+    return Section("Cost of a training", [table, *map(Text, training_notes(list(columns)))])
+
+
+def training_notes(columns: Sequence[str]) -> Iterator[str]:
+    """What the numbers are."""
+    if COLUMNS[2] in columns:
+        yield (
+            "Steps to BP's accuracy is the share of BP's steps after which a method first has the validation accuracy "
+            "that BP of the same seed ends with. It is the mean over the seeds that reach it."
+        )
+    yield (
+        "Times are of whole trainings with their validation, on the machine named above. "
+        "Other work on it lengthens them."
+    )
+
+
+def training_row(inputs: Inputs, method: str) -> list[str]:
+    """Steps and times of one method, in the order of COLUMNS."""
+    runs = inputs.of(method)
+    times, bp_times = ([seconds_of(one) for one in some if seconds_of(one)] for some in (runs, inputs.of("bp")))
+    epochs = [seconds_of(one) / len(one.timing["seconds_per_epoch"]) for one in runs if seconds_of(one)]
+    known = ((inputs.comparison or {}).get("methods") or {}).get(method) or {}
+    return [
+        method_name(method),
+        f"{np.mean([one.training['steps'] for one in runs]):,.0f}",
+        comparison.steps(known.get("steps")),
+        duration(float(np.mean(times))) if times else DASH,
+        f"{np.mean(times) / np.mean(bp_times):.2f}" if times and bp_times else DASH,
+        duration(float(np.mean(epochs))) if epochs else DASH,
+    ]
+
+
+def step_section(inputs: Inputs) -> Section | None:
+    """Speed and memory of a step, where they have been measured."""
+    if not inputs.bench or not inputs.bench.get("rows"):
+        return None
+    names = list(dict.fromkeys(name for row in inputs.bench["rows"] for name in row))
+    rows = [[show(row.get(name), name) for name in names] for row in inputs.bench["rows"]]
+    setting = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in inputs.bench.items() if key != "rows")
+    caption = f"One training step: {setting}" if setting else "One training step"
+    table = Table(caption, [TITLES.get(name, name) for name in names], rows)
+    return Section("Speed and memory", [table, *map(Text, other_ratios(inputs))])
+
+
+def other_ratios(inputs: Inputs) -> Iterator[str]:
+    """Why the ratios of the sample profile are not those of README."""
+    if inputs.settings["profile"] != "sample":
+        return
+    yield (
+        "These ratios differ from those in README, which are of the profile fer2013-cpu: 48×48 FER2013 faces and a "
+        "network of width 96. The sample profile has a narrower network, so that it trains in minutes."
+    )
+    shares = [head_share(one) for one in inputs.runs]
+    if found := [share for share in shares if share]:
+        yield (
+            f"The heads of the units do not shrink with the network. They hold {max(found):.0%} of the parameters that "
+            f"predict here and {WIDE_HEADS:.0%} at width 96. "
+            "So they take a larger part of a step here, and NBP saves less."
+        )
+
+
+def head_share(one: Run) -> float | None:
+    """Share of the heads in the parameters that predict; None where they do not vote."""
+    own = own_parameters(one)
+    return None if own is None or own == one.training["parameters"] else 1 - own / one.training["parameters"]
+
+
+def figures_note(inputs: Inputs) -> Section | None:
+    """Where paper Figs 9 to 11 come from, on a page without them."""
+    shown = {"activation", "learning_rate", "models"} & {sweep.name for sweep in inputs.sweeps}
+    if len(shown) == 3:
+        return None
+    commands = [
+        f"python tune/sweep.py {name}" for name in ("activation", "learning_rate", "models") if name not in shown
+    ]
+    return Section(
+        "More figures of the paper",
+        [
+            Text(
+                "Figs 9, 10 and 11 of the paper compare activation functions, learning rates and networks. They need "
+                f"many trainings and have commands of their own: {listed(commands)}. Then dvc repro "
+                "sweeps/dvc.yaml:report writes this page with them to results/sweeps-report."
+            )
+        ],
+    )

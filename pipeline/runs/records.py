@@ -1,0 +1,216 @@
+"""Runs as their folders describe them: run.json says what a run is, nothing is read out of a folder's name."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.process import InputError
+
+ABOUT = "run.json"
+OWN = ("compute", "method", "methods", "tracking", "run")  # parts of the parameters in which comparable runs may differ
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learnt from: a hash of its data files, the number of training faces, whether they are drawn."""
+
+    fingerprint: str
+    faces: int
+    drawn: bool
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class About:
+    """run.json: what a run is. parameters: all of them, resolved; code: commit and fingerprint."""
+
+    method: str
+    seed: int
+    profile: str
+    parameters: dict[str, Any]
+    data: Data
+    code: dict[str, str | None] = field(default_factory=dict)
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and what is known of it; scores and predictions are None before it has been evaluated.
+
+    history: a row per epoch. training: metrics.json. timing: timing.json. scores: metrics.json of the evaluation.
+    predictions: a row per test face.
+    """
+
+    folder: Path
+    about: About
+    history: pd.DataFrame
+    training: dict[str, Any]
+    timing: dict[str, Any]
+    scores: dict[str, Any] | None
+    predictions: pd.DataFrame | None
+
+    @property
+    def name(self) -> str:
+        """The folder's name, for messages and captions."""
+        return self.folder.name
+
+    @property
+    def method(self) -> str:
+        """How the network was trained."""
+        return self.about.method
+
+    @property
+    def seed(self) -> int:
+        """Where weights, data order and augmentation come from."""
+        return self.about.seed
+
+
+def read(
+    runs: Path, evaluations: Path, methods: Sequence[str] | None = None, seeds: Sequence[int] | None = None
+) -> list[Run]:
+    """The finished runs below `runs`, of these methods and seeds alone where they are given, in their order.
+
+    Raises InputError where none is there, where files are missing or damaged, and where two runs share method and seed.
+    """
+    folders = sorted(path.parent for path in runs.glob("*/metrics.json"))
+    nameless = [path.name for path in folders if not (path / ABOUT).exists()]
+    if nameless:
+        print(f"note: no {ABOUT} in {runs}: {', '.join(nameless)}; left out, train again", file=sys.stderr)
+    found = [(folder, read_about(folder / ABOUT)) for folder in folders if folder.name not in nameless]
+    wanted = [one for one in found if _is_wanted(one[1], methods, seeds)]
+    left = [folder.name for folder, about in found if not _is_wanted(about, methods, seeds)]
+    if left:
+        print(f"note: not among the methods and seeds asked for, left out: {', '.join(left)}", file=sys.stderr)
+    if not wanted:
+        raise InputError(f"{runs}: no finished run; expected folders with {ABOUT}, history.csv and metrics.json")
+    _check_unique(wanted)
+    order = list(methods) if methods else sorted({about.method for _, about in wanted})
+    wanted.sort(key=lambda one: (order.index(one[1].method), one[1].seed))
+    return [_read(folder, about, evaluations / folder.name) for folder, about in wanted]
+
+
+def _is_wanted(about: About, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> bool:
+    return (methods is None or about.method in methods) and (seeds is None or about.seed in seeds)
+
+
+def _check_unique(found: Iterable[tuple[Path, About]]) -> None:
+    seen: dict[tuple[str, int], Path] = {}
+    for folder, about in found:
+        other = seen.setdefault((about.method, about.seed), folder)
+        if other != folder:
+            raise InputError(
+                f"{other} and {folder}: both are {about.method} with seed {about.seed}; expected one run of each"
+            )
+
+
+def read_about(path: Path) -> About:
+    """run.json; raises InputError where it is missing or lacks something, naming the key."""
+    try:
+        return TypeAdapter(About).validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; expected the one that the train stage writes") from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise InputError(f"{path}: {'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises InputError where the file holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except ValueError as error:
+        raise InputError(f"{path}: no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _read(folder: Path, about: About, evaluation: Path) -> Run:
+    evaluated = (evaluation / "metrics.json").exists()
+    if evaluated and (evaluation / ABOUT).exists() and read_about(evaluation / ABOUT) != about:
+        raise InputError(f"{evaluation / ABOUT}: not the run in {folder}; evaluate again")
+    return Run(
+        folder,
+        about,
+        read_history(folder / "history.csv"),
+        read_json(folder / "metrics.json"),
+        read_json(folder / "timing.json") if (folder / "timing.json").exists() else {},
+        read_json(evaluation / "metrics.json") if evaluated else None,
+        read_predictions(evaluation / "predictions.parquet") if evaluated else None,
+    )
+
+
+def read_history(path: Path) -> pd.DataFrame:
+    """A row per epoch; raises InputError where there is no such table or it lacks epoch, step or val/accuracy."""
+    try:
+        history = pd.read_csv(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(f"{path}: {error}; expected the history that the train stage writes") from error
+    for name in ("epoch", "step", "val/accuracy"):
+        if name not in history:
+            raise InputError(f"{path}: no column {name}, found {', '.join(history.columns[:5])}")
+    return history
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """A row per test face; raises InputError where the file is missing or lacks row, label or predicted."""
+    try:
+        predictions = pd.read_parquet(path)
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: {error}; expected the predictions that the evaluate stage writes") from error
+    for name in ("row", "label", "predicted"):
+        if name not in predictions:
+            raise InputError(f"{path}: no column {name}, found {', '.join(predictions.columns[:5])}")
+    return predictions
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise InputError, naming the runs, unless all learnt from the same data with the same parameters.
+
+    Profile, data, network, training and what else the parameters hold have to agree over all runs; a method's own
+    parameters over the runs of that method. Device, threads and tracking may differ.
+    """
+    first = {one.method: one for one in reversed(runs)}
+    for one in runs:
+        _check_same(runs[0], one, conditions)
+        _check_same(first[one.method], one, _method)
+
+
+def _check_same(first: Run, second: Run, what: Callable[[About], dict[str, Any]]) -> None:
+    ours, theirs = what(first.about), what(second.about)
+    name = next((name for name in ours | theirs if ours.get(name) != theirs.get(name)), None)
+    if name is not None:
+        raise InputError(
+            f"{first.folder} and {second.folder}: {name} is {ours.get(name)!r} and {theirs.get(name)!r}; expected runs "
+            "of the same data and parameters: remove or retrain those that are out of date"
+        )
+
+
+def conditions(about: About) -> dict[str, Any]:
+    """What comparable runs have in common, by dotted name."""
+    rest = {key: value for key, value in about.parameters.items() if key not in OWN}
+    data = {"fingerprint": about.data.fingerprint, "faces": about.data.faces, "drawn": about.data.drawn}
+    return {"profile": about.profile} | dict(_flat({"data": data} | rest))
+
+
+def _method(about: About) -> dict[str, Any]:
+    return dict(_flat({"method": about.parameters.get("method", {})}))
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value

@@ -1,0 +1,203 @@
+"""Results of runs as a comparison takes them: from the runs' folders, or from the tracked tables of a study.
+
+NAME.csv has one row per run and epoch: method, seed, the history, and the test scores of the chosen epoch as
+"test/<metric>". NAME-faces.csv has one row per run: which test faces it names rightly, one bit each, in base64.
+Both gain the runs collected and keep those they had, so that a study may be made in pieces and on several machines.
+"""
+
+import base64
+import hashlib
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.metrics import NAMES
+from pipeline.process import InputError, atomic
+from pipeline.runs.records import Run, conditions
+
+KEYS = ["method", "seed", "epoch"]
+NETWORK = "network_accuracy"  # of the network's own classifier, where units vote; else the accuracy
+FACES = "test_faces"
+CONDITIONS = "conditions"
+BITS = ["method", "seed", "split", "faces", "correct"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is compared of one run.
+
+    where: folder or table, for messages. history: a row per epoch. scores: by name of METRICS, and NETWORK and FACES.
+    correct: which test faces are named rightly; split: a hash of those faces' rows and labels. seconds: mean of an
+    epoch; place: device, threads and workers. conditions: a hash of data and shared parameters. Unknown: None, "".
+    """
+
+    where: str
+    method: str
+    seed: int
+    history: pd.DataFrame
+    scores: dict[str, float | None]
+    best_epoch: int
+    correct: NDArray[np.bool_] | None = None
+    split: str = ""
+    seconds: float | None = None
+    place: tuple[str, int, int] | None = None
+    conditions: str = ""
+
+    @property
+    def validation(self) -> float:
+        """Validation accuracy of the chosen epoch."""
+        return float(self.history.loc[self.history["epoch"] == self.best_epoch, "val/accuracy"].iloc[0])
+
+
+def outcome(run: Run) -> Outcome:
+    """The results of a run that has been evaluated; raises InputError where scores are missing."""
+    scores, predictions = run.scores, run.predictions
+    if scores is None or predictions is None:
+        raise InputError(f"{run.folder}: not evaluated; run the evaluate stage first")
+    if "accuracy" not in scores or FACES not in scores:
+        raise InputError(f"{run.folder}: its evaluation has no accuracy or no {FACES}; evaluate again")
+    *_, last = scores.get("accuracy_by_unit") or [None]
+    alone = scores["accuracy_by_unit"][last] if last is not None else scores["accuracy"]
+    own = run.history.get(f"unit/{last}/accuracy", run.history["val/accuracy"])
+    seconds = run.timing.get("seconds_per_epoch")
+    return Outcome(
+        where=str(run.folder),
+        method=run.method,
+        seed=run.seed,
+        history=pd.concat([run.history, own.rename(f"val/{NETWORK}")], axis=1),
+        scores={name: scores.get(name) for name in (*NAMES, FACES)} | {NETWORK: alone},
+        best_epoch=run.training["best_epoch"],
+        correct=(predictions["label"] == predictions["predicted"]).to_numpy(),
+        split=digest(predictions[["row", "label"]].astype("int64").to_numpy().tobytes()),
+        seconds=statistics.fmean(seconds) if seconds else None,
+        place=(run.about.device, run.about.threads, run.about.workers),
+        conditions=digest(json.dumps(conditions(run.about), sort_keys=True).encode()),
+    )
+
+
+def digest(content: bytes) -> str:
+    """The first 16 digits of a SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def faces_table(table: Path) -> Path:
+    """Where the bits of a study's table stand."""
+    return table.with_name(f"{table.stem}-faces.csv")
+
+
+def read(table: Path) -> list[Outcome]:
+    """The runs of a study, in the order of its table; raises InputError where there is none."""
+    rows, bits = _rows(table), _bits(faces_table(table))
+    if not len(rows):
+        raise InputError(f"{table}: no such study; expected one row per run and epoch")
+    runs = rows.groupby(["method", "seed"], sort=False)
+    return [_outcome(table, str(method), int(seed), own, bits.get((method, seed))) for (method, seed), own in runs]
+
+
+def _outcome(table: Path, method: str, seed: int, rows: pd.DataFrame, bits: dict[str, Any] | None) -> Outcome:
+    rows = rows.sort_values("epoch", ignore_index=True)
+    first = rows.iloc[0]
+    names = {name: f"test/{name}" for name in (*NAMES, FACES, NETWORK)}
+    scores = {name: _known(first[column]) if column in rows else None for name, column in names.items()}
+    condition = first.get(CONDITIONS)
+    return Outcome(
+        where=f"{table}: {method}, seed {seed}",
+        method=method,
+        seed=seed,
+        history=rows,
+        scores=scores,
+        best_epoch=int(first["best_epoch"]),
+        correct=_unpacked(bits["correct"], bits["faces"]) if bits else None,
+        split=bits["split"] if bits else "",
+        conditions=condition if isinstance(condition, str) else "",
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if pd.isna(value) else float(value)
+
+
+def _rows(table: Path) -> pd.DataFrame:
+    """The table as it stands, numbers to the last bit; empty where there is no file."""
+    if not table.exists():
+        return pd.DataFrame()
+    rows = pd.read_csv(table, dtype={CONDITIONS: object})
+    for name in (*KEYS, "step", "best_epoch", "val/accuracy", "test/accuracy"):
+        if name not in rows:
+            raise InputError(f"{table}: no column {name}, found {', '.join(rows.columns[:5])}")
+    return rows
+
+
+def _bits(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    if not table.exists():
+        return {}
+    rows = pd.read_csv(table, dtype={"split": str, "correct": str}).to_dict("records")
+    return {(row["method"], row["seed"]): row for row in rows}
+
+
+def _packed(correct: NDArray[np.bool_]) -> str:
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
+
+
+def _unpacked(text: str, faces: int) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=faces).astype(bool)
+
+
+def collect(table: Path, outcomes: Sequence[Outcome]) -> None:
+    """Add runs to a study's two tables, or replace theirs; both are written whole.
+
+    Raises InputError for a run scored on other faces, or trained from other data or parameters, than one that stays.
+    """
+    found = {(one.method, one.seed) for one in outcomes}
+    stay = [one for one in (read(table) if table.exists() else []) if (one.method, one.seed) not in found]
+    check_alike([*stay, *outcomes])
+    rows, bits = _rows(table), list(_bits(faces_table(table)).values())
+    if len(rows):
+        rows = rows[[key not in found for key in zip(rows["method"], rows["seed"], strict=True)]]
+    rows = pd.concat([rows, *(_table(one) for one in outcomes)]).sort_values(KEYS)
+    bits = [row for row in bits if (row["method"], row["seed"]) not in found]
+    bits += [row for one in outcomes for row in _bit_rows(one)]
+    with atomic(table) as path, atomic(faces_table(table)) as faces:
+        rows[KEYS + [name for name in rows if name not in KEYS]].to_csv(path, index=False, lineterminator="\n")
+        order = pd.DataFrame(bits, columns=BITS).sort_values(["method", "seed"])
+        order.to_csv(faces, index=False, lineterminator="\n")
+
+
+def _bit_rows(one: Outcome) -> list[dict[str, Any]]:
+    if one.correct is None:
+        return []
+    about = {"method": one.method, "seed": one.seed, "split": one.split, "faces": len(one.correct)}
+    return [about | {"correct": _packed(one.correct)}]
+
+
+def _table(one: Outcome) -> pd.DataFrame:
+    about = {"method": one.method, "seed": one.seed, "best_epoch": one.best_epoch}
+    about |= {f"test/{name}": value for name, value in one.scores.items()}
+    about |= {CONDITIONS: one.conditions} if one.conditions else {}
+    return pd.concat([one.history, pd.DataFrame(about, index=one.history.index)], axis=1)
+
+
+def check_alike(outcomes: Sequence[Outcome]) -> None:
+    """Raise InputError, naming two runs, unless all are scored on the same faces and made under the same conditions.
+
+    What is not known of a run, as of those of older tables, is not compared.
+    """
+    kinds = (
+        ("the test faces", lambda one: one.split),
+        ("the number of test faces", lambda one: one.scores[FACES]),
+        ("data or parameters", lambda one: one.conditions),
+    )
+    for what, value in kinds:
+        known = [one for one in outcomes if value(one)]
+        for one in known[1:]:
+            if value(one) != value(known[0]):
+                raise InputError(
+                    f"{known[0].where} and {one.where}: {what} differ; they cannot stand in one comparison"
+                )

@@ -1,0 +1,128 @@
+"""A run is what its run.json says."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.process import InputError
+from pipeline.runs import records
+from pipeline.runs.records import Run
+
+WriteRun = Callable[..., Path]
+
+
+def read(folder: Path, **chosen: list) -> list[Run]:
+    return records.read(folder / "runs", folder / "evaluations", **chosen)
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_method_and_seed_come_from_run_json_whatever_the_folder_is_called(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("nbp", 3, folder="bp-0")
+    (one,) = read(tmp_path)
+    assert (one.method, one.seed, one.name) == ("nbp", 3, "bp-0")
+    assert one.about.data.drawn
+    assert one.scores["test_faces"] == len(one.predictions) == 2
+
+
+def test_a_run_that_is_not_evaluated_has_neither_scores_nor_predictions(write_run: WriteRun, tmp_path: Path) -> None:
+    (tmp_path / "evaluations" / write_run("bp", 0).name / "metrics.json").unlink()
+    (one,) = read(tmp_path)
+    assert one.scores is one.predictions is None
+
+
+def test_runs_come_in_the_order_asked_for_and_others_are_named(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, seed in (("bp", 1), ("nbp", 0), ("bp", 0), ("eq4", 0)):
+        write_run(method, seed)
+    found = read(tmp_path, methods=["nbp", "bp"], seeds=[0, 1])
+    assert [(one.method, one.seed) for one in found] == [("nbp", 0), ("bp", 0), ("bp", 1)]
+    assert "left out: eq4 0" in capsys.readouterr().err
+
+
+def test_a_folder_without_run_json_is_left_out_with_a_note(
+    write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (write_run("bp", 0) / "run.json").unlink()
+    write_run("nbp", 0)
+    assert [one.method for one in read(tmp_path)] == ["nbp"]
+    assert "no run.json in" in capsys.readouterr().err
+
+
+def test_no_run_at_all_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no finished run; expected folders with run\.json"):
+        read(tmp_path)
+
+
+def test_two_runs_of_one_method_and_seed_are_refused_by_name(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0, folder="one")
+    write_run("bp", 0, folder="two")
+    with pytest.raises(InputError, match=r"one and .*two: both are bp with seed 0"):
+        read(tmp_path)
+
+
+def test_an_evaluation_of_another_run_is_refused(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run("bp", 0)
+    copied = tmp_path / "evaluations" / run.name / "run.json"
+    copied.write_bytes((run / "run.json").read_bytes())
+    assert read(tmp_path)
+    edit(copied, seed=1)
+    with pytest.raises(InputError, match="not the run in"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", "{}", r"run\.json: method: Field required"),
+        ("run.json", "[", r"run\.json: file: Invalid JSON"),
+        ("metrics.json", "[]", r"metrics\.json: expected a JSON object"),
+        ("history.csv", "a,b\n1,2\n", r"history\.csv: no column epoch"),
+        ("history.csv", "", r"history\.csv: No columns"),
+    ],
+)
+def test_a_damaged_file_is_named(write_run: WriteRun, tmp_path: Path, file: str, content: str, message: str) -> None:
+    (write_run("bp", 0) / file).write_text(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+def test_damaged_predictions_are_named(write_run: WriteRun, tmp_path: Path) -> None:
+    (tmp_path / "evaluations" / write_run("bp", 0).name / "predictions.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"predictions\.parquet: .*expected the predictions"):
+        read(tmp_path)
+
+
+DATA = {"fingerprint": "f", "faces": 4, "drawn": True, "classes": ["a", "b"]}
+PARAMETERS = {"model": {"width": 32}, "train": {"epochs": 4}, "method": {"units": "block"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"profile": "paper"}, "profile is 'sample' and 'paper'"),
+        ({"data": DATA | {"fingerprint": "g"}}, r"data\.fingerprint is 'f' and 'g'"),
+        ({"data": DATA | {"drawn": False}}, r"data\.drawn is True and False"),
+        ({"parameters": PARAMETERS | {"train": {"epochs": 5}}}, r"train\.epochs is 4 and 5"),
+        ({"parameters": PARAMETERS | {"more": {"x": 1}}}, r"more\.x is None and 1"),
+        ({"parameters": PARAMETERS | {"method": {"units": "layer"}}}, r"method\.units is 'block' and 'layer'"),
+    ],
+)
+def test_runs_that_differ_in_data_or_parameters_are_refused_by_name(
+    write_run: WriteRun, tmp_path: Path, change: dict, message: str
+) -> None:
+    write_run("nbp", 0)
+    write_run("nbp", 1, about=change)
+    with pytest.raises(InputError, match=rf"nbp 0 and .*nbp 1: {message}"):
+        records.check_alike(read(tmp_path))
+
+
+def test_methods_and_machines_may_differ(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("nbp", 0)
+    write_run("bp", 0, about={"device": "cuda", "threads": 4})
+    records.check_alike(read(tmp_path))

@@ -1,0 +1,136 @@
+"""A study's tables give back what runs gave them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.metrics import NAMES
+from pipeline.process import InputError
+from pipeline.runs import records, study
+from pipeline.runs.study import FACES, NETWORK, Outcome
+
+WriteRun = Callable[..., Path]
+RIGHT = tuple(i % 3 > 0 for i in range(37))
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    return [study.outcome(one) for one in records.read(folder / "runs", folder / "evaluations")]
+
+
+def test_a_table_gives_back_the_runs_that_were_collected(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0, [0.1, 1 / 3], 2 / 3, RIGHT)
+    write_run("nbp", 1, [0.1, 0.3], 0.7, RIGHT, units={"block1": 0.6, "rest": 0.65})
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    for one, other in zip(outcomes(tmp_path), study.read(tmp_path / "main.csv"), strict=True):
+        assert (one.method, one.seed, one.best_epoch, one.split) == (
+            other.method,
+            other.seed,
+            other.best_epoch,
+            other.split,
+        )
+        assert (one.scores, one.conditions, one.validation) == (other.scores, other.conditions, other.validation)
+        assert other.correct.tolist() == list(RIGHT)
+        assert other.history[list(one.history)].equals(one.history)
+
+
+def test_the_network_alone_is_the_last_unit_where_units_vote(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run("nbp", 0, [0.1, 0.2], 0.7, units={"block1": 0.6, "rest": 0.65})
+    history = pd.read_csv(run / "history.csv").assign(**{"unit/rest/accuracy": [0.05, 0.15]})
+    history.to_csv(run / "history.csv", index=False)
+    write_run("bp", 0, [0.1, 0.2], 0.6)
+    bp, nbp = outcomes(tmp_path)
+    assert (bp.scores[NETWORK], nbp.scores[NETWORK]) == (0.6, 0.65)
+    assert bp.history[f"val/{NETWORK}"].tolist() == [0.1, 0.2]
+    assert nbp.history[f"val/{NETWORK}"].tolist() == [0.05, 0.15]
+
+
+def test_a_table_keeps_its_runs_and_gains_new_ones(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    write_run("nbp", 0)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    assert [one.method for one in study.read(tmp_path / "main.csv")] == ["bp", "nbp"]
+    assert pd.read_csv(tmp_path / "main-faces.csv")["method"].tolist() == ["bp", "nbp"]
+
+
+def test_a_run_found_again_replaces_all_its_rows(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    for folder in ("runs", "evaluations"):
+        (tmp_path / folder).rename(tmp_path / f"old {folder}")
+    write_run("bp", 0, [0.5, 0.6], 0.9, (True, True))
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (one,) = study.read(tmp_path / "main.csv")
+    assert (len(one.history), one.scores["accuracy"], one.correct.tolist()) == (2, 0.9, [True, True])
+
+
+def test_the_same_runs_give_the_same_bytes(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0, [1 / 3, 1 / 7, 0.1 + 0.2])
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    before = [(tmp_path / name).read_bytes() for name in ("main.csv", "main-faces.csv")]
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    assert [(tmp_path / name).read_bytes() for name in ("main.csv", "main-faces.csv")] == before
+
+
+def test_a_run_of_an_older_table_has_neither_faces_nor_conditions(tmp_path: Path) -> None:
+    row = {"method": "bp", "seed": 0, "epoch": 1, "step": 9, "val/accuracy": 0.5, "best_epoch": 1, "test/accuracy": 0.5}
+    pd.DataFrame([row]).to_csv(tmp_path / "old.csv", index=False)
+    (one,) = study.read(tmp_path / "old.csv")
+    assert (one.correct, one.conditions, one.scores["macro_f1"], one.scores[FACES]) == (None, "", None, None)
+
+
+def test_a_history_of_hundreds_of_columns_is_collected_whole_and_without_a_warning(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    path = write_run("bp", 0) / "history.csv"
+    wide = pd.DataFrame({f"block/block{i}/gradient_norm": [float(i)] * 4 for i in range(300)})
+    pd.concat([pd.read_csv(path), wide], axis=1).to_csv(path, index=False)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (one,) = study.read(tmp_path / "main.csv")
+    assert one.history[list(wide)].equals(wide)
+
+
+def test_runs_scored_on_other_faces_or_under_other_conditions_do_not_enter_a_table(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    write_run("bp", 0)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    before = (tmp_path / "main.csv").read_bytes()
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    write_run("nbp", 0, correct=(True, True, False))
+    with pytest.raises(InputError, match=r"bp, seed 0 and .*nbp 0: the test faces differ"):
+        study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (tmp_path / "runs").rename(tmp_path / "and there")
+    write_run("eq4", 0, about={"profile": "paper"})
+    with pytest.raises(InputError, match="data or parameters differ"):
+        study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    assert (tmp_path / "main.csv").read_bytes() == before
+
+
+def test_an_evaluation_without_accuracy_is_an_input_error(write_run: WriteRun, tmp_path: Path) -> None:
+    (tmp_path / "evaluations" / write_run("bp", 0).name / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match="no accuracy or no test_faces"):
+        outcomes(tmp_path)
+
+
+def test_a_missing_or_foreign_table_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such study"):
+        study.read(tmp_path / "none.csv")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="no column method"):
+        study.read(tmp_path / "other.csv")
+
+
+def test_the_tracked_studies_hold_whole_runs_on_equal_faces() -> None:
+    folder = Path(__file__).parents[3] / "docs/study"
+    for name in ("main", "plain", "weights", "width48"):
+        runs = study.read(folder / f"{name}.csv")
+        study.check_alike(runs)
+        assert all(one.history["epoch"].tolist() == list(range(1, len(one.history) + 1)) for one in runs)
+        assert all(
+            one.scores[metric] is not None and np.isfinite(one.scores[metric]) for one in runs for metric in NAMES
+        )

@@ -1,0 +1,72 @@
+"""The tables of README and docs are what their data say."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import docs
+from pipeline.process import InputError
+from pipeline.runs import study
+
+ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "docs/study"
+
+
+@pytest.mark.parametrize("page", docs.pages(ROOT), ids=lambda path: path.name)
+def test_a_marked_table_holds_its_data(page: Path) -> None:
+    """`make docs` mends it."""
+    text = page.read_text()
+    assert docs.filled(text, STUDY, page) == text
+
+
+def test_pages_hold_marked_tables() -> None:
+    assert {path.name for path in docs.pages(ROOT) if "<!-- table:" in path.read_text()} >= {"README.md", "results.md"}
+
+
+def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(STUDY, tmp_path / "docs/study")
+    (tmp_path / "README.md").write_text("before\n<!-- table: plain -->\n| 1 |\n<!-- end -->\nafter\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["docs", "--check"])
+    with pytest.raises(InputError, match=r"README\.md: tables differ"):
+        docs.main()
+    monkeypatch.setattr(sys, "argv", ["docs"])
+    monkeypatch.setattr(docs, "curves", lambda outcomes: b"drawn")
+    docs.main()
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n<!-- table: plain -->\n\n| method |")
+    assert text.endswith("\n<!-- end -->\nafter\n")
+    assert (tmp_path / "docs/study/main.svg").read_bytes() == b"drawn"
+    monkeypatch.setattr(sys, "argv", ["docs", "--check"])
+    docs.main()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: nothing -->\n<!-- end -->", r"nothing\.csv: no such study"),
+        ("<!-- table: plain -->\n| 1 |\n", "lacks its"),
+    ],
+)
+def test_a_mark_without_data_or_end_is_an_input_error(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        docs.filled(text, STUDY, Path("README.md"))
+
+
+def test_the_table_of_robustness_has_a_column_per_method_with_means_over_seeds() -> None:
+    rows = [("bp", 0, 0.5), ("bp", 1, 0.6), ("nbp", 0, 0.7)]
+    table = pd.DataFrame([{"method": m, "seed": s, "damage": "noise", "level": 8.0, "accuracy": a} for m, s, a in rows])
+    assert docs.robustness(table).splitlines()[::2] == [
+        "| damage | level | bp | nbp |",
+        "| noise | 8 | 55.0 | 70.0 |",
+    ]
+
+
+def test_curves_name_every_method_and_are_the_same_every_time() -> None:
+    outcomes = study.read(STUDY / "plain.csv")
+    drawn = docs.curves(outcomes)
+    assert drawn == docs.curves(outcomes)
+    assert all(name in drawn.decode() for name in ("NBP", "BP", "hsic_class_means"))
