@@ -1,5 +1,6 @@
 """The faces of a sweep, and every fault of its input that can be known before Ray starts."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,14 @@ def needed(sweep: Sweep, splits: Path, augmented: Path) -> dict[str, Path]:
 
 
 def digests(files: dict[str, Path]) -> dict[str, str]:
-    """Fingerprint of each file; InputError for one that is missing."""
-    missing = [path for path in files.values() if not path.exists()]
-    if missing:
-        raise InputError(f"{missing[0]}: no such file; `dvc repro ingest augment` makes the faces")
-    return {name: run_json.digest([path]) for name, path in files.items()}
+    """SHA-256 of each file; InputError for one that is missing."""
+    result = {}
+    for name, path in files.items():
+        if not path.exists():
+            raise InputError(f"{path}: no such file; `dvc repro ingest augment` makes the faces")
+        with path.open("rb") as file:
+            result[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return result
 
 
 def code() -> str:

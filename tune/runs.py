@@ -10,20 +10,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from cfpn.faces import Faces
-from pipeline import evaluate
-from pipeline.process import atomic, write_json
+from pipeline import compare, evaluate
+from pipeline.process import InputError, atomic, write_json
+from pipeline.runs import records, study
 from tune import names
 from tune.outcome import Outcome
 
-RUNS, EVALUATIONS = "runs", "evaluate"
+RUNS, EVALUATIONS, COMPARISON = "runs", "evaluate", "compare"
 
 
-def write(folder: Path, outcomes: list[Outcome], test: Faces | None) -> None:
-    """Write the runs of all complete trials below `folder`, in place of those of an earlier sweep of this name."""
+def write(folder: Path, outcomes: list[Outcome], test: Faces | None, copied: np.ndarray | None) -> None:
+    """Write the runs of all complete trials below `folder`, in place of those of an earlier sweep of this name.
+
+    test: the test split where it was scored; copied (n,): which of its faces training has seen.
+    """
     for name in (RUNS, EVALUATIONS):
         shutil.rmtree(folder / name, ignore_errors=True)
     for one in outcomes:
@@ -31,7 +37,7 @@ def write(folder: Path, outcomes: list[Outcome], test: Faces | None) -> None:
             name = names.identifier(one.config)
             run(folder / RUNS / name, one)
             if test is not None:
-                evaluation(folder / EVALUATIONS / name, one, test)
+                evaluation(folder / EVALUATIONS / name, one, test, torch.tensor(copied))
 
 
 def run(folder: Path, one: Outcome) -> None:
@@ -63,12 +69,26 @@ def metrics(one: Outcome) -> dict[str, Any]:
     }
 
 
-def evaluation(folder: Path, one: Outcome, test: Faces) -> None:
+def evaluation(folder: Path, one: Outcome, test: Faces, copied: Tensor) -> None:
     """What the evaluate stage leaves."""
     assert one.score is not None and one.score.test_probabilities is not None
     probabilities = torch.from_numpy(one.score.test_probabilities)
     with atomic(folder / "metrics.json") as path:
         path.write_text(json.dumps(one.score.test, indent=2, allow_nan=False) + "\n")
     with atomic(folder / "predictions.parquet") as path:
-        pq.write_table(evaluate.predictions(probabilities, test), path, compression="zstd")
+        pq.write_table(evaluate.predictions(probabilities, test, copied), path, compression="zstd")
     write_json(folder / "run.json", one.about)
+
+
+def comparison(folder: Path) -> str:
+    """The tables of the compare stage over the runs of a sweep over methods, written to `folder`/compare.
+
+    Returns the Markdown table, or why there is none.
+    """
+    try:
+        outcomes = [study.outcome(one) for one in records.read(folder / RUNS, folder / EVALUATIONS)]
+        found = compare.compared(outcomes, compare.REFERENCE)
+        compare.write(folder / COMPARISON, found)
+    except InputError as error:
+        return f"not compared: {error}"
+    return compare.markdown(found)

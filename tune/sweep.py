@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """examples:
   python tune/sweep.py activation --seeds 3
-  python tune/sweep.py methods --seeds 5        then: python -m pipeline.compare
+  python tune/sweep.py methods --seeds 5        the study: methods compared over paired seeds
   python tune/sweep.py learning_rate --set train.schedule.learning_rate=0.001,0.01 --epochs 10 --cpus-per-trial 1
   python tune/sweep.py width --set model.width=32,64 --set methods.nbp.local_loss.hsic_weight=0.1,0.5 --search asha
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
@@ -167,8 +167,7 @@ def trained(
     mode, epochs = None, {names.identifier(config): search.epochs_of(sweep, config) for config in spaces.configs(sweep)}
     project = args.project or spaces.resolve(sweep, sweep.fixed).tracking.project
     with forgiving("no W&B runs, the sweep goes on without"):
-        sink.own_folders(Path.cwd())
-        mode = sink.mode()
+        mode = sink.mode(Path.cwd())
     with cluster.cluster(args):
         at_once = cluster.fits(args)
         tracked = f"{mode}, project {project}, group {track.group(about)}, folder {Path.cwd() / 'wandb'}"
@@ -201,7 +200,9 @@ def finish(
     """Write tables and runs, and note in storage that all is done."""
     from tune import results, runs, storage, trial
 
-    runs.write(out, outcomes, trial.faces(data.faces["test"]) if sweep.test else None)
+    runs.write(out, outcomes, trial.faces(data.faces["test"]) if sweep.test else None, data.copied)
+    if sweep.methods and sweep.test and not sweep.axes:
+        print(f"\n{runs.comparison(out)}")
     results.write(out, sweep, about, outcomes)
     if all(one.status not in ("failed", "unfinished") for one in outcomes):
         storage.finish(kept)

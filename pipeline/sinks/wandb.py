@@ -56,8 +56,7 @@ def begin(
     project: str, group: str, name: str, identity: str, config: dict[str, Any], history: Sequence[Row], folder: Path
 ) -> "Run":
     """A run that holds the rows of the history; several may be open at once. Offline where the server refuses it."""
-    own_folders(folder)
-    how = mode()
+    how = mode(folder)
     try:
         run = _begin(project, group, name, identity, config, folder, how)
     except Exception as error:
@@ -85,19 +84,20 @@ def _begin(project: str, group: str, name: str, identity: str, config: dict[str,
     )  # fmt: skip
 
 
-def mode() -> str:
+def mode(folder: Path) -> str:
     """Online, offline or disabled: as WANDB_MODE says, by default online where somebody is logged in.
 
     Being logged in is not being connected: W&B itself would wait long and keep no run. So the server is asked first,
     once, for PATIENCE seconds; where it does not answer, WANDB_MODE is offline from then on, for children as well.
     """
+    own_folders(folder)
     import wandb as client
 
     wanted = os.environ.get(MODE)
     if wanted not in (None, "online"):
         return wanted
     server = client.setup().settings.base_url
-    if not _asked(server):
+    if not asked(server):
         return _offline(f"{server} did not answer within {PATIENCE:g} s" if wanted or has_key() else None)
     return "online" if wanted or client.login(prompt=False, verify=False) else "offline"
 
@@ -117,11 +117,6 @@ def _offline(reason: str | None) -> str:
     return "offline"
 
 
-@functools.cache
-def _asked(server: str) -> bool:
-    return answers(server)
-
-
 def answers(server: str) -> bool:
     """Whether anything answers HTTP there within PATIENCE seconds, whatever it says."""
     import requests  # as W&B itself does, so that proxies and certificates are its own
@@ -139,6 +134,12 @@ def answers(server: str) -> bool:
     asking.start()
     asking.join(PATIENCE)
     return found.is_set()
+
+
+@functools.cache
+def asked(server: str) -> bool:
+    """The same, and one attempt for all runs of this process."""
+    return answers(server)
 
 
 def own_folders(folder: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench import cost
-from pipeline import report_sweeps
+from pipeline.page import sweeps as page
 from tune import results, spaces
 from tune.names import RATE
 from tune.outcome import Outcome, Score, Summary
@@ -155,10 +155,10 @@ def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> N
     measured = {"parameters": 123, "multiply_adds": 9, "step_ms": 1.5, "step_ratio": 1.0, "peak_mib": 2.5}
     measured |= {"input_size": 64, "batch": 8, "rounds": 3, "device": "CPU", "threads": 1}
     cost.write(tmp_path / "models", pd.DataFrame([{"models": name} | measured for name in own.models]))
-    activation, networks = report_sweeps.read(tmp_path, tmp_path, tmp_path)
+    activation, networks = page.read(tmp_path, tmp_path, tmp_path)
     assert activation.axes == ["model.activation"] and networks.axes == ["models", RATE]
-    rows = [" ".join(row) for row in report_sweeps.setting_table(activation).rows]
+    rows = [" ".join(row) for row in page.setting_table(activation).rows]
     assert rows == [f"{name} 40.0 ± 0.0 2 complete" for name in ("relu", "tanh", "elu")]
-    rows = [" ".join(row) for row in report_sweeps.network_table(networks).rows]
+    rows = [" ".join(row) for row in page.network_table(networks).rows]
     assert rows[0] == "CFPN-NBP common: 0.01 40.0 ± 0.0 50.0 ± 0.0 50.0 ± 0.0 1.5 1.00 123 9 2.5"
     assert len(rows) == 2 * len(own.models)
