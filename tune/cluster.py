@@ -1,4 +1,7 @@
-"""The Ray that trials run on: one that is started here, or a running one that is asked first whether it is there."""
+"""The Ray that trials run on: one that is started here, or a running one that is asked first whether it is there.
+
+Ray is imported where it is used, so that an address is checked at once.
+"""
 
 import argparse
 import logging
@@ -10,8 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import ray
 
 from pipeline.process import InputError
 
@@ -41,6 +42,8 @@ def cluster(args: argparse.Namespace) -> Iterator[None]:
         start(args.cpus, options)
     else:
         connect(args.address, options)
+    import ray
+
     try:
         yield
     finally:
@@ -49,6 +52,8 @@ def cluster(args: argparse.Namespace) -> Iterator[None]:
 
 def start(cpus: int | None, options: dict[str, Any]) -> None:
     """A Ray on this machine; InputError where its sockets would have too long a path."""
+    import ray
+
     token()
     os.environ.setdefault("RAY_worker_niceness", "0")  # by default 15: trials would starve beside anything else
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -64,6 +69,8 @@ def start(cpus: int | None, options: dict[str, Any]) -> None:
 
 def connect(address: str, options: dict[str, Any]) -> None:
     """The Ray at an address; InputError where none is there."""
+    import ray
+
     reach(address)
     try:
         modules = [str(CODE / name) for name in PACKAGES]
@@ -103,6 +110,8 @@ def fits(args: argparse.Namespace) -> int:
 
     Raises InputError where no node could ever hold one: Ray would wait for one without a word.
     """
+    import ray
+
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     wanted = {"CPU": args.cpus_per_trial, "GPU": args.gpus_per_trial}
     held = sum(min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count) for node in nodes)

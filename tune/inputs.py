@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from cfpn.graph import units
-from pipeline import evaluate
+from pipeline import evaluate, networks
 from pipeline.process import InputError
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions
@@ -75,6 +75,6 @@ def check_units(what: spaces.Training, own: Arrays, where: str) -> None:
     """Raise InputError where the network cannot be cut as the method says; no weight is made for that."""
     try:
         with torch.device("meta"):
-            units(sessions.build(sessions.model_for(what.params, trial.faces(own)), 0), what.how.units)
+            units(networks.build(sessions.model_for(what.params, trial.faces(own)), 0), what.how.units)
     except ValueError as error:
         raise InputError(f"{where}: methods.{what.method}.{error}") from error

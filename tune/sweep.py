@@ -13,6 +13,7 @@ if __package__ in (None, ""):  # `python tune/sweep.py`: the packages stand besi
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipeline.process import InputError, only_one, run
+from tune import cluster
 
 if TYPE_CHECKING:
     from tune.outcome import Outcome
@@ -72,6 +73,8 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Command line; what takes seconds to import is imported behind it."""
     args = arguments()
+    if args.address is not None:
+        cluster.reach(args.address)
     from tune import inputs, progress, results, spaces, storage
 
     sweep = planned(args)
@@ -161,7 +164,7 @@ def trained(
     """Run all trials, say what happens and tell W&B; returns how every trial ended."""
     from pipeline.sinks import forgiving
     from pipeline.sinks import wandb as sink
-    from tune import cluster, names, progress, search, spaces, storage, track
+    from tune import names, progress, search, spaces, storage, track
     from tune.wandb_runs import Project, Shown, Writer
 
     mode, epochs = None, {names.identifier(config): search.epochs_of(sweep, config) for config in spaces.configs(sweep)}

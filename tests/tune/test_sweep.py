@@ -22,10 +22,18 @@ import pytest
 from ruamel.yaml import YAML
 
 from cfpn import schema
+from tune import outcome, storage
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-ENVIRONMENT |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+ENVIRONMENT |= {
+    "WANDB_BASE_URL": "http://127.0.0.1:9",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
 GRID = ("activation", "--epochs", "3")
 TABLES = ("trials.csv", "epochs.csv", "curves.csv", "metrics.json")
 
@@ -180,11 +188,36 @@ def test_a_sweep_writes_nothing_outside_its_own_folders(rates: Run) -> None:
 
 
 def test_the_output_is_a_table_without_rays_own_messages(rates: Run) -> None:
-    lines = rates.finished.out.splitlines()
-    assert lines[0].split() == ["trial", "epoch", "val/accuracy", "val/loss", "seconds", "trials", "done"]
+    lines = rates.finished.error.splitlines()
+    heading = ["trial", "epoch", "val/accuracy", "val/loss", "seconds", "trials", "done", "time", "left"]
+    assert lines[0].split() == heading
     assert sum(line.startswith("learning_rate=0.001_seed=0") for line in lines) == 2
-    noise = [line for line in rates.finished.error.splitlines() if not line.startswith(("diverged", "1 of 3"))]
-    assert noise == []
+    assert [line for line in lines[1:] if not line.startswith(("learning_rate=", "diverged", "1 of 3"))] == []
+
+
+def test_before_the_first_trial_a_sweep_says_what_it_will_do_and_at_the_end_what_came_out(rates: Run) -> None:
+    said = rates.finished.out
+    assert said.startswith("Sweep learning_rate\n  train.schedule.learning_rate: 0.001, 0.005, 1e+30\n")
+    for text in ("trials: 3 (1 seed of each setting), 2 epochs each", "resources: 1 CPU per trial on the Ray at",
+                 "2 at once", "tables: results/sweeps/learning_rate", "W&B runs: offline, project"):  # fmt: skip
+        assert text in said, said
+    assert "val/accuracy at each trial's best epoch, mean and standard deviation over seeds:" in said
+    assert "best" in said and "1 diverged" in said
+    assert "trials.csv" in said
+
+
+def test_checkpoints_of_finished_trials_are_gone(rates: Run) -> None:
+    assert list(rates.folder.glob("ray/learning_rate/*/checkpoint_*")) == []
+    assert sum(path.stat().st_size for path in rates.folder.glob("ray/**/*")) < 2**20
+
+
+def test_a_finished_trial_leaves_the_run_that_the_train_stage_leaves(rates: Run, tmp_path: Path) -> None:
+    runs = rates.folder / "results/sweeps/learning_rate/runs"
+    assert len(list(runs.iterdir())) == 2
+    about = json.loads((runs / "learning_rate=0.005_seed=0/run.json").read_text())
+    assert (about["method"], about["seed"], about["data"]["faces"]) == ("nbp", 0, 96)
+    assert about["parameters"]["method"]["schedule"]["learning_rate"] == 0.005
+    assert pd.read_csv(runs / "learning_rate=0.005_seed=0/history.csv")["epoch"].tolist() == [1, 2]
 
 
 def inspect(folder: Path, *options: str) -> str:
@@ -207,16 +240,16 @@ def test_every_trial_is_one_run_of_one_group_with_each_epoch_once(rates: Run) ->
         history = [record["history"]["item"] for record in records if record["type"] == "history"]
         found[summary["name"]] = (summary, history)
     assert len(groups) == 1
-    assert found.keys() == set(rates.table("trials.csv")["trial"])
-    shown(*found["learning_rate=0.005_seed=0"])
-    summary, history = found["learning_rate=1e_30_seed=0"]
+    assert found.keys() == {f"learning_rate={rate} seed=0" for rate in ("0.001", "0.005", "1e+30")}
+    shown(*found["learning_rate=0.005 seed=0"])
+    summary, history = found["learning_rate=1e+30 seed=0"]
     assert summary["summary"]["status"] == "diverged"
     assert [row for row in history if "val/accuracy" in row] == []
 
 
 def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """Check what a dashboard shows of a complete trial."""
-    assert summary["config"]["train"]["learning_rate"] == 0.005
+    assert summary["config"]["train"]["schedule"]["learning_rate"] == 0.005
     assert summary["config"]["sweep_name"] == "learning_rate"
     assert [row["epoch"] for row in history] == [1, 2]
     assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_percent"} <= history[1].keys()
@@ -227,14 +260,15 @@ def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
 def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run, tmp_path: Path) -> None:
     folder = project(tmp_path)
     options = ("learning_rate", "--set", "train.schedule.learning_rate=0.005", "--epochs", "8", "--address", cluster)
-    with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as driver:
+    pipe = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, **pipe) as driver:
         # The first epoch's lies there before Ray knows of it; training goes on once it does.
         places = wait_for(folder, "ray/learning_rate/*/checkpoint_000001/places.json")
         os.kill(json.loads(places.read_text())[-1]["process"], signal.SIGKILL)
-        out, _ = driver.communicate(timeout=300)
+        _, said = driver.communicate(timeout=300)
     timing = pd.read_csv(folder / "results/sweeps/learning_rate/timing.csv")
-    assert driver.returncode == 0, out
-    assert "its worker was lost; tried again" in out
+    assert driver.returncode == 0, said
+    assert "its worker was lost; tried again" in said
     assert timing["epoch"].tolist() == list(range(1, 9))
     assert timing["process"].nunique() == 2
 
@@ -340,7 +374,7 @@ def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_p
     done = sweep(folder, "rates", "--set", "train.schedule.learning_rate=0.1,0.01,0.001,0.0001", *options)
     trials = pd.read_csv(folder / "results/sweeps/rates/trials.csv")
     assert done.code == 0, done
-    assert done.error == ""
+    assert all(line.startswith(("trial ", "learning_rate=")) for line in done.error.splitlines()), done.error
     assert (trials.groupby("train.schedule.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
 
 
@@ -358,14 +392,11 @@ def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments:
     return Finished(driver.returncode, out, error)
 
 
-def ended(folder: Path, epochs: int) -> dict[str, list[dict[str, Any]]]:
-    """What the checkpoints of trials that ran all their epochs say of where they ran, by trial."""
-    found = {}
-    for path in folder.glob("ray/activation/*/checkpoint_*/places.json"):
-        places = json.loads(path.read_text() or "[]")
-        if len(places) == epochs:
-            found[path.parts[-3].rpartition("-")[0]] = places
-    return found
+def ended(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Where the epochs of trials ran that have come to their end, by trial."""
+    kept = storage.at(str(folder / "ray"), "activation")
+    names = [path.stem for path in folder.glob("ray/activation/outcomes/*.npz")]
+    return {name: outcome.read(kept, name).summary.places for name in names}
 
 
 def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sweep(
@@ -377,15 +408,60 @@ def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sw
     first = interrupted(broken, signal.SIGINT, "ray/activation/*/checkpoint_*/places.json", 1, *GRID)
     assert first.code == 130, first
     assert "--resume continues" in first.error
-    last_epoch = "ray/activation/*/checkpoint_000002/places.json"
-    second = interrupted(broken, signal.SIGKILL, last_epoch, 1, *there, "--resume")
+    second = interrupted(broken, signal.SIGKILL, "ray/activation/outcomes/*.npz", 1, *there, "--resume")
     assert second.code == -signal.SIGKILL
-    before = ended(broken, 3)
+    before = ended(broken)
     assert before
     last = sweep(broken, *there, "--resume")
     assert last.code == 0, last
-    after = ended(broken, 3)
+    after = ended(broken)
     assert {name: after[name] for name in before} == before
     for name in (*TABLES, "sweep.json"):
         tables = [(folder / "results/sweeps/activation" / name).read_bytes() for folder in (whole, broken)]
         assert tables[0] == tables[1], name
+
+
+def test_a_killed_sweep_has_its_runs_in_wandb(cluster: str, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    options = ("activation", "--epochs", "50", "--address", cluster)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        command(*options), cwd=folder, env=ENVIRONMENT | {"WANDB_MODE": "offline"}, **pipes
+    ) as driver:
+        wait_for(folder, "wandb/offline-run-*/*.wandb")
+        wait_for(folder, "ray/activation/*/checkpoint_000003/places.json")
+        driver.kill()
+    wait_until_closed(folder)
+    found = {}
+    for run in folder.glob("wandb/offline-run-*"):
+        records = [json.loads(line) for line in inspect(run).splitlines()]
+        name = next(record["run"]["display_name"] for record in records if record["type"] == "run")
+        found[name] = sum(record["type"] == "history" for record in records)
+    assert set(found) == {"activation=relu seed=0", "activation=tanh seed=0"}
+    assert max(found.values()) >= 3, found
+
+
+def wait_until_closed(folder: Path) -> None:
+    """Wait until W&B's files no longer grow."""
+    before: list[int] = []
+    for _ in range(60):
+        now = [path.stat().st_size for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+        if now == before and min(now) > 100:
+            return
+        before = now
+        time.sleep(0.5)
+
+
+def test_a_sweep_over_methods_is_compared(cluster: str, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    options = ("--set", "method=nbp,bp", "--seeds", "2", "--address", cluster)
+    done = sweep(folder, "methods", *options)
+    assert done.code == 0, done
+    assert "| bp | 2 |" in done.out and "| nbp | 2 |" in done.out
+    comparison = json.loads((folder / "results/sweeps/methods/compare/compare.json").read_text())
+    assert set(comparison["methods"]) == {"nbp", "bp"}
+    assert comparison["methods"]["nbp"]["against"]["faces"]["seeds"] == [0, 1]
+    tool = [sys.executable, "-m", "pipeline.compare", "again", "--runs", "results/sweeps/methods/runs"]
+    tool += ["--evaluations", "results/sweeps/methods/evaluate"]
+    subprocess.run(tool, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    assert json.loads((folder / "again/compare.json").read_text()) == comparison

@@ -13,6 +13,7 @@ from ray import tune
 from cfpn.network import CFPN
 from cfpn.schema import EXPRESSIONS
 from cfpn.training import DivergedError, Method, Recipe, start
+from pipeline import networks
 from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
@@ -24,7 +25,7 @@ MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
 
 def session() -> Session:
     """A session before its first step."""
-    return Session(start(sessions.build(MODEL, 0), Method(units="network"), Recipe(), 16, 0, torch.device("cpu")))
+    return Session(start(networks.build(MODEL, 0), Method(units="network"), Recipe(), 16, 0, torch.device("cpu")))
 
 
 def checkpoint(folder: Path, epochs: int) -> tune.Checkpoint:
