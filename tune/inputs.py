@@ -53,7 +53,7 @@ def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
         copied = evaluate.copies(trial.faces(faces["test"]), splits / FILES["original"]).numpy()
     learnt = [name for name in files if name not in ("val", "test")]
     fingerprints = {name: run_json.digest([files[name], files["val"]]) for name in learnt}
-    return Data(faces, copied, fingerprints, run_json.commit())
+    return Data(faces, copied, fingerprints, run_json.code_now())
 
 
 def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ray import tune
+from ray.exceptions import RayTaskError
 from ray.tune.experiment import Trial
 
 from tune import names, results, spaces
 from tune.names import METRIC, SEED
 from tune.outcome import Outcome
+from tune.search import reason
 from tune.spaces import Sweep
 
 HEADING = ("trial", "epoch", METRIC, "val/loss", "seconds", "trials done", "time left")
@@ -76,7 +78,9 @@ class Progress(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Say that a trial is tried again."""
-        self._say(self._name(trial), "failed, or its worker was lost; tried again from its last checkpoint")
+        fault = trial.get_pickled_error()  # not always there yet
+        what = f"failed ({reason(fault)})" if isinstance(fault, RayTaskError) else "failed, or its worker was lost"
+        self._say(self._name(trial), f"{what}; tried again from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Say that a trial is given up."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import ray
 from ray import tune
+from ray.exceptions import RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler
@@ -210,21 +211,36 @@ def collect(
     by_name = {Path(result.path).name.rpartition("-")[0]: result for result in grid}
     task = ray.remote(num_cpus=args.cpus_per_trial, num_gpus=args.gpus_per_trial)(trial.score_checkpoint)
     shared = ray.put(data)
-    found = [(config, by_name[name]) for config in spaces.configs(sweep)
-             if (name := names.identifier(config)) in by_name]  # fmt: skip
-    ends = [outcome.read(kept, names.identifier(config)) for config, _ in found]
-    scoring = {
-        place_in_grid: task.remote(config, sweep, place, result.checkpoint, shared, None if result.error else kept)
-        for place_in_grid, ((config, result), ended) in enumerate(zip(found, ends, strict=True))
-        if ended is None and result.checkpoint is not None
-    }
-    for index, (config, _) in enumerate(found):
-        ends[index] = ray.get(scoring[index]) if index in scoring else ends[index]
-        tidy(kept, names.identifier(config))
-    return [
-        told(config, result, ended, args.search, epochs_of(sweep, config))
-        for (config, result), ended in zip(found, ends, strict=True)
-    ]
+    scoring = {}
+    for config in spaces.configs(sweep):
+        name = names.identifier(config)
+        result = by_name.get(name)
+        if result is not None and result.checkpoint is not None and outcome.read(kept, name) is None:
+            where = None if result.error else kept
+            scoring[name] = task.remote(config, sweep, place, result.checkpoint, shared, where)
+    outcomes = []
+    for config in spaces.configs(sweep):
+        name = names.identifier(config)
+        if name in by_name:
+            ended, fault = scored(scoring[name]) if name in scoring else (outcome.read(kept, name), "")
+            one = told(config, by_name[name], ended, args.search, epochs_of(sweep, config))
+            outcomes.append(one._replace(status="failed", reason=fault) if fault else one)
+            tidy(kept, name)
+    return outcomes
+
+
+def scored(score: ray.ObjectRef) -> tuple[Ended | None, str]:
+    """What a scoring gave, or why it failed: one that fails loses no other trial's results."""
+    try:
+        return ray.get(score), ""
+    except RayError as error:
+        return None, f"not scored: {reason(error)}"
+
+
+def reason(error: Exception) -> str:
+    """The first line of what went wrong in a worker."""
+    cause = getattr(error, "cause", None) or error
+    return ": ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]])
 
 
 def told(config: Config, result: tune.Result, ended: Ended | None, search: str, epochs: int) -> Outcome:
@@ -232,12 +248,11 @@ def told(config: Config, result: tune.Result, ended: Ended | None, search: str, 
     summary = ended.summary if ended is not None else Summary([], 0, [])
     last = result.metrics or {}
     if result.error is not None:
-        cause = getattr(result.error, "cause", None) or result.error
-        status, reason = "failed", ": ".join([type(cause).__name__, *str(cause).strip().splitlines()[:1]])
+        status, why = "failed", reason(result.error)
     elif last.get("reason"):
-        status, reason = "diverged" if last.get("diverged") else "failed", last["reason"]
+        status, why = "diverged" if last.get("diverged") else "failed", last["reason"]
     elif len(summary.history) == epochs:
-        status, reason = "complete", ""
+        status, why = "complete", ""
     else:
-        status, reason = "stopped" if search == "asha" else "unfinished", ""
-    return Outcome(config, status, reason, summary, *(ended[1:] if ended is not None else (None, None)))
+        status, why = "stopped" if search == "asha" else "unfinished", ""
+    return Outcome(config, status, why, summary, *(ended[1:] if ended is not None else (None, None)))

@@ -179,7 +179,7 @@ def trained(
         print(progress.announcement(sweep, list(epochs.values()), at_once, resources(args), places), flush=True)
         shown = Shown(*data.faces["val"][:2], data.faces["val"].classes)
         writer = Writer(Project(Path.cwd(), project, track.group(about)), shown, mode)
-        tracker = track.Tracker(sweep, about, kept, writer, data.commit)
+        tracker = track.Tracker(sweep, about, kept, writer, data.code["commit"])
         try:
             callbacks = [progress.Progress(sweep, epochs), tracker]
             grid = search.fit(sweep, args, place, data, kept, resume, callbacks)

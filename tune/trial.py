@@ -57,13 +57,13 @@ class Data(NamedTuple):
     """All that a trial needs and its machine may not have.
 
     faces: by train.faces, "val", and "test" where it is scored; copied: which test faces (n,) training has seen.
-    fingerprints: of the data files, by train.faces, and commit: of the code, both as run.json has them.
+    fingerprints: of the data files, by train.faces, and code: commit and fingerprint, both as run.json has them.
     """
 
     faces: Mapping[str, Arrays]
     copied: np.ndarray | None
     fingerprints: Mapping[str, str]
-    commit: str | None
+    code: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,8 @@ def prepare(what: Training, place: Place, data: Data) -> tuple[Faces, Faces]:
 
 def about(what: Training, own: Faces, data: Data) -> dict[str, Any]:
     """run.json of a trial: that of the train stage for the same training."""
-    result = run_json.describe(what.params, what.method, what.seed, own, [])
+    result = run_json.describe(what.params, what.method, what.seed, own, [], data.code)
     result["data"]["fingerprint"] = data.fingerprints[what.params.train.faces]
-    result["code"]["commit"] = data.commit
     return result
 
 
