@@ -40,4 +40,4 @@ docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/s
 	python -m pipeline.docs
 
 clean: ## remove what a run leaves behind, not the DVC cache
-	rm -rf .checkpoints wandb runs results/evaluate report data/splits data/augmented.parquet data/sample.csv
+	rm -rf .checkpoints wandb runs results/evaluate results/compare report data/splits data/augmented.parquet data/sample.csv

@@ -63,9 +63,13 @@ def described(metadata: dict[str, str], nodes: Callable[[dict[str, Any]], list[N
     """The untrained network that a weights file's metadata describe; raises ValueError where they describe none."""
     try:
         about = json.loads(metadata["network"])
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']!r}, but this version knows {FORMAT!r}")
         settings = about["settings"]
         network = Network(nodes(about["model"]), **(settings | {"head": Head(**settings["head"])}))
         network.names = tuple(about["classes"])
+        if len(network.names) != network.classes:
+            raise ValueError(f"{len(network.names)} names for {network.classes} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"metadata 'network': {type(error).__name__}: {error}") from error
     return network
@@ -103,7 +107,7 @@ def tensors(state: State) -> dict[str, Tensor]:
     if state.averaged is not state.network:
         result |= {f"averaged/{name}": value for name, value in state.averaged.state_dict().items()}
     for learner in state.learners:
-        for index, moments in learner.optimizer.state_dict()["state"].items():
+        for index, moments in learner.adam.state_dict()["state"].items():
             result |= {f"adam/{learner.unit.name}/{index}/{name}": value for name, value in moments.items()}
     return result
 
@@ -118,7 +122,7 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
     if state.averaged is not state.network:
         state.averaged.load_state_dict(_below(saved, "averaged/"))
     for learner, start in zip(state.learners, starts, strict=True):
-        _restore_adam(learner.optimizer, _below(saved, start))
+        _restore_adam(learner.adam, _below(saved, start))
     state.epoch = epoch
 
 

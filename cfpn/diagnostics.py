@@ -43,7 +43,7 @@ def information(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, f
     measure, images = Bottleneck("debiased_cka"), data.images(faces.pixels, input_size)
     x = measure.prepare(measure.kernel(pooled([images], INPUT_POOL).flatten(1)))
     to = Targets(x, measure.prepare(label_kernel(faces.labels, len(faces.classes))), faces.labels)
-    result = {}
+    result: dict[str, float] = {}
     for name, z in representations(nodes, images, POOL).items():
         zx, zy = measure.values(z, to)
         result |= {f"block/{name}/cka_image": zx.item(), f"block/{name}/cka_label": zy.item()}
@@ -56,7 +56,7 @@ def probes(nodes: list[Node], faces: Faces, validation: Faces, input_size: int) 
     targets = F.one_hot(fit.labels, len(faces.classes)).double()
     known = representations(nodes, data.images(fit.pixels, input_size), PROBE_POOL)
     unknown = representations(nodes, data.images(test.pixels, input_size), PROBE_POOL)
-    result = {}
+    result: dict[str, float] = {}
     for name, z in known.items():
         mean, deviation = z.double().mean(0), z.double().std(0).clamp_min(1e-6)
         a, b = (F.pad((f.double() - mean) / deviation, (0, 1), value=1.0) for f in (z, unknown[name]))
@@ -73,7 +73,7 @@ def representations(nodes: list[Node], images: Tensor, pool: int) -> dict[str, T
     blocks = units(nodes, "block")[:-1]
     parts: dict[str, list[Tensor]] = {block.name: [] for block in blocks}
     with torch.no_grad():
-        for part in images.split(256):
+        for part in torch.split(images, 256):
             walking = walk(blocks, {IMAGE: part})
             for block, inputs in walking:
                 outputs = run(block.nodes, inputs, block.outputs)
@@ -99,7 +99,7 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
     with torch.no_grad():
         for name, buffer in network.named_buffers():
             buffer.copy_(before[name])
-    result = {}
+    result: dict[str, float] = {}
     for name in own:
         norm = own[name].norm()
         cosine = own[name] @ true[name] / (norm * true[name].norm()).clamp_min(1e-20)
@@ -123,7 +123,8 @@ def block_gradients(
         walking.send(outputs if passes else {name: f.detach() for name, f in outputs.items()})
     nodes = [node for learner in learners for node in learner.unit.nodes]
     weights = [(prefix(node.name), p) for node in nodes for p in node.module.parameters()]
-    found = torch.autograd.grad(sum(losses), [p for _, p in weights], allow_unused=True)
+    first, *others = losses
+    found = torch.autograd.grad(sum(others, start=first), [p for _, p in weights], allow_unused=True)
     vectors: dict[str, list[Tensor]] = {}
     for (name, p), gradient in zip(weights, found, strict=True):
         vectors.setdefault(name, []).append((torch.zeros_like(p) if gradient is None else gradient).flatten())

@@ -68,8 +68,8 @@ class Augmentation:
 def load(path: Path) -> Faces:
     """Read a split from Parquet; raises ValueError, which names the file, where it is none."""
     pixels, labels, rows, description = schema.read(path)
-    tensors = (torch.from_numpy(array) for array in (pixels, labels, rows))
-    return Faces(*tensors, description.classes, description.drawn)
+    tensors = [torch.from_numpy(array) for array in (pixels, labels, rows)]
+    return Faces(tensors[0], tensors[1], tensors[2], description.classes, description.drawn)
 
 
 def batches(faces: Faces, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 IMAGE = "image"
 
-Cuts = Literal["network", "block", "layer"] | list[str]
+Words = Literal["network", "block", "layer", "balanced:2", "balanced:3", "balanced:4", "balanced:6", "balanced:8"]
+Cuts = Words | list[str]
 
 
 class Node(NamedTuple):
@@ -38,7 +39,8 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
     """Partition nodes into units.
 
     cuts: "network" one unit, which is back-propagation; "block" one unit per name prefix before "/"; "layer" one unit
-    per node; or a list of node names or prefixes after whose last node the gradient stops.
+    per node; or a list of node names or prefixes after whose last node the gradient stops. "balanced:K" becomes such a
+    list by `partition.resolved`, which knows the shapes.
     Raises ValueError for a cut that names no node, or the last one.
     """
     groups = _groups(nodes, cuts)
@@ -58,7 +60,7 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
 
 def walk(
     units: Iterable[Unit], features: dict[str, Tensor]
-) -> Generator[tuple[Unit, dict[str, Tensor]] | None, dict[str, Tensor], None]:
+) -> Generator[tuple[Unit, dict[str, Tensor]], dict[str, Tensor], None]:
     """Yield every unit with its inputs, in order; the caller sends the unit's outputs back before the next one.
 
     A feature is let go after its last use. The loop reads::
@@ -72,7 +74,7 @@ def walk(
         live |= yield unit, {name: live[name] for name in unit.inputs}
         for name in unit.dropped:
             live.pop(name, None)
-        yield None  # what `send` returns; the caller's loop goes on from here
+        yield unit, {}  # what `send` returns; the caller's loop goes on from here
 
 
 def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:
@@ -81,7 +83,7 @@ def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:
     if cuts == "layer":
         return [[node] for node in nodes]
     if cuts == "block":
-        ends = {prefix(node.name): node.name for node in nodes}.values()
+        ends = list({prefix(node.name): node.name for node in nodes}.values())
     else:
         ends = [_last(nodes, cut) for cut in cuts]
     groups: list[list[Node]] = [[]]
@@ -135,9 +137,10 @@ def run(
 
 
 def _recomputed(module: nn.Module, inputs: list[Tensor]) -> Tensor:
-    return checkpoint(
+    feature: Tensor = checkpoint(
         module, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_untouched(module))
     )
+    return feature
 
 
 @contextmanager

@@ -85,14 +85,15 @@ class UnitHead(nn.Module):
         self.classifier = nn.Linear(channels * min(2, size) ** 2, classes)
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
 
     def forward(self, maps: Tensor) -> Tensor:
         return rows(pooled([self.trunk(maps)], 2))
 
     def logits(self, outputs: Sequence[Tensor]) -> Tensor:
         """Logits (n, classes) of the unit's own classifier for its outputs (n, c_j, h_j, w_j)."""
-        return self.classifier(self(pooled(outputs, self.size)))
+        logits: Tensor = self.classifier(self(pooled(outputs, self.size)))
+        return logits
 
 
 def pooled(maps: Sequence[Tensor], size: int) -> Tensor:

@@ -73,13 +73,15 @@ class Fusion3(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.f1 = nn.Sequential(nn.BatchNorm1d(channels), nn.ReLU(), nn.Linear(channels, hidden))
-        self.f2 = nn.Sequential(nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, channels))
-        nn.init.zeros_(self.f2[2].weight)
-        nn.init.ones_(self.f2[2].bias)
+        last = nn.Linear(hidden, channels)
+        self.f2 = nn.Sequential(nn.BatchNorm1d(hidden), nn.ReLU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.ones_(last.bias)
 
     def forward(self, *pyramids: Tensor) -> Tensor:
         x = torch.cat(pyramids, 1)
-        return x * self.f2(self.f1(x.mean((2, 3))))[:, :, None, None]
+        attention: Tensor = self.f2(self.f1(x.mean((2, 3))))
+        return x * attention[:, :, None, None]
 
 
 class Classifier(nn.Module):
@@ -90,4 +92,5 @@ class Classifier(nn.Module):
         self.full = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.full(x.mean((2, 3)))
+        logits: Tensor = self.full(x.mean((2, 3)))
+        return logits

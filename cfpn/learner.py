@@ -36,6 +36,13 @@ class Learner:
     precision: Precision = "float32"
     recompute: bool = False
 
+    @property
+    def adam(self) -> torch.optim.Adam:
+        """The optimiser; raises ValueError where nothing is trained."""
+        if self.optimizer is None:
+            raise ValueError(f"unit {self.unit.name} has no optimiser")
+        return self.optimizer
+
 
 def outputs_of(learner: Learner, features: dict[str, Tensor]) -> dict[str, Tensor]:
     """Forward pass of the unit on its inputs: its outputs by name."""
@@ -53,7 +60,7 @@ def unit_loss(learner: Learner, features: dict[str, Tensor], targets: Targets) -
         outputs = outputs_of(learner, features)
         try:
             return outputs, _loss(learner, list(outputs.values()), targets)
-        except torch.linalg.LinAlgError as error:  # of a kernel matrix with NaN
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # of a kernel matrix with NaN
             raise DivergedError(f"the loss of unit {learner.unit.name} has no value: {error}") from error
 
 
@@ -66,14 +73,12 @@ def _loss(learner: Learner, outputs: list[Tensor], targets: Targets) -> Tensor:
 def update(learners: Sequence[Learner], loss: Tensor, rates: Sequence[float]) -> None:
     """Backward pass of `loss` and one optimiser step of each learner at its learning rate."""
     with torch.autocast(loss.device.type, enabled=False):  # else products of the backward pass are bfloat16 too
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     for learner, rate in zip(learners, rates, strict=True):
-        if learner.optimizer is None:
-            raise ValueError(f"unit {learner.unit.name} has no optimiser")
-        for group in learner.optimizer.param_groups:
+        for group in learner.adam.param_groups:
             group["lr"] = rate
-        learner.optimizer.step()
-        learner.optimizer.zero_grad()
+        learner.adam.step()
+        learner.adam.zero_grad()
 
 
 def unit_step(
@@ -120,7 +125,8 @@ def joint_step(
         outputs, loss = unit_loss(learner, inputs, targets)
         walking.send(outputs)
         losses.append((unit.name, loss))
-    update(learners, sum(loss for _, loss in losses), rates)
+    first, *others = (loss for _, loss in losses)
+    update(learners, sum(others, start=first), rates)
     return losses, outputs[unit.outputs[0]].detach()
 
 

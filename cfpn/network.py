@@ -1,7 +1,7 @@
 """The cascaded feature pyramid network as a table of nodes (paper section III.B, Figs 1 and 3)."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units, walk
 from cfpn.heads import Head, UnitHead
 from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem
+from cfpn.partition import resolved
 
 LEVELS = 5  # feature maps of a pyramid
 
@@ -49,7 +50,7 @@ def build(model: CFPN, seed: int) -> list[Node]:
         torch.manual_seed(seed)
         nodes = _dense_blocks(model) + _fusion1(model) + _pyramids(model) + _classifier(model)
     for node in nodes:
-        node.module.to(memory_format=torch.channels_last)
+        node.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return nodes
 
 
@@ -85,7 +86,7 @@ def _fusion1(model: CFPN) -> list[Node]:
 
 def _pyramids(model: CFPN) -> list[Node]:
     act, half = model.activation, model.width // 2
-    base = ("fusion1/deep", "fusion1/shallow")
+    base: tuple[str, ...] = ("fusion1/deep", "fusion1/shallow")
     nodes, level1 = [], base
     for i in range(1, model.pyramids + 1):
         if i > 1:
@@ -147,31 +148,29 @@ class Network(nn.Module):
         self.input_size, self.channels, self.classes = input_size, channels, classes
         self.classifies, self.vote = classifies, vote
         self.names = tuple(map(str, range(classes)))
+        self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
+        shapes = self.shapes(nodes)
+        cuts = resolved(cuts, nodes, shapes)
+        self.units = units(nodes, cuts)
         self.settings: dict[str, Any] = {
             "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
             "pool": pool, "classifies": classifies, "vote": vote,
         }  # fmt: skip
-        self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
-        self.units = units(nodes, cuts)
-        shapes = self.shapes(nodes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
         self.heads = nn.ModuleDict(heads)
 
     def shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
-        """Shapes of the features of all nodes for one image, by name."""
+        """Shapes of one image and of the features of all nodes for it, by name."""
         self.eval()
         image = torch.zeros(1, self.channels, self.input_size, self.input_size)
         with torch.no_grad():
-            features = run(nodes, {IMAGE: image}, [node.name for node in nodes])
+            features = run(nodes, {IMAGE: image}, [IMAGE, *(node.name for node in nodes)])
         return {name: feature.shape for name, feature in features.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits (n, classes) of every unit with a trained classifier for images (n, c, h, w), by the unit's name.
-
-        The last entry is the network's own classifier.
-        """
+        """Logits (n, classes) of every unit with a classifier for images (n, c, h, w), by name; the network's last."""
         result = {}
         walking = walk(self.units, {IMAGE: images})
         for unit, inputs in walking:
@@ -180,7 +179,7 @@ class Network(nn.Module):
             if unit is self.units[-1]:
                 result[unit.name] = outputs[unit.outputs[0]]
             elif self.classifies:
-                result[unit.name] = self.heads[unit.name].logits(list(outputs.values()))
+                result[unit.name] = cast(UnitHead, self.heads[unit.name]).logits(list(outputs.values()))
         return result
 
     def predicting(self) -> dict[str, Tensor]:

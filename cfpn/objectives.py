@@ -54,12 +54,16 @@ class Bottleneck:
 
     estimator: "eq4" is the biased HSIC that the paper prints. "normalised_hsic" is that of Ma et al., AAAI 2020.
     "cka" is that of Kornblith et al., ICML 2019. "debiased_cka" is the same from the unbiased HSIC of Song et al.,
-    JMLR 2012. All but "eq4" minimise HSIC(Z,X) / beta - HSIC(Z,Y).
+    JMLR 2012. All but "eq4" minimise HSIC(Z,X) / beta - HSIC(Z,Y). Raises ValueError for another one.
     """
 
     estimator: Literal["eq4", "normalised_hsic", "cka", "debiased_cka"] = "debiased_cka"
     beta: float = 100.0
     kernel: Kernel = field(default_factory=Cosine)
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"hsic.estimator: expected one of {', '.join(ESTIMATORS)}, found {self.estimator!r}")
 
     def prepare(self, k: Tensor) -> Tensor:
         """What `values` wants of the kernel matrix (n, n) of images or labels."""
@@ -135,7 +139,7 @@ class LocalLoss:
     def __call__(self, outputs: Sequence[Tensor], to: Targets, head: UnitHead) -> Tensor:
         """The loss of a unit whose outputs are maps (n, c_j, h_j, w_j), a scalar float32 or float64."""
         maps = pooled(outputs, self.pool)
-        embedding = head(maps) if self.classifier_weight or self.z == "embedding" else None
+        embedding = head(maps) if self.classifier_weight or self.z == "embedding" else maps  # which nothing takes
         loss = maps.new_zeros((), dtype=torch.float32)
         if self.hsic_weight:
             z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding

@@ -5,13 +5,15 @@ from itertools import accumulate
 
 import torch
 
-from cfpn.graph import IMAGE, Node
+from cfpn.graph import Cuts, Node
 
 Shapes = dict[str, torch.Size]
 
 
 def node_costs(nodes: Sequence[Node], shapes: Shapes) -> list[int]:
-    """Numbers that a pass over each node reads and writes for one image; shapes: of all features and of "image".
+    """Numbers that a pass over each node reads and writes for one image.
+
+    shapes: of all features and the image, by name.
 
     A step is bound by memory traffic, so that this, and not multiply-adds, says what a node costs.
     """
@@ -50,11 +52,9 @@ def _smallest_limit(costs: Sequence[int], parts: int) -> int:
     return best[-1]
 
 
-def balanced_cuts(nodes: Sequence[Node], shapes: Shapes, parts: int) -> list[str]:
-    """Names of the nodes after which a gradient stops, so that `parts` units cost as nearly the same as can be."""
-    return [nodes[start - 1].name for start in balanced(node_costs(nodes, shapes), parts)]
-
-
-def image_shape(channels: int, size: int) -> Shapes:
-    """The shape of one image by its name."""
-    return {IMAGE: torch.Size((1, channels, size, size))}
+def resolved(cuts: Cuts, nodes: Sequence[Node], shapes: Shapes) -> Cuts:
+    """Cuts without "balanced:K", in whose place stand the nodes after which K units of near equal cost end."""
+    if not isinstance(cuts, str) or not cuts.startswith("balanced:"):
+        return cuts
+    starts = balanced(node_costs(nodes, shapes), int(cuts.removeprefix("balanced:")))
+    return [nodes[start - 1].name for start in starts]

@@ -27,7 +27,7 @@ def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch:
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad():
-        for chunk in _checked(pixels, network.channels).split(batch):
+        for chunk in torch.split(_checked(pixels, network.channels), batch):
             for name, logits in network(faces.images(chunk.to(device), network.input_size)).items():
                 parts.setdefault(name, []).append(logits.float().log_softmax(1))
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
@@ -48,10 +48,11 @@ def accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:
-    tensor = torch.as_tensor(pixels)
-    if tensor.dim() == 3 and channels == 1:
-        tensor = tensor[:, None]
-    if tensor.dim() != 4 or tensor.shape[1] != channels or tensor.dtype != torch.uint8:
-        found = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+    grey = pixels.ndim == 3 and channels == 1
+    fits = grey or (pixels.ndim == 4 and pixels.shape[1] == channels)
+    if not fits or pixels.dtype not in (torch.uint8, np.uint8):
+        found = f"{pixels.dtype} of shape {tuple(pixels.shape)}"
         raise ValueError(f"pixels: expected uint8 of shape (n, {channels}, h, w), found {found}")
-    return tensor
+    # A copy, because torch takes neither read-only arrays nor mirrored views.
+    tensor = pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.array(pixels))
+    return tensor[:, None] if grey else tensor

@@ -29,6 +29,7 @@ class Schedule:
     def __post_init__(self) -> None:
         expectations = {
             "learning_rate": (0 < self.learning_rate < math.inf, "more than 0"),
+            "shape": (self.shape in ("constant", "one_cycle"), "constant or one_cycle"),
             "warm_up": (0 <= self.warm_up < 1, "0 or more and less than 1"),
             "update_every": (self.update_every >= 1, "1 or more"),
             "first_unit_stops_at": (0 < self.first_unit_stops_at <= 1, "more than 0 and at most 1"),

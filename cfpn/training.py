@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from cfpn import faces as data
 from cfpn import prediction
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import IMAGE, Cuts, Node
+from cfpn.heads import UnitHead
 from cfpn.learner import DivergedError, Learner, Precision, joint_step, local_step, scalars
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
@@ -44,10 +45,10 @@ class Method:
     recompute: bool = False
 
     def __post_init__(self) -> None:
+        if self.gradients not in ("stop", "pass"):
+            raise ValueError(f"gradients: expected stop or pass, found {self.gradients!r}")
         if self.gradients == "pass" and self.schedule.rests:
-            raise ValueError(
-                "schedule: expected update_every 1 and first_unit_stops_at 1 where gradients pass between units"
-            )
+            raise ValueError("schedule: expected update_every 1 and first_unit_stops_at 1 where gradients pass")
         if self.vote and not self.local_loss.classifies:
             raise ValueError("vote: expected a local_loss with classifier_weight and a linear classifier")
 
@@ -69,6 +70,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 4:
             raise ValueError(f"train: expected epochs >= 1 and batch >= 4, found {self.epochs} and {self.batch}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"train.precision: expected float32 or bfloat16, found {self.precision!r}")
         if not 0 <= self.average < 1:
             raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
 
@@ -114,7 +117,7 @@ def start(
 
 def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Learner:
     unit, last = network.units[place], place == len(network.units) - 1
-    head = None if last else network.heads[unit.name]
+    head = None if last else cast(UnitHead, network.heads[unit.name])
     parameters = [p for node in unit.nodes for p in node.module.parameters()]
     parameters += head.parameters() if head is not None else []
     optimizer = torch.optim.Adam(parameters, lr=method.schedule.learning_rate, fused=True)
@@ -134,9 +137,8 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
             random = data.generator(seed, SEED_AUGMENTATION, epoch, i)
-            images = data.augment(
-                data.images(pixels, state.network.input_size), recipe.augmentation, random, faces.side
-            )
+            images = data.images(pixels, state.network.input_size)
+            images = data.augment(images, recipe.augmentation, random, faces.side)
             rates = method.schedule.rates(step, recipe.epochs * per_epoch, len(state.learners))
             losses = _step(state, method, images, labels, rates, step, random.initial_seed())
             if recipe.average:
@@ -178,7 +180,7 @@ def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rat
 
 def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Move averaged weights towards a network's after `step`, faster in the first steps, when they still say little."""
-    update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))
+    update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
     means, values = (
         [t for t in module.state_dict().values() if t.is_floating_point()] for module in (averaged, network)
     )

@@ -51,9 +51,7 @@ PRIMARY, REFERENCE = METRICS[0], "bp"
 Pairs = Sequence[tuple[Outcome, Outcome]]
 
 
-def compared(
-    outcomes: Sequence[Outcome], reference: str | None, peaks: Mapping[str, float] | None = None
-) -> dict[str, Any]:
+def compared(outcomes: Sequence[Outcome], reference: str, peaks: Mapping[str, float] | None = None) -> dict[str, Any]:
     """The content of compare.json; peaks: MiB of a step by method. Raises InputError for runs that are not alike."""
     study.check_alike(outcomes)
     peaks = peaks or {}
@@ -139,18 +137,21 @@ def steps_share(one: Outcome, other: Outcome, column: str = "val/accuracy") -> f
 
 
 def _faces(pairs: Pairs) -> dict[str, Any] | None:
-    known = [(one, other) for one, other in pairs if one.correct is not None and other.correct is not None]
-    if not known:
+    differences = {
+        one.seed: own.astype(np.int64) - base.astype(np.int64)
+        for one, other in pairs
+        if (own := one.correct) is not None and (base := other.correct) is not None
+    }
+    if not differences:
         return None
-    differences = [one.correct.astype(int) - other.correct.astype(int) for one, other in known]
     by_seed = [
-        {"seed": one.seed, "only_method": int((own > 0).sum()), "only_reference": int((own < 0).sum())}
+        {"seed": seed, "only_method": int((own > 0).sum()), "only_reference": int((own < 0).sum())}
         | {"p": over_faces(own)}
-        for (one, _), own in zip(known, differences, strict=True)
+        for seed, own in differences.items()
     ]
-    p = over_faces(np.sum(differences, axis=0))
-    seeds = [row["seed"] for row in by_seed]
-    return {"seeds": seeds, "faces": len(differences[0]), "p": p, "p_holm": None, "by_seed": by_seed}
+    together = np.sum(list(differences.values()), axis=0)
+    faces = {"seeds": list(differences), "faces": len(together), "p": over_faces(together), "p_holm": None}
+    return faces | {"by_seed": by_seed}
 
 
 def _set_holm(found: dict[str, dict[str, Any]]) -> None:
@@ -171,12 +172,19 @@ def _notes(found: Mapping[str, Mapping[str, Any]], reference: str | None) -> Ite
     single = [name for name, one in compared.items() if len(one["seeds"]) < 2]
     if single:
         yield f"One seed shared with {reference}, hence no test over seeds: {_listed(single, compared)}."
+    equal = [name for name in compared if name not in single and _untested(compared[name])]
+    if equal:
+        yield f"The same difference with every seed, hence no test over seeds: {_listed(equal, compared)}."
     without = [name for name, one in compared.items() if not one["faces"]]
     if without:
         yield f"No stored predictions, hence no test over faces: {_listed(without, compared)}."
     alone = [name for name, one in found.items() if name != reference and not one["against"]]
     if alone:
         yield f"No seed shared with {reference}, hence no comparison: {', '.join(alone)}."
+
+
+def _untested(against: Mapping[str, Any]) -> bool:
+    return against["quantities"][PRIMARY.name]["p"] is None
 
 
 def _listed(names: Sequence[str], among: Collection[str]) -> str:

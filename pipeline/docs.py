@@ -19,9 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import compare, figures
+from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH, METRICS
+from pipeline.page.curves import Curve, learning_curves
+from pipeline.page.figures import svg
 from pipeline.process import InputError, atomic, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
@@ -116,8 +118,8 @@ def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
 def curves(outcomes: Sequence[Outcome]) -> bytes:
     """SVG of the validation of every method, the mean over seeds with a band from the least to the largest."""
     methods = dict.fromkeys(one.method for one in outcomes)
-    drawn = [figures.Curve(name, [one.history for one in outcomes if one.method == name]) for name in methods]
-    return figures.svg(figures.learning_curves(drawn, None, splits=["val"]))
+    drawn = [Curve(name, [one.history for one in outcomes if one.method == name]) for name in methods]
+    return svg(learning_curves(drawn, None, splits=["val"]))
 
 
 def pages(root: Path) -> list[Path]:

@@ -32,6 +32,7 @@ from cfpn.schema import EXPRESSIONS
 from pipeline import networks
 from pipeline.metrics import METRICS
 from pipeline.process import InputError, atomic, only_one, run
+from pipeline.runs.records import ABOUT
 
 CPU = torch.device("cpu")
 BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
@@ -55,8 +56,10 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) ->
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
         paths[0].write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        pq.write_table(predictions(probabilities, faces), paths[1], compression="zstd")
+        pq.write_table(predictions(probabilities, faces, copied), paths[1], compression="zstd")
         write_confusion(confusion, faces, probabilities.argmax(1))
+        if (run_folder / ABOUT).exists():  # so that an evaluation says by itself what was evaluated
+            outputs.enter_context(atomic(out / ABOUT)).write_bytes((run_folder / ABOUT).read_bytes())
     return report
 
 
@@ -152,12 +155,13 @@ def by_unit(units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
     return {"accuracy_by_unit": single, "accuracy_of_vote": prediction.accuracy(together, labels)}
 
 
-def predictions(probabilities: Tensor, faces: Faces) -> pa.Table:
-    """One row per face: row in the CSV, label, predicted label and the probabilities of the classes, p0, p1, ..."""
+def predictions(probabilities: Tensor, faces: Faces, copied: Tensor) -> pa.Table:
+    """One row per face: row in the source, label, predicted label, whether it is a copy, probabilities p0, p1, ..."""
     columns = {
         "row": pa.array(faces.rows.numpy(), pa.int32()),
         "label": pa.array(faces.labels.numpy(), pa.int8()),
         "predicted": pa.array(probabilities.argmax(1).numpy(), pa.int8()),
+        "copy": pa.array(copied.numpy(), pa.bool_()),
     }
     return pa.table(columns | {f"p{i}": pa.array(p.numpy(), pa.float32()) for i, p in enumerate(probabilities.T)})
 

@@ -11,11 +11,12 @@ order of the rows nor other rows matter. The shares are met on average, not exac
 
 import argparse
 import json
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from cfpn.allocator import keep_freed_memory
 from cfpn.schema import ROW_GROUP, Description, arrow_schema, reader, record_batch, writer
@@ -24,7 +25,7 @@ from pipeline.data.archive import locate, opened
 from pipeline.data.audit import RULES, SPLITS, Count, Face, audit
 from pipeline.data.chunks import Chunk, Cut
 from pipeline.data.csv_reader import USAGES
-from pipeline.process import InputError, atomic, only_one, run
+from pipeline.process import InputError, atomic, only_one, run, writing
 
 
 def ingest(source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | None = None) -> dict[str, Count]:
@@ -53,7 +54,7 @@ def write_splits(chunks: Iterable[Chunk], description: Description, paths: Mappi
     seen: list[Face] = []
     schema = arrow_schema(description)
     with ExitStack() as stack:
-        sinks = {split: stack.enter_context(writer(path, schema)) for split, path in paths.items()}
+        sinks = {split: stack.enter_context(named_writer(path, schema)) for split, path in paths.items()}
         for chunk in chunks:
             seen += chunk.faces
             for split, sink in sinks.items():
@@ -62,6 +63,18 @@ def write_splits(chunks: Iterable[Chunk], description: Description, paths: Mappi
                     labels, rows = ([getattr(chunk.faces[i], name) for i in chosen] for name in ("label", "row"))
                     sink(record_batch(schema, chunk.pixels[chosen], np.array(labels), np.array(rows)))
     return seen
+
+
+@contextmanager
+def named_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """A writer whose errors name its own file, since three are open at once."""
+    with writing(path), writer(path, schema) as sink:
+
+        def take(batch: pa.RecordBatch) -> None:
+            with writing(path):
+                sink(batch)
+
+        yield take
 
 
 def check_splits(path: Path, written: Mapping[str, int], cut: Cut | None) -> None:

@@ -58,19 +58,19 @@ def _from_the_zoo(model: Baseline, seed: int) -> list[Node]:
 
 def _take_any_size(whole: nn.Module, name: str) -> None:
     """Average the last maps to the size that the classifier expects: pytorchcv's networks take 224x224 alone."""
+    pool: nn.Module = nn.AdaptiveAvgPool2d(1)
     if name == "alexnet":  # its view() would refuse maps that lie channels last
-        whole.features.add_module("final_pool", nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten()))
-    else:
-        whole.features.final_pool = nn.AdaptiveAvgPool2d(1)
+        pool = nn.Sequential(nn.AdaptiveAvgPool2d(6), nn.Flatten())
+    whole.get_submodule("features").add_module("final_pool", pool)
 
 
 def _residual_blocks(whole: nn.Module) -> list[Node]:
     """A ResNet of pytorchcv cut between its residual blocks; the nodes share its weights."""
-    parts = dict(whole.features.named_children())
+    parts = dict(whole.get_submodule("features").named_children())
     named = [("stem", parts["init_block"])]
     for stage in (name for name in parts if name.startswith("stage")):
-        named += [(f"{stage}/{place}", block) for place, block in enumerate(parts[stage], 1)]
-    ends = [("pool", parts["final_pool"]), ("flatten", nn.Flatten()), ("output", whole.output)]
+        named += [(f"{stage}/{place}", block) for place, block in enumerate(parts[stage].children(), 1)]
+    ends = [("pool", parts["final_pool"]), ("flatten", nn.Flatten()), ("output", whole.get_submodule("output"))]
     named.append(("classifier", nn.Sequential(OrderedDict(ends))))
     inputs = [IMAGE, *(name for name, _ in named)]
     return [Node(name, module, (before,)) for (name, module), before in zip(named, inputs, strict=False)]

@@ -1,19 +1,23 @@
 """What every stage shares: errors that a user can act on, whole outputs or none, one process per output."""
 
 import ctypes
+import errno
 import fcntl
-import glob
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
-TEMPORARY = ".part"
+TEMPORARY, LOCK = ".part", ".lock"  # end of a temporary folder's name, and a file in it that its process has locked
+OUTPUTS = ("data", "runs", "results", "report", "sweeps", ".checkpoints")  # where the stages of dvc.yaml write
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # of a write, whatever library asked
 
 
 class InputError(ValueError):
@@ -29,6 +33,7 @@ def run(main: Callable[[], None]) -> None:
     die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        sweep(OUTPUTS)
         main()
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -51,31 +56,97 @@ def die_with_parent() -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that becomes `path` when the block ends well and vanishes when it does not.
+    """Yield a temporary file that becomes `path` when the block ends well and vanishes when it does not.
 
-    What a killed process left behind for the same `path` is removed; a lock tells it from a live process's file.
+    The file has the name of `path` and stands in a hidden folder beside it. The block may replace it.
+    At the end its rights are those of a new file. Errors of writing it name `path`, as `writing` tells them.
+    What a killed process left in the same place is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}."
-    for leftover in path.parent.glob(f"{glob.escape(prefix)}*{TEMPORARY}"):
-        remove_if_abandoned(leftover)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=TEMPORARY)
-    temporary = Path(name)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        temporary.chmod(0o666 & ~current_umask())
+    remove_abandoned(path.parent.glob(f".*{TEMPORARY}"))
+    with writing(path), locked_folder(path) as folder:
+        temporary = folder / path.name
+        temporary.touch()
         yield temporary
+        temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` with a lock on it, which tells other processes that this one lives."""
+    folder, handle = make_locked(path)
+    try:
+        yield folder
     finally:
-        temporary.unlink(missing_ok=True)
         os.close(handle)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def remove_if_abandoned(temporary: Path) -> None:
-    """Remove a temporary file whose process has ended; one that vanishes meanwhile is no error."""
-    with suppress(FileNotFoundError, BlockingIOError), temporary.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        temporary.unlink()
+def make_locked(path: Path) -> tuple[Path, int]:
+    """A new folder and the handle of its lock; another is made where a sweep comes between the two."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY))
+        with suppress(FileNotFoundError):
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, handle
+            os.close(handle)
+
+
+def sweep(folders: Iterable[str]) -> None:
+    """Remove what killed processes left anywhere below `folders`, relative to the working directory.
+
+    DVC may restore a stage's outputs from its cache, so the same stage need not come by again.
+    """
+    for top in folders:
+        for parent, names, _ in os.walk(top):
+            left = [name for name in names if name.startswith(".") and name.endswith(TEMPORARY)]
+            remove_abandoned(Path(parent, name) for name in left)
+
+
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Remove temporary folders whose process has ended; one that vanishes meanwhile is no error."""
+    for folder in folders:
+        with suppress(OSError):  # held by a live process, gone, or not ours to remove
+            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(handle)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Tell a full disk and its like as an OSError that names `path`, also where a library wraps it.
+
+    Arrow raises it without a name; safetensors raises an error of its own with "(os error 28)" in the text.
+    """
+    try:
+        yield
+    except Exception as error:
+        if (number := refusal(error, path)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def refusal(error: Exception, path: Path) -> int | None:
+    """The number of the system's refusal to write `path` that an error stands for; None where it stands for another."""
+    if isinstance(error, OSError) and error.errno is not None:
+        number = error.errno
+        if error.filename is not None and not is_temporary(Path(os.fsdecode(error.filename)), path):
+            return None
+    else:
+        found = re.search(r"\b(?:os error|Errno) (\d+)\b", str(error))
+        number = int(found[1]) if found else None
+    return number if number in REFUSALS else None
+
+
+def is_temporary(name: Path, path: Path) -> bool:
+    """Whether `name` lies in a temporary folder of `path`."""
+    return any(part.startswith(f".{path.name}.") and part.endswith(TEMPORARY) for part in name.parts)
 
 
 def current_umask() -> int:

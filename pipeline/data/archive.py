@@ -1,7 +1,10 @@
 """Where the CSV is: a file, a folder that holds it, or an archive, which its content tells and not its name."""
 
+import errno
 import gzip
 import io
+import lzma
+import os
 import tarfile
 import zipfile
 import zlib
@@ -21,6 +24,10 @@ HOW_TO_GET = (
     f"client: kaggle competitions download {COMPETITION}"
 )
 BUFFER = 1 << 20  # bytes
+DEEPEST = 5  # packings around the CSV: a file can be made that unpacks to itself
+ENCRYPTED = 1  # bit of a zip member's flags
+PICTURES = (".jpg", ".jpeg", ".png")
+DAMAGES = (EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 
 
 def locate(source: Path) -> Path:
@@ -46,43 +53,67 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         with ExitStack() as stack:
             yield unpack(stack.enter_context(path.open("rb", buffering=BUFFER)), path, stack)
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (*DAMAGES, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a damaged zip seeks before 0
+            if error.filename is None:
+                raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+            raise
         raise InputError(f"{path}: damaged or cut off archive ({error}); get it again. {HOW_TO_GET}") from error
 
 
-def unpack(file: io.BufferedReader, path: Path, stack: ExitStack) -> io.BufferedReader:
+def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0) -> io.BufferedReader:
     """The CSV inside `file`, whatever packing its first bytes announce; `stack` closes what is opened."""
     head = file.peek(512)
     if head.startswith(b"\x1f\x8b"):
-        inner = stack.enter_context(gzip.GzipFile(fileobj=file))
+        inner = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))  # its own guess fails for gzip in gzip
     elif head.startswith(b"PK\x03\x04"):
-        archive = stack.enter_context(zipfile.ZipFile(file))
-        inner = stack.enter_context(archive.open(choose(archive.namelist(), path)))
+        inner = stack.enter_context(csv_in_zip(stack.enter_context(zipfile.ZipFile(file)), path))
     elif head[257:262] == b"ustar":
-        archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
-        inner = stack.enter_context(csv_in_tar(archive, path))
+        inner = stack.enter_context(csv_in_tar(file, path, stack))
     else:
         return file
-    return unpack(stack.enter_context(io.BufferedReader(inner, BUFFER)), path, stack)
+    if depth == DEEPEST:
+        raise InputError(f"{path}: packed more than {DEEPEST} times; unpack it first")
+    return unpack(stack.enter_context(io.BufferedReader(inner, BUFFER)), path, stack, depth + 1)
+
+
+def csv_in_zip(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
+    """The CSV of a zip archive; raises InputError where Python cannot unpack it."""
+    name = choose(archive.namelist(), path)
+    if archive.getinfo(name).flag_bits & ENCRYPTED:
+        raise InputError(f"{path}: {name} is protected by a password; unpack it first")
+    try:
+        return archive.open(name)
+    except NotImplementedError as error:
+        raise InputError(f"{path}: {name}: {error}; unpack it first") from error
 
 
 def choose(names: Sequence[str], path: Path) -> str:
     """The member of an archive that holds the faces: Kaggle's names first, else the first CSV."""
     for wanted in FILE_NAMES:
         for name in names:
-            if name == wanted or name.endswith(f"/{wanted}"):
+            if is_named(name, wanted):
                 return name
     return next(filter(is_csv, names), None) or refuse_archive(names, path)
 
 
-def csv_in_tar(archive: tarfile.TarFile, path: Path) -> IO[bytes]:
-    """The first CSV of a tar archive, which is read forwards only."""
+def csv_in_tar(file: io.BufferedReader, path: Path, stack: ExitStack) -> IO[bytes]:
+    """The CSV of a tar archive, which is read forwards: again from its start unless the best name comes up."""
+    archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
     names = []
-    for member in archive:
-        if member.isfile() and is_csv(member.name):
+    for member in filter(tarfile.TarInfo.isfile, archive):
+        if is_named(member.name, FILE_NAMES[0]):
             return archive.extractfile(member)
         names.append(member.name)
-    return refuse_archive(names, path)
+    wanted = choose(names, path)
+    file.seek(0)
+    archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
+    return archive.extractfile(next(member for member in archive if member.isfile() and member.name == wanted))
+
+
+def is_named(name: str, wanted: str) -> bool:
+    """Whether a member of an archive has this name, in whatever folder."""
+    return name == wanted or name.endswith(f"/{wanted}")
 
 
 def is_csv(name: str) -> bool:
@@ -92,4 +123,6 @@ def is_csv(name: str) -> bool:
 
 def refuse_archive(names: Sequence[str], path: Path) -> NoReturn:
     """Raise InputError for an archive without a CSV."""
+    if any(name.lower().endswith(PICTURES) for name in names):
+        raise InputError(f"{path}: no .csv in the archive but pictures; unpack it and give the folder")
     raise InputError(f"{path}: no .csv in the archive; it holds {', '.join(names[:10]) or 'nothing'}. {HOW_TO_GET}")

@@ -105,6 +105,7 @@ def read_header(line: bytes, path: Path) -> Columns:
         if names.count(name) > 1:
             raise InputError(f"{path}: column {name} stands {names.count(name)} times in the header: {shown}")
     if "pixels" not in names:
+        check_separator(names[0], path)
         raise InputError(f"{path}: no column pixels; expected emotion, pixels and Usage, found {shown}")
     if "emotion" not in names:
         raise InputError(
@@ -113,6 +114,13 @@ def read_header(line: bytes, path: Path) -> Columns:
         )
     usage, drawn = (names.index(name) if name in names else None for name in ("Usage", "drawn"))
     return Columns(names, names.index("emotion"), names.index("pixels"), usage, drawn)
+
+
+def check_separator(header: str, path: Path) -> None:
+    """Raise InputError where the columns are there but other than commas part them."""
+    for separator in ";\t|":
+        if {"pixels", "emotion"} <= {name.strip(' "') for name in header.split(separator)}:
+            raise InputError(f"{path}: the separator is {separator!r}: expected ','; save it again with commas")
 
 
 def check_cut(columns: Columns, path: Path, cut: Cut | None) -> None:

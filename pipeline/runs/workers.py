@@ -28,7 +28,7 @@ from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
 from cfpn.learner import DivergedError, unit_step
 from cfpn.network import CFPN, Network
-from cfpn.partition import balanced, image_shape, node_costs
+from cfpn.partition import balanced, node_costs
 from cfpn.training import Method, Recipe, Record, State
 from pipeline import networks
 from pipeline.networks import Baseline
@@ -68,8 +68,7 @@ def segments(state: State, workers: int) -> list[range]:
     """The units of each worker: consecutive ones, so that the workers' costs, counted from shapes, are near equal."""
     network = state.network
     nodes = [node for unit in network.units for node in unit.nodes]
-    shapes = network.shapes(nodes) | image_shape(network.channels, network.input_size)
-    costs = dict(zip((node.name for node in nodes), node_costs(nodes, shapes), strict=True))
+    costs = dict(zip((node.name for node in nodes), node_costs(nodes, network.shapes(nodes)), strict=True))
     of_units = [sum(costs[node.name] for node in unit.nodes) for unit in network.units]
     starts = [0, *balanced(of_units, min(workers, len(of_units))), len(of_units)]
     return [range(*pair) for pair in pairwise(starts)]

@@ -10,6 +10,9 @@ from torch import nn
 from bench import cost, step
 from cfpn import training
 from cfpn.graph import IMAGE, Node
+from cfpn.heads import Head
+from cfpn.network import Network
+from cfpn.training import State
 from pipeline import params as parameters
 from tune import spaces
 
@@ -21,7 +24,8 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
         nn.Flatten(),
         nn.Linear(512, 7),
     )
-    count = cost.multiply_adds([Node("all", layers, (IMAGE,))], torch.zeros(1, 1, 16, 16))
+    network = Network([Node("all", layers, (IMAGE,))], "network", input_size=16, head=Head())
+    count = cost.multiply_adds(network, torch.zeros(1, 1, 16, 16))
     assert count == 16 * 16 * 8 * 9 + 8 * 8 * 8 * 9 + 512 * 7
 
 
@@ -35,9 +39,9 @@ def test_a_step_that_costs_more_in_every_fourth_round_counts_and_in_the_training
     used = []
     honest = training.train_step
 
-    def train_step(*arguments: Any) -> dict[str, float]:  # noqa: ANN401
-        used.append(arguments[6])
-        return honest(*arguments)
+    def train_step(state: State, *arguments: Any) -> dict[str, float]:  # noqa: ANN401
+        used.extend(learner.precision for learner in state.learners)
+        return honest(state, *arguments)
 
     monkeypatch.setattr(training, "train_step", train_step)
     seconds = {"CFPN-NBP": [1.0, 1.0, 1.0, 1.0], "CFPN-BP": [1.0, 1.0, 1.0, 5.0]}

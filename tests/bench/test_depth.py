@@ -7,7 +7,7 @@ import torch
 
 from bench import depth
 from cfpn.graph import IMAGE, run
-from cfpn.model import CFPN, build
+from cfpn.network import CFPN, build
 from pipeline import params as parameters
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from bench import robustness
-from cfpn import training
-from cfpn.data import Faces
-from cfpn.model import CFPN, build
+from cfpn import checkpoint, training
+from cfpn.faces import Faces
+from cfpn.network import CFPN, Network, build
 from cfpn.training import Method, Recipe
 from pipeline.process import InputError
 
@@ -19,30 +19,34 @@ MODEL = CFPN(input_size=48, width=16, layers=1, pyramids=1)
 
 
 def faces(count: int = 20) -> Faces:
-    pixels = torch.randint(0, 256, (count, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (count, 1, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Faces(pixels, torch.arange(count) % 7, torch.arange(count))
+
+
+def untrained(seed: int) -> Network:
+    return training.start(build(MODEL, seed), Method(units="network"), Recipe(), 48, 0, torch.device("cpu")).network
 
 
 def write(runs: Path, method: str, seed: int) -> None:
     name = f"{method} of {seed}"  # says nothing: run.json does
     (runs / name).mkdir(parents=True)
-    tensors = {key: value.contiguous() for key, value in training.weights(build(MODEL, seed)).items()}
-    about = {"model": asdict(MODEL), "method": asdict(Method(units="network"))}
-    save_file(tensors, runs / name / "model.safetensors", {"network": json.dumps(about)})
+    network = untrained(seed)
+    tensors = {key: value.contiguous() for key, value in network.predicting().items()}
+    save_file(tensors, runs / name / "model.safetensors", checkpoint.about(network, asdict(MODEL)))
     data = {"fingerprint": "f", "faces": 20, "drawn": True, "classes": ["a"]}
     run = {"method": method, "seed": seed, "profile": "sample", "parameters": {}, "data": data}
     (runs / name / "run.json").write_text(json.dumps(run))
 
 
 def test_noise_has_the_deviation_asked_for() -> None:
-    found = robustness.noise(torch.full((50, 48, 48), 128.0), 16.0, torch.Generator().manual_seed(0)) - 128
+    found = robustness.noise(torch.full((50, 1, 48, 48), 128.0), 16.0, torch.Generator().manual_seed(0)) - 128
     assert found.mean().item() == pytest.approx(0, abs=0.2)
     assert found.std().item() == pytest.approx(16, rel=0.02)
 
 
 @pytest.mark.parametrize("side", [8, 24, 48])
 def test_occlusion_covers_one_square_of_every_face(side: int) -> None:
-    found = robustness.occlusion(torch.zeros(30, 48, 48), float(side), torch.Generator().manual_seed(0)) == 128
+    found = robustness.occlusion(torch.zeros(30, 1, 48, 48), float(side), torch.Generator().manual_seed(0))[:, 0] == 128
     assert (found.sum((1, 2)) == side * side).all()
     assert (found.any(1).sum(1) == side).all()
     assert (found.any(2).sum(1) == side).all()
@@ -64,8 +68,7 @@ def test_damaged_faces_are_the_same_every_time_and_those_of_none_are_whole() -> 
 def test_a_row_holds_the_accuracy_of_a_runs_weights(tmp_path: Path) -> None:
     write(tmp_path, "bp", 3)
     table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
-    state = training.start(build(MODEL, 3), Method(units="network"), Recipe(), 48, 0, torch.device("cpu"))
-    own = training.validate(state, faces(), 48)["val/accuracy"]
+    own = training.validate(untrained(3), faces())["val/accuracy"]
     assert table.set_index("damage").loc["none", "accuracy"] == pytest.approx(own)
     assert set(table["method"]) == {"bp"}
     assert set(table["seed"]) == {3}

@@ -1,14 +1,19 @@
-"""The table of nodes against the sizes that the paper states."""
+"""The table of nodes against the sizes that the paper states, and the network made of it."""
 
+import copy
+import json
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpn.graph import IMAGE, Node, run
+from cfpn.graph import IMAGE, Cuts, Node, run, units
+from cfpn.heads import Head
 from cfpn.layers import Classifier, Fusion3, SeparableConvolution
-from cfpn.network import CFPN, build
+from cfpn.network import CFPN, Network, build
+from cfpn.training import Method
+from tests.cfpn.small import ALONE, BP, LOCAL, begin, chain, differing, method
 
 Sizes = dict[str, tuple[int, ...]]
 
@@ -185,8 +190,8 @@ def test_building_neither_disturbs_nor_hears_the_global_generator() -> None:
 
 
 def test_modules_stand_under_their_nodes_names() -> None:
-    nodes = build(SMALL, 0)
-    network = Network(nodes, "network", input_size=16, head=HEAD)
+    nodes = build(CFPN(input_size=16, width=16), 0)
+    network = Network(nodes, "network", input_size=16, head=Head())
     assert list(network.nodes) == [node.name for node in nodes]
     assert "nodes.block1/1.depthwise" in network.state_dict()
 
@@ -195,3 +200,117 @@ def test_weights_of_convolutions_lie_channels_last() -> None:
     for node in build(CFPN(input_size=16, width=16), 0):
         for parameter in node.module.parameters():
             assert parameter.dim() != 4 or parameter.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(3, 10), (1, 2), (4, 7)])
+def test_channels_and_classes_are_those_of_the_data(channels: int, classes: int) -> None:
+    nodes = build(CFPN(input_size=16, width=16, channels=channels, classes=classes), 0)
+    assert nodes[0].module[0].weight.shape[1] == channels
+    assert run(nodes, {IMAGE: torch.zeros(2, channels, 16, 16)}, ["classifier"])["classifier"].shape == (2, classes)
+
+
+SMALL = CFPN(input_size=16, width=16, blocks=2, layers=2, pyramids=1)
+HEAD = Head(hidden=1, width=8)
+CUTS: list[Cuts] = ["network", *LOCAL]
+every_partition = pytest.mark.parametrize("cuts", CUTS, ids=str)
+
+
+def network(cuts: Cuts, **fields: object) -> Network:
+    return Network(build(SMALL, 0), cuts, **{"input_size": 16, "head": HEAD} | fields)
+
+
+@every_partition
+def test_settings_make_the_same_network_again_by_way_of_json(cuts: Cuts) -> None:
+    given = {"pool": 4, "classifies": False, "vote": False, "head": Head(hidden=2, width=5)}
+    first = network(cuts, **given, seed=3)
+    settings = json.loads(json.dumps(first.settings))
+    assert settings == first.settings
+    again = Network(build(SMALL, 0), **(settings | {"head": Head(**settings["head"])}), seed=3)
+    assert again.settings == first.settings
+    assert [unit.name for unit in again.units] == [unit.name for unit in first.units]
+    assert not differing(again.state_dict(), first.state_dict())
+
+
+@every_partition
+@pytest.mark.parametrize("classifies", [True, False])
+def test_forward_gives_logits_of_every_unit_that_classifies_and_the_networks_own_last(
+    cuts: Cuts, classifies: bool
+) -> None:
+    found = network(cuts, classifies=classifies).eval()
+    for head in found.heads.values():
+        nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = found(images)
+        nodes = [node for unit in found.units for node in unit.nodes]
+        features = run(nodes, {IMAGE: images}, [node.name for node in nodes])
+        expected = {
+            unit.name: found.heads[unit.name].logits([features[name] for name in unit.outputs])
+            for unit in found.units[:-1]
+            if classifies
+        }
+    expected[found.units[-1].name] = features["classifier"]
+    assert list(logits) == list(expected)
+    assert not differing(logits, expected)
+
+
+@every_partition
+def test_every_hidden_unit_has_a_head_and_the_last_one_has_none(cuts: Cuts) -> None:
+    assert list(network(cuts).heads) == [unit.name for unit in units(build(SMALL, 0), cuts)[:-1]]
+
+
+def test_heads_are_drawn_from_the_seed_without_touching_nodes_or_the_global_generator() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (network("block", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not differing(first.state_dict(), again.state_dict())
+    changed = differing(first.state_dict(), other.state_dict())
+    assert changed
+    assert all(name.startswith("heads.") for name in changed)
+
+
+@pytest.mark.parametrize(("pool", "size"), [(6, 4), (2, 2), (0, 4)])
+def test_a_head_takes_maps_of_the_pool_or_of_the_smallest_output(pool: int, size: int) -> None:
+    found = Network(build(CFPN(input_size=16, width=16), 0), ["block2"], input_size=16, head=HEAD, pool=pool)
+    assert [head.size for head in found.heads.values()] == [size]
+
+
+@every_partition
+@pytest.mark.parametrize("classifies", [True, False])
+def test_predictions_need_the_nodes_and_heads_where_they_classify(cuts: Cuts, classifies: bool) -> None:
+    found = network(cuts, classifies=classifies)
+    names = {f"nodes.{node.name}.{name}" for node in build(SMALL, 0) for name in node.module.state_dict()}
+    heads = {name for name in found.state_dict() if name.startswith("heads.")}
+    assert set(found.predicting()) == (names | heads if classifies else names)
+    assert bool(heads) == (cuts != "network")
+    assert all(found.predicting()[name] is not None for name in names)
+
+
+def test_a_network_computes_on_the_modules_that_its_state_dict_names() -> None:
+    first = network("block").eval()
+    second, images = copy.deepcopy(first), torch.rand(2, 1, 16, 16)
+    with torch.no_grad():
+        for tensor in second.parameters():
+            tensor.mul_(0.5)
+        logits = second(images)
+        assert differing(first(images), logits)
+        first.load_state_dict(second.state_dict())
+        assert not differing(first(images), logits)
+
+
+@pytest.mark.parametrize("how", [method("block"), method("layer", local_loss=ALONE)], ids=["classifies", "alone"])
+def test_a_network_counts_without_heads_where_they_do_not_vote(how: Method) -> None:
+    assert begin(how).network.count() == sum(p.numel() for node in build(SMALL, 0) for p in node.module.parameters())
+
+
+def test_parameters_are_counted_once_and_buffers_not() -> None:
+    network = (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7)
+    assert begin(BP, nodes=chain(2, 1, 8), average=0.9).network.count() == network
+
+
+def test_the_parameters_of_heads_count_where_they_vote() -> None:
+    network, head = (1 + 9 + 8 + 16) + (8 + 72 + 64 + 16) + (8 * 7 + 7), (8 * 8 + 16) + (8 * 4 * 7 + 7)
+    for vote in (True, False):
+        state = begin(method(["block0"], vote=vote), nodes=chain(2, 1, 8))
+        assert state.network.count() == network + vote * head

@@ -1,26 +1,23 @@
-"""What a unit minimises, against cfpn.hsic and formulas written out."""
+"""What a unit minimises, against formulas written out."""
 
+import itertools
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfpn import hsic
 from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead
-from cfpn.hsic import Cosine, Gaussian, Linear, label_kernel
+from cfpn.hsic import Cosine, Gaussian, Kernel, Linear, label_kernel
 from cfpn.objectives import Bottleneck, LocalLoss, SimilarityMatching, Targets
 
 N, CLASSES = 12, 7
-HSIC = {
-    "eq4": hsic.hsic_biased,
-    "normalised_hsic": hsic.hsic_normalised,
-    "cka": hsic.cka,
-    "debiased_cka": hsic.debiased_cka,
-}
+ESTIMATORS = ["eq4", "normalised_hsic", "cka", "debiased_cka"]
 Term = Bottleneck | SimilarityMatching
-MEASURES = [Bottleneck(name, kernel=k) for name in HSIC for k in (Gaussian(sigma=1.0), Cosine(), Linear())]
+MEASURES = [Bottleneck(name, kernel=k) for name in ESTIMATORS for k in (Gaussian(sigma=1.0), Cosine(), Linear())]
 EVERY: list[Term] = [*MEASURES, SimilarityMatching()]
 every_term = pytest.mark.parametrize("term", EVERY, ids=lambda t: f"{t.estimator}-{t.kernel.name}")
 every_measure = pytest.mark.parametrize("term", MEASURES, ids=lambda t: f"{t.estimator}-{t.kernel.name}")
@@ -94,15 +91,49 @@ def test_eq4_is_the_papers_formula_with_explicit_centring_matrices(balanced: boo
     torch.testing.assert_close(how(z, to), expected, rtol=1e-5, atol=1e-6)
 
 
+def written_out_kernel(kernel: Kernel, rows: np.ndarray) -> np.ndarray:
+    """Pair by pair, from the kernel's definition."""
+    about_mean = rows - rows.mean(0)
+    pairs = {
+        "gaussian": lambda i, j: math.exp(-((rows[i] - rows[j]) ** 2).sum() / (2 * kernel.sigma**2 * rows.shape[1])),
+        "linear": lambda i, j: rows[i] @ rows[j],
+        "cosine": lambda i, j: about_mean[i] @ about_mean[j] / np.sqrt((about_mean[[i, j]] ** 2).sum(1)).prod(),
+    }
+    return np.array([[pairs[kernel.name](i, j) for j in range(len(rows))] for i in range(len(rows))])
+
+
+def over_tuples(k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741  (as in Song et al.)
+    """HSIC as means over tuples of distinct indices (Song et al., JMLR 2012)."""
+    i, j, q, r = np.array(list(itertools.permutations(range(len(k)), 4))).T
+    return float((k[i, j] * l[i, j]).mean() - 2 * (k[i, j] * l[i, q]).mean() + (k[i, j] * l[q, r]).mean())
+
+
+def written_out(estimator: str, k: np.ndarray, l: np.ndarray) -> float:  # noqa: E741
+    """The estimate from two kernel matrices with explicit centring, inverse or tuples."""
+    n = len(k)
+    h = np.eye(n) - 1 / n
+    if estimator == "debiased_cka":
+        return over_tuples(k, l) / math.sqrt(over_tuples(k, k) * over_tuples(l, l))
+    if estimator == "normalised_hsic":
+        tilde = [m @ h @ np.linalg.inv(m @ h + 1e-5 * n * np.eye(n)) for m in (k, l)]
+        return float(np.trace(tilde[0] @ tilde[1]))
+    if estimator == "cka":
+        return float(np.trace(k @ h @ l @ h) / math.sqrt(np.trace(k @ h @ k @ h) * np.trace(l @ h @ l @ h)))
+    return float(np.trace(k @ h @ l @ h) / (n - 1))
+
+
 @every_measure
 @pytest.mark.parametrize("balanced", [False, True])
-def test_values_are_those_of_cfpn_hsic(term: Bottleneck, balanced: bool) -> None:
-    z, measure = draw(N, 9), HSIC[term.estimator]
-    to = targets(LocalLoss(term, input_pool=4))
+def test_values_are_those_of_the_formulas_written_out(term: Bottleneck, balanced: bool) -> None:
+    z, x = draw(N, 9).double(), images().double()
+    to = LocalLoss(term, input_pool=4).targets(x, labels(), CLASSES)
     to = to._replace(y=term.prepare(label_matrix(balanced))) if balanced else to
-    kx = term.kernel(F.adaptive_avg_pool2d(images(), 4).flatten(1))
-    expected = measure(term.kernel(z), kx), measure(term.kernel(z), label_matrix(balanced))
-    torch.testing.assert_close(term.values(z, to), expected, rtol=1e-4, atol=1e-5)
+    k, kx = (
+        written_out_kernel(term.kernel, m.numpy())
+        for m in (z, x.unfold(2, 4, 4).unfold(3, 4, 4).mean((4, 5)).flatten(1))
+    )
+    expected = [written_out(term.estimator, k, other) for other in (kx, label_matrix(balanced).double().numpy())]
+    assert [value.item() for value in term.values(z, to)] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @every_measure
@@ -165,6 +196,11 @@ def test_without_an_hsic_term_only_cross_entropy_is_left() -> None:
     how, maps = small(hsic_weight=0.0, classifier_weight=0.5), outputs()
     of = head(how.head)
     torch.testing.assert_close(loss(how, maps), 0.5 * F.cross_entropy(of.classifier(of(averaged(maps, 4))), labels()))
+
+
+def test_an_unknown_estimator_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"hsic\.estimator: expected one of eq4, .*, found 'hsic'"):
+        Bottleneck("hsic")
 
 
 def test_a_local_loss_of_nothing_is_refused() -> None:

@@ -1,4 +1,6 @@
 import math
+import os
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -293,9 +295,9 @@ def test_a_file_that_is_no_training_split_is_refused_and_nothing_written(case: s
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-W", "error", "-m", "pipeline.augment", *map(str, arguments)]
-    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, **options)
 
 
 def test_the_command_writes_what_the_function_does(tmp_path: Path) -> None:
@@ -305,6 +307,27 @@ def test_the_command_writes_what_the_function_does(tmp_path: Path) -> None:
     assert done.stderr == ""
     augment(source, tmp_path / "b.parquet", seed=5, border="zeros", sigma=4.0)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_folder_like_another(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    folder.mkdir()
+    source = write_split(tmp_path / "train.parquet", faces(2), [1, 2]).rename(folder / "train.parquet")
+    done = command(source, folder / "out.parquet")
+    assert done.returncode == 0, done.stderr
+    assert schema.read(folder / "out.parquet")[2].tolist() == [1] * 7 + [2] * 7
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "train.parquet", faces(3), [1, 2, 3])
+    done = command(source, tmp_path / "out.parquet", preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'out.parquet'}'\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
 def main_ends_with(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -71,6 +71,13 @@ def test_with_one_seed_there_is_no_p_over_seeds_and_it_is_said(folder: Path) -> 
     assert "hence no test over seeds: eq4." in compare.markdown(comparison)
 
 
+def test_differences_without_spread_are_not_tested_and_it_is_said(write_run: WriteRun, tmp_path: Path) -> None:
+    for method, test in (("bp", 0.5), ("nbp", 0.75)):
+        for seed in (0, 1):
+            write_run(method, seed, test=test)
+    assert "The same difference with every seed, hence no test over seeds: all methods." in found(tmp_path)["notes"]
+
+
 def test_faces_are_tested_seed_by_seed_and_together(folder: Path) -> None:
     faces = found(folder)["methods"]["nbp"]["against"]["faces"]
     own = np.array(right(2, 30), int) - np.array(right(0, 20), int)

@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from sklearn import metrics as reference
 from torch import Tensor
 
-from cfpn.data import EXPRESSIONS
-from cfpn.model import CFPN, build
-from cfpn.training import Method, weights
+from cfpn import checkpoint, training
+from cfpn.network import CFPN, Network
+from cfpn.schema import EXPRESSIONS, Description, write
+from cfpn.training import Method, Recipe
 from pipeline import evaluate as stage
 from pipeline import networks
-from pipeline import session as sessions
 from pipeline.networks import Baseline
 from pipeline.process import InputError
 
@@ -34,19 +34,23 @@ FILES = ("metrics.json", "predictions.parquet", "confusion.csv")
 def write_split(path: Path, pixels: np.ndarray, labels: list[int], first_row: int = 1) -> None:
     """A split as the ingest stage writes it, of pixels (n, 2304) uint8."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = {
-        "pixels": pa.array([face.tobytes() for face in pixels], pa.binary(2304)),
-        "label": pa.array(labels, pa.int8()),
-        "row": pa.array(range(first_row, first_row + len(labels)), pa.int32()),
-    }
-    pq.write_table(pa.table(columns), path)
+    rows = np.arange(first_row, first_row + len(labels))
+    write(path, pixels.reshape(-1, 1, 48, 48), np.array(labels), rows, Description())
 
 
-def write_weights(path: Path, tensors: dict[str, Tensor], model: object = MODEL, method: Method = BP) -> None:
-    """A checkpoint as the train stage writes it."""
+def network(model: CFPN | Baseline = MODEL, method: Method = BP, seed: int = 3) -> Network:
+    """A network with weights and heads drawn from a seed."""
+    return training.start(networks.build(model, seed), method, Recipe(), model.input_size, seed, CPU).network
+
+
+def write_weights(
+    path: Path, own: Network, model: CFPN | Baseline = MODEL, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Weights as the train stage writes them; tensors: others than the network's own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"network": json.dumps({"model": asdict(model), "method": asdict(method)})}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, about)
+    tensors = own.predicting() if tensors is None else tensors
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, checkpoint.about(own, asdict(model)))
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def inputs(tmp_path: Path) -> tuple[Path, Path]:
     train[5:15] = test[:10]
     write_split(tmp_path / "splits/test.parquet", test, [i % 6 for i in range(70)], 101)
     write_split(tmp_path / "splits/train.parquet", train, [0] * 21)
-    write_weights(tmp_path / "run/model.safetensors", weights(build(MODEL, 3)))
+    write_weights(tmp_path / "run/model.safetensors", network())
     return tmp_path / "run", tmp_path / "splits"
 
 
@@ -153,6 +157,15 @@ def test_a_second_evaluation_writes_the_same_bytes(inputs: tuple[Path, Path], tm
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(FILES)
 
 
+def test_an_evaluation_says_what_it_evaluated_and_which_faces_are_copies(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (inputs[0] / "run.json").write_text('{"method": "bp"}')
+    stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert (tmp_path / "out/run.json").read_text() == '{"method": "bp"}'
+    assert pd.read_parquet(tmp_path / "out/predictions.parquet")["copy"].tolist() == [True] * 10 + [False] * 60
+
+
 @pytest.mark.parametrize("batch", [1, 9, 70, 1000])
 def test_every_face_counts_once_whatever_the_batch(
     inputs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
@@ -174,31 +187,31 @@ def test_weights_saved_from_a_wrapped_network_give_the_same_predictions(
     inputs: tuple[Path, Path], tmp_path: Path, prefix: str
 ) -> None:
     tensors = load_file(inputs[0] / "model.safetensors")
-    write_weights(tmp_path / "wrapped/model.safetensors", {prefix + name: value for name, value in tensors.items()})
+    wrapped = {prefix + name: value for name, value in tensors.items()}
+    write_weights(tmp_path / "wrapped/model.safetensors", network(), tensors=wrapped)
     plain = stage.evaluate(*inputs, tmp_path / "plain", CPU)
     assert stage.evaluate(tmp_path / "wrapped", inputs[1], tmp_path / "out", CPU) == plain
 
 
 def test_a_baseline_is_built_from_its_name(tmp_path: Path) -> None:
     model = Baseline("alexnet", input_size=64)
-    write_weights(tmp_path / "model.safetensors", weights(networks.build(model, 0)), model)
-    network = stage.load_network(tmp_path / "model.safetensors")
-    assert network.input_size == 64
-    assert [node.name for node in network.state.nodes] == ["alexnet"]
+    write_weights(tmp_path / "model.safetensors", network(model), model)
+    found = stage.load_network(tmp_path / "model.safetensors")
+    assert found.input_size == 64
+    assert list(found.nodes) == ["alexnet"]
 
 
 @pytest.mark.parametrize("vote", [True, False])
 def test_units_with_classifiers_are_scored_one_by_one_and_together(
     inputs: tuple[Path, Path], tmp_path: Path, vote: bool
 ) -> None:
-    method = Method(units=["block1"], vote=vote)
-    state = sessions.untrained(MODEL, method, CPU)
-    for learner in state.learners[:-1]:
-        torch.nn.init.normal_(learner.head.classifier.weight, generator=torch.Generator().manual_seed(0))
-    write_weights(tmp_path / "run2/model.safetensors", state.weights(), method=method)
+    own = network(method=Method(units=["block1"], vote=vote))
+    for head in own.heads.values():
+        torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(0))
+    write_weights(tmp_path / "run2/model.safetensors", own)
     found = stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
-    network = {name: tensor for name, tensor in state.weights().items() if not name.startswith("head/")}
-    write_weights(tmp_path / "run3/model.safetensors", network)
+    nodes = {name: tensor for name, tensor in own.predicting().items() if not name.startswith("heads.")}
+    write_weights(tmp_path / "run3/model.safetensors", network(), tensors=nodes)
     alone = stage.evaluate(tmp_path / "run3", inputs[1], tmp_path / "out3", CPU)
     assert found["accuracy_by_unit"].keys() == {"block1", "block2-classifier"}
     assert found["accuracy_by_unit"]["block2-classifier"] == pytest.approx(alone["accuracy"])
@@ -210,32 +223,32 @@ def test_units_with_classifiers_are_scored_one_by_one_and_together(
 def test_heads_that_do_not_fit_are_refused_naming_the_tensor(
     inputs: tuple[Path, Path], tmp_path: Path, damage: str
 ) -> None:
-    method, name = Method(units=["block1"]), "head/block1.classifier.bias"
-    tensors = sessions.untrained(MODEL, method, CPU).weights()
+    own, name = network(method=Method(units=["block1"])), "heads.block1.classifier.bias"
+    tensors = own.predicting()
     if damage == "missing":
         del tensors[name]
     else:
-        tensors[name if damage == "misshaped" else "head/block1.classifier.extra"] = torch.zeros(9)
-    write_weights(tmp_path / "run2/model.safetensors", tensors, method=method)
-    with pytest.raises(InputError, match=r"model\.safetensors: .*block1\.classifier\."):
+        tensors[name if damage == "misshaped" else "heads.block1.classifier.extra"] = torch.zeros(9)
+    write_weights(tmp_path / "run2/model.safetensors", own, tensors=tensors)
+    with pytest.raises(InputError, match=r"model\.safetensors: .*heads\.block1\.classifier\."):
         stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
 
 
 def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.replace("classifier.", "head."): value for name, value in tensors.items()}
+    return {name.replace("classifier.", "other."): value for name, value in tensors.items()}
 
 
 def leave_out(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in tensors.items() if name != "fusion3.f2.weight" and "classifier" not in name}
+    return {name: value for name, value in tensors.items() if "classifier" not in name}
 
 
 def reshape(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    name = next(name for name in tensors if name.startswith("classifier."))
+    name = next(name for name in tensors if name.startswith("nodes.classifier."))
     return {f"module.{key}": value[:1] if key == name else value for key, value in tensors.items()}
 
 
 def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    name = next(name for name in tensors if name.startswith("classifier."))
+    name = next(name for name in tensors if name.startswith("nodes.classifier."))
     return tensors | {name: torch.full_like(tensors[name], math.nan)}
 
 
@@ -244,8 +257,8 @@ def test_weights_that_do_not_fit_are_refused_naming_the_tensor(
     inputs: tuple[Path, Path], tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ) -> None:
     path = inputs[0] / "model.safetensors"
-    write_weights(path, change(load_file(path)))
-    with pytest.raises(InputError, match=r"model\.safetensors: .*'classifier\.|'head\."):
+    write_weights(path, network(), tensors=change(load_file(path)))
+    with pytest.raises(InputError, match=r"model\.safetensors: .*'nodes\.(classifier|other)\."):
         stage.evaluate(*inputs, tmp_path / "out", CPU)
     assert not (tmp_path / "out").exists()
 
@@ -269,16 +282,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes)
         None,
         "{",
         "[]",
-        '{"model": {"name": "vgg"}, "method": {}}',
-        '{"model": {"name": "cfpn", "x": 1}, "method": {}}',
-        '{"model": {"name": "cfpn"}, "method": {"unit": "block"}}',
-        '{"model": {"name": "cfpn"}, "method": {"units": ["block9"]}}',
         '{"model": {"name": "cfpn"}}',
+        '{"model": {"name": "vgg"}, "settings": SETTINGS, "classes": []}',
+        '{"model": {"name": "cfpn", "x": 1}, "settings": SETTINGS, "classes": []}',
+        '{"model": {"name": "cfpn"}, "settings": SETTINGS, "classes": null}',
+        '{"model": {"name": "cfpn"}, "settings": {"cuts": "block"}, "classes": []}',
+        '{"model": {"name": "cfpn"}, "settings": {"cuts": ["block9"], "head": {}, "input_size": 48}, "classes": []}',
     ],
 )
 def test_a_checkpoint_of_an_unknown_model_or_method_is_refused(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "model.safetensors"
-    save_file({"weight": torch.zeros(1)}, path, text and {"network": text})
+    settings = '{"cuts": "network", "head": {}, "input_size": 48}'
+    save_file({"weight": torch.zeros(1)}, path, text and {"network": text.replace("SETTINGS", settings)})
     with pytest.raises(InputError, match=r"model\.safetensors: .*network"):
         stage.load_network(path)
 

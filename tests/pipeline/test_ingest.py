@@ -3,6 +3,7 @@ import io
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -63,7 +64,11 @@ def columns(path: Path) -> tuple[Pixels, list[int], list[int]]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.exists() else {}
+    return (
+        {path.name: path.read_bytes() if path.is_file() else b"" for path in sorted(folder.iterdir())}
+        if folder.exists()
+        else {}
+    )
 
 
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -222,7 +227,36 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return archive.getvalue()
 
 
+def members(*contents: tuple[str, bytes], mode: str = "w") -> bytes:
+    """A tar archive of these members in this order."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode=mode) as file:
+        for name, data in contents:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            file.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
+
+
+VOTES = b"Usage,Image name,neutral\n"
+
 PACKINGS: dict[str, tuple[str, str, Callable[[bytes], bytes]]] = {
+    "gzip in gzip": ("faces.csv.gz", "faces.csv.gz", lambda data: gzip.compress(gzip.compress(data))),
+    "a tar archive with the votes of FER+ before it": (
+        "fer2013.tar",
+        "fer2013.tar",
+        lambda data: members(("fer2013new.csv", VOTES), ("fer2013.csv", data)),
+    ),
+    "a tar archive in which only the second-best name comes first": (
+        "a.tar.gz",
+        "a.tar.gz",
+        lambda data: members(("a.csv", VOTES), ("x/icml_face_data.csv", data), ("train.csv", b""), mode="w:gz"),
+    ),
+    "such a tar archive in a zip archive": (
+        "a.zip",
+        "a.zip",
+        lambda data: zipped({"a/fer2013.tar.gz": members(("b.csv", VOTES), ("train.csv", data), mode="w:gz")}),
+    ),
     "gzip": ("faces.csv.gz", "faces.csv.gz", gzip.compress),
     "gzip under another name": ("faces.csv", "faces.csv", gzip.compress),
     "the official archive": ("fer2013.tar.gz", "fer2013.tar.gz", lambda data: tar(data, "w:gz")),
@@ -286,6 +320,61 @@ def test_a_cut_off_archive_is_told_and_nothing_is_written(
     assert "cut off" in message or "fields" in message or "pixels" in message
 
 
+def protected(data: bytes) -> bytes:
+    """A zip archive whose member is marked as encrypted, in both of its headers."""
+    packed = bytearray(zipped({"fer2013.csv": data}))
+    packed[6] |= 1
+    packed[packed.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(packed)
+
+
+def of_another_method(data: bytes) -> bytes:
+    """A zip archive packed in a way that Python does not know (9, Deflate64)."""
+    packed = bytearray(zipped({"fer2013.csv": data}))
+    packed[8] = packed[packed.index(b"PK\x01\x02") + 10] = 9
+    return bytes(packed)
+
+
+def too_deep(data: bytes) -> bytes:
+    for _ in range(8):
+        data = gzip.compress(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("pack", "reason"),
+    [
+        (protected, "fer2013.csv is protected by a password; unpack it first"),
+        (of_another_method, "fer2013.csv: That compression method is not supported; unpack it first"),
+        (too_deep, "packed more than 5 times; unpack it first"),
+        (lambda data: zipped({"train/angry/Training_1.jpg": data}), "pictures; unpack it and give the folder"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_told_in_one_line_with_the_way_out(
+    pack: Callable[[bytes], bytes], reason: str, tmp_path: Path
+) -> None:
+    message = refusal(tmp_path, pack(lines(fields()).encode()))
+    assert reason in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_of_a_zip_archive_is_told_whatever_its_method(method: int, tmp_path: Path) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("fer2013.csv", lines(fields(200)))
+    packed = bytearray(archive.getvalue())
+    packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+    assert re.search("damaged or cut off archive|fields|pixels|column", refusal(tmp_path, bytes(packed)))
+
+
+def test_a_zip_archive_whose_directory_lies_about_its_place_is_told(tmp_path: Path) -> None:
+    packed = bytearray(zipped({"fer2013.csv": lines(fields()).encode()}))
+    end = packed.rindex(b"PK\x05\x06")
+    packed[end + 16 : end + 20] = (2**31).to_bytes(4, "little")
+    assert "damaged or cut off archive" in refusal(tmp_path, bytes(packed))
+
+
 def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(lines(fields(200)).encode()))
     packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
@@ -306,7 +395,7 @@ HEADERS = {
     "no pixels": ("emotion,Usage", ["no column pixels", "found emotion, Usage"]),
     "no Usage": ("emotion,pixels", ["no column Usage", "train.csv", "--validation-share", "face identity"]),
     "pixels twice": ("emotion,pixels,pixels,Usage", ["column pixels stands 2 times"]),
-    "semicolons": ("emotion;pixels;Usage", ["no column pixels", "emotion;pixels;Usage"]),
+    "semicolons": ("emotion;pixels;Usage", ["the separator is ';': expected ','"]),
     "no header": ("0,1 2 3,Training", ["no column pixels", "found 0, 1 2 3, Training"]),
 }
 
@@ -316,6 +405,13 @@ def test_a_header_without_the_columns_is_refused_with_the_reason(case: str, tmp_
     header, parts = HEADERS[case]
     message = refusal(tmp_path, lines(fields(), header))
     assert all(part in message for part in parts)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_another_separator_than_the_comma_is_named(separator: str, quote: str, tmp_path: Path) -> None:
+    content = lines(fields(), f"{quote}emotion{quote},pixels,Usage").replace(",", separator)
+    assert f"the separator is {separator!r}: expected ','" in refusal(tmp_path, content)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"  \r\n"])
@@ -598,6 +694,28 @@ def test_a_killed_run_leaves_older_outputs_and_the_next_run_clears_its_files(
 def test_a_second_process_on_the_same_folder_is_refused(usual: tuple[Path, dict[str, bytes]], tmp_path: Path) -> None:
     with module.only_one(tmp_path / "expected"), pytest.raises(InputError, match="another process"):
         ingest(usual[0], tmp_path / "expected")
+
+
+def limit_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+
+def test_a_full_disk_is_one_line_with_the_name_of_the_split(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    done = command(usual[0], tmp_path / "expected", preexec_fn=limit_files)
+    assert done.returncode == 2
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'expected/train.parquet'}'\n"
+    assert outputs(tmp_path / "expected") == usual[1]
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_a_folder_like_another(
+    usual: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve"))
+    done = command(write(folder / "fer2013.csv", usual[0].read_bytes()), folder / "out")
+    assert done.returncode == 0, done.stderr
+    assert outputs(folder / "out") == usual[1]
 
 
 # The command

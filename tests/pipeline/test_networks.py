@@ -8,9 +8,8 @@ from pytorchcv.models.resnet import resnet18, resnet50
 from torch import Tensor, nn
 
 from cfpn import training
-from cfpn.data import Faces
+from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Node, run, units
-from cfpn.objectives import Objective
 from cfpn.training import Method, Recipe
 from pipeline.networks import Baseline, build
 
@@ -116,12 +115,11 @@ def test_the_model_zoo_is_not_imported_as_a_whole() -> None:
 def test_resnet18_trains_a_step_without_back_propagation_through_it(cuts: str | list[str]) -> None:
     nodes = build(Baseline("resnet18", input_size=64), 0)
     before = [p.detach().clone() for p in parameters(nodes)]
-    method = Method(units=cuts, objective=Objective(cross_entropy=1.0))
-    pixels = torch.randint(0, 256, (8, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    method, recipe = Method(units=cuts), Recipe(epochs=1, batch=8)
+    pixels = torch.randint(0, 256, (8, 1, 48, 48), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     faces = Faces(pixels, torch.arange(8) % 7, torch.arange(8))
-    recipe = Recipe(epochs=1, batch=8)
     state = training.start(nodes, method, recipe, 64, 0, torch.device("cpu"))
-    step, _ = training.train(state, method, recipe, faces, faces, 64, 0)
+    step, _ = training.train(state, method, recipe, faces, faces, 0)
     hidden = [unit.name for unit in units(nodes, cuts)][:-1]
     assert [name for name in step.scalars if name.startswith("unit/")] == [f"unit/{name}/loss" for name in hidden]
     assert all(not torch.equal(a, b) for a, b in zip(before, parameters(nodes), strict=True))

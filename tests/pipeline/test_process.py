@@ -1,8 +1,10 @@
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -103,12 +105,16 @@ def test_a_temporary_file_may_be_replaced_or_removed_by_the_block(tmp_path: Path
     assert names(tmp_path) == ["out.txt"]
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_a_file_has_the_rights_that_the_umask_grants(mask: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_file_has_the_rights_that_the_umask_grants_whatever_a_library_did(
+    mask: int, replaced: bool, tmp_path: Path
+) -> None:
     before = os.umask(mask)
     try:
         with atomic(tmp_path / "out.txt") as temporary:
-            temporary.touch()
+            if replaced:
+                Path(tempfile.mkstemp(dir=tmp_path)[1]).replace(temporary)  # with rights 0600, as safetensors does
         assert current_umask() == mask
     finally:
         os.umask(before)
@@ -121,13 +127,59 @@ KILLED = (
 )
 
 
-def test_what_a_killed_process_left_is_cleared_by_the_next_for_the_same_file_only(tmp_path: Path) -> None:
-    for name in ("out[1].txt", "out1.txt"):
-        subprocess.run([sys.executable, "-c", KILLED, tmp_path / name], cwd=ROOT)
-    assert len(names(tmp_path)) == 2
-    with atomic(tmp_path / "out[1].txt") as temporary:
+def killed(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", KILLED, path], cwd=ROOT)
+
+
+def test_what_a_killed_process_left_is_cleared_by_the_next_in_the_same_folder(tmp_path: Path) -> None:
+    killed(tmp_path / "out[1].txt")
+    assert [name.partition("txt")[0] for name in names(tmp_path)] == [".out[1]."]
+    with atomic(tmp_path / "other.txt") as temporary:
         temporary.write_text("whole")
-    assert [name.partition("txt")[0] for name in names(tmp_path)] == [".out1.", "out[1]."]
+    assert names(tmp_path) == ["other.txt"]
+
+
+def test_any_later_command_clears_what_a_killed_one_left_below_the_outputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
+    for name in ("data/sample.csv", "data/splits/train.parquet", "runs/a/b/model.safetensors", "elsewhere/x.txt"):
+        killed(tmp_path / name)
+    (tmp_path / "data/.mine.part").write_text("a file of another program")
+    run(lambda: None)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert [name.partition("/.x.txt")[0] for name in left if not name.endswith(".lock")] == [
+        "data/.mine.part",
+        "elsewhere",
+    ]
+
+
+def test_a_sweep_leaves_the_file_of_a_live_process_that_a_library_has_replaced(tmp_path: Path) -> None:
+    with atomic(tmp_path / "out.txt") as temporary:
+        (tmp_path / "other").write_text("replaced")
+        (tmp_path / "other").replace(temporary)
+        process.sweep([str(tmp_path)])
+        assert temporary.read_text() == "replaced"
+    assert (tmp_path / "out.txt").read_text() == "replaced"
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, calls = process.fcntl.flock, []
+
+    def swept_before(handle: int, how: int) -> None:
+        calls.append(how)
+        if len(calls) == 1:
+            process.remove_abandoned(tmp_path.glob(".*.part"))
+        lock(handle, how)
+
+    monkeypatch.setattr(process.fcntl, "flock", swept_before)
+    with atomic(tmp_path / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert (tmp_path / "out.txt").read_text() == "whole"
+    assert names(tmp_path) == ["out.txt"]
 
 
 def test_the_temporary_file_of_a_live_process_stays(tmp_path: Path) -> None:
@@ -138,6 +190,63 @@ def test_the_temporary_file_of_a_live_process_stays(tmp_path: Path) -> None:
         assert (tmp_path / "out.txt").read_text() == "second"
         assert first.read_text() == "first"
     assert (tmp_path / "out.txt").read_text() == "first"
+
+
+# writing
+
+
+def wrapped(number: int) -> Exception:
+    return RuntimeError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [wrapped(errno.ENOSPC), OSError(errno.ENOSPC, "No space left on device"), OSError("[Errno 28] Error writing")],
+)
+def test_a_full_disk_is_told_with_the_path_whatever_library_met_it(error: Exception, tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(OSError) as caught, atomic(path):
+        raise error
+    assert caught.value.errno == errno.ENOSPC
+    assert str(caught.value) == f"[Errno 28] No space left on device: '{path}'"
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["out.txt"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [wrapped(errno.ENOENT), ZeroDivisionError(), OSError(errno.ENOSPC, "full", "elsewhere"), BlockingIOError("pipe")],
+)
+def test_an_error_that_is_not_of_this_file_goes_on_as_it_is(error: Exception, tmp_path: Path) -> None:
+    with pytest.raises(type(error)) as caught, atomic(tmp_path / "out.txt"):
+        raise error
+    assert caught.value is error
+
+
+FULL = (
+    "import numpy as np, pathlib, resource, sys; from pipeline.process import atomic, run\n"
+    "def write():\n"
+    "    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    "    with atomic(pathlib.Path(sys.argv[1])) as path: {}\n"
+    "run(write)"
+)
+LIBRARIES = {
+    "safetensors": "from safetensors.numpy import save_file; save_file({'a': np.zeros(200_000)}, path)",
+    "arrow": (
+        "import pyarrow as pa, pyarrow.parquet as pq; pq.write_table(pa.table({'a': [np.random.bytes(200_000)]}), path)"
+    ),
+    "the standard one": "path.write_bytes(bytes(200_000))",
+}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_library_that_meets_a_full_disk_ends_with_one_line_and_2(library: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL.format(LIBRARIES[library]), tmp_path / "out.npy"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == f"error: [Errno 27] File too large: '{tmp_path / 'out.npy'}'\n"
+    assert done.returncode == 2
+    assert names(tmp_path) == []
 
 
 # only_one

@@ -96,6 +96,14 @@ def test_the_last_row_of_a_block_is_the_flaw_that_the_docstring_names() -> None:
         assert all((rows[twin][0] == rows[-1][0]) == (flaw == "copy") for twin in twins)
 
 
+def test_happy_is_the_commonest_and_disgust_the_rarest_expression_as_in_fer2013(made: Path) -> None:
+    labels = [int(line.split(",")[0]) for line in made.read_text().splitlines()[1:]]
+    counts = Counter(EXPRESSIONS[label] for label in labels)
+    assert counts.most_common()[0][0] == "happy"
+    assert counts.most_common()[-1][0] == "disgust"
+    assert len(counts) == 7
+
+
 def test_flawless_data_have_no_copies_and_no_constant_faces() -> None:
     faces = [face_of_row(0, 4 * BLOCK + i, flawless=True) for i in range(BLOCK)]
     assert len({face.tobytes() for face in faces}) == BLOCK

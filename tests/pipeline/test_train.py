@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +18,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import process
-from pipeline import session as sessions
 from pipeline import train as train_stage
+from pipeline.runs import session as sessions
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUTS = ("history.csv", "metrics.json", "model.safetensors")
+PROFILE = "profiles/sample.yaml"
+OUTPUTS = ("history.csv", "metrics.json", "model.safetensors", "run.json")
 
 
 def write_split(path: Path, faces: int, seed: int, label: int | None = None) -> None:
@@ -35,11 +37,13 @@ def write_split(path: Path, faces: int, seed: int, label: int | None = None) -> 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     yaml = YAML(typ="safe", pure=True)
-    raw = yaml.load(ROOT / "params.yaml")
-    own = raw["profiles"]["sample"]
-    own["model"] |= {"width": 16, "input_size": 16, "layers": 1, "pyramids": 1}
-    own["train"] |= {"faces": "original", "epochs": 4, "batch": 16}
-    yaml.dump(raw, tmp_path / "params.yaml")
+    for name in ("params.yaml", "methods.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    profile = yaml.load(ROOT / PROFILE)
+    profile["model"] |= {"width": 16, "input_size": 16, "layers": 1, "pyramids": 1}
+    profile["train"] |= {"faces": "original", "epochs": 4, "batch": 16}
+    (tmp_path / "profiles").mkdir()
+    yaml.dump(profile, tmp_path / PROFILE)
     splits = tmp_path / "data" / "splits"
     splits.mkdir(parents=True)
     write_split(splits / "train.parquet", 80, 0)
@@ -90,11 +94,11 @@ def contents(folder: Path) -> list[bytes]:
     return [(folder / "runs" / "nbp-0" / name).read_bytes() for name in OUTPUTS]
 
 
-def change(folder: Path, name: str, value: object) -> None:
+def change(folder: Path, name: str, value: object, section: str = "train") -> None:
     yaml = YAML(typ="safe", pure=True)
-    raw = yaml.load(folder / "params.yaml")
-    raw["profiles"]["sample"]["train"][name] = value
-    yaml.dump(raw, folder / "params.yaml")
+    profile = yaml.load(folder / PROFILE)
+    profile[section][name] = value
+    yaml.dump(profile, folder / PROFILE)
 
 
 def test_a_run_killed_after_an_epoch_continues_and_ends_bit_identical(folder: Path, train: Train) -> None:
@@ -125,12 +129,12 @@ def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(fol
 
 def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:
     killed_after_an_epoch(folder)
-    change(folder, "learning_rate", 0.001)
+    change(folder, "schedule", {"learning_rate": 0.001})
     assert "continue" not in train().out
 
 
 def test_a_diverging_run_ends_with_step_unit_and_value(folder: Path, train: Train) -> None:
-    change(folder, "learning_rate", 1e30)
+    change(folder, "schedule", {"learning_rate": 1e30})
     result = train()
     assert result.code == 1
     assert "step" in result.err and "unit" in result.err and ("nan" in result.err or "inf" in result.err)
@@ -158,10 +162,7 @@ def test_a_batch_that_cannot_be_is_refused(folder: Path, train: Train, name: str
 
 
 def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: Train) -> None:
-    yaml = YAML(typ="safe", pure=True)
-    raw = yaml.load(folder / "params.yaml")
-    raw["profiles"]["sample"]["model"]["blocks"] = 2
-    yaml.dump(raw, folder / "params.yaml")
+    change(folder, "blocks", 2, "model")
     result = train()
     assert result.code == 2
     assert "'block3' is no node" in result.err
@@ -169,7 +170,7 @@ def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: T
 
 def test_a_checkpoint_of_other_parameters_is_passed_over_aloud(folder: Path, train: Train) -> None:
     killed_after_an_epoch(folder)
-    change(folder, "learning_rate", 0.001)
+    change(folder, "schedule", {"learning_rate": 0.001})
     assert "begin anew" in train().out
 
 

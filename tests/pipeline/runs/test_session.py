@@ -8,22 +8,28 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cfpn.data import SIDE, Faces
-from cfpn.model import CFPN
-from cfpn.objectives import Head, Objective
-from cfpn.training import Method, Record, weights
-from pipeline import session as sessions
-from pipeline.networks import Baseline
+from cfpn import checkpoint
+from cfpn.faces import Faces
+from cfpn.heads import Head
+from cfpn.network import CFPN
+from cfpn.objectives import LocalLoss
+from cfpn.schedule import Schedule
+from cfpn.training import Method, Record
+from pipeline.networks import Baseline, build
 from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
-from pipeline.session import Session, advance, begin, build, device, fingerprint, read, restore, save
+from pipeline.runs import session as sessions
+from pipeline.runs.about import describe, identity
+from pipeline.runs.session import Session, advance, begin, device, read, restore, save
 
-LOCAL = Method(units=["block1"], objective=Objective(pool=4, grid=2, head=Head(hidden=1, width=8)))
+SIDE = 48
+RATES = Schedule(shape="one_cycle")
+LOCAL = Method(["block1"], local_loss=LocalLoss(pool=4, grid=2, head=Head(hidden=1, width=8)), schedule=RATES)
 PARAMS = Params(
     profile="test",
     model=CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1),
-    train=Training(epochs=3, batch=8, schedule="one_cycle", average=0.9),
-    methods={"nbp": LOCAL, "bp": Method(units="network")},
+    train=Training(epochs=3, batch=8, average=0.9),
+    methods={"nbp": LOCAL, "bp": Method(units="network", schedule=RATES)},
     compute=Compute(device="cpu", threads=1),
 )
 
@@ -31,7 +37,7 @@ PARAMS = Params(
 def faces(number: int, seed: int) -> Faces:
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(number) % 7
-    pixels = torch.randint(0, 100, (number, SIDE, SIDE), generator=random) + 20 * labels[:, None, None]
+    pixels = torch.randint(0, 100, (number, 1, SIDE, SIDE), generator=random) + 20 * labels[:, None, None, None]
     return Faces(pixels.to(torch.uint8), labels, torch.arange(1, number + 1))
 
 
@@ -45,7 +51,7 @@ def epochs(session: Session, method: str = "nbp", number: int = 99) -> list[Reco
 
 
 def start(method: str = "nbp", seed: int = 0) -> Session:
-    return begin(PARAMS, PARAMS.methods[method], seed)
+    return begin(PARAMS, PARAMS.methods[method], seed, faces(32, 1))
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -64,7 +70,7 @@ def test_a_session_saved_and_restored_goes_on_bit_for_bit(method: str, tmp_path:
     assert second.history == straight.history
     assert second.best_epoch == straight.best_epoch
     assert same(second.best, straight.best)
-    assert same(second.state.tensors(), straight.state.tensors())
+    assert same(checkpoint.tensors(second.state), checkpoint.tensors(straight.state))
 
 
 def test_a_checkpoint_is_equal_byte_for_byte_between_identical_runs(tmp_path: Path) -> None:
@@ -90,7 +96,7 @@ def test_the_best_epoch_is_the_first_of_the_most_accurate_and_its_weights_are_ke
     session = start("bp")
     fill = []
     for epoch, accuracy in enumerate([0.2, 0.5, 0.4, 0.5, 0.1], 1):
-        for tensor in weights(session.state.network).values():
+        for tensor in session.state.averaged.predicting().values():
             tensor.fill_(epoch)
         session.note(Record(epoch, epoch, 1.0, {"val/accuracy": accuracy}, complete=True))
         fill.append((session.best_epoch, {tensor.flatten()[0].item() for tensor in session.best.values()}))
@@ -101,7 +107,7 @@ def test_an_epoch_at_accuracy_zero_is_the_best_as_long_as_it_is_alone() -> None:
     session = start("bp")
     session.note(Record(1, 1, 1.0, {"val/accuracy": 0.0}, complete=True))
     assert session.best_epoch == 1
-    assert same(session.best, weights(session.state.network))
+    assert same(session.best, session.state.averaged.predicting())
 
 
 def test_a_network_is_built_as_its_parameters_say() -> None:
@@ -132,7 +138,7 @@ def test_a_checkpoint_of_another_method_or_network_is_refused(tmp_path: Path) ->
         restore(start("bp"), tmp_path / "x")
     wider = PARAMS.model_copy(update={"model": replace(PARAMS.model, width=32)})
     with pytest.raises(InputError, match="not a checkpoint of this training"):
-        restore(begin(wider, LOCAL, 0), tmp_path / "x")
+        restore(begin(wider, LOCAL, 0, faces(32, 1)), tmp_path / "x")
 
 
 @pytest.mark.parametrize("about", [None, {"session": "{"}, {"session": "{}"}, {"session": '{"history": []}'}])
@@ -152,24 +158,25 @@ def test_written_weights_come_back_with_their_metadata(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["x"]
 
 
-def test_a_fingerprint_changes_with_what_decides_a_training_and_with_nothing_else(tmp_path: Path) -> None:
+def test_the_identity_of_a_run_changes_with_what_decides_it_and_with_nothing_else(tmp_path: Path) -> None:
     file, other = tmp_path / "train.parquet", tmp_path / "moved.parquet"
     file.write_bytes(b"1")
     other.write_bytes(b"2")
 
-    def changed(**fields: object) -> Params:
-        return PARAMS.model_copy(update=fields)
+    def own(method: str = "nbp", seed: int = 0, path: Path = file, **fields: object) -> str:
+        params = PARAMS.model_copy(update=fields)
+        return identity(describe(params, method, seed, faces(32, 1), [path]))
 
-    first = fingerprint(PARAMS, "nbp", 0, [file])
-    renamed = changed(profile="other", methods={"nbp": LOCAL})
-    assert fingerprint(renamed, "nbp", 0, [file]) == first
+    first = own()
+    assert own(profile="other", methods={"nbp": LOCAL}) == first
+    assert own(compute=replace(PARAMS.compute, workers=2)) == first
     others = [
-        fingerprint(PARAMS, "nbp", 1, [file]),
-        fingerprint(PARAMS, "bp", 0, [file]),
-        fingerprint(PARAMS, "nbp", 0, [other]),
-        fingerprint(changed(train=replace(PARAMS.train, epochs=4)), "nbp", 0, [file]),
-        fingerprint(changed(model=replace(PARAMS.model, width=32)), "nbp", 0, [file]),
-        fingerprint(changed(methods={"nbp": replace(LOCAL, share=0.5)}), "nbp", 0, [file]),
+        own(seed=1),
+        own("bp"),
+        own(path=other),
+        own(train=replace(PARAMS.train, epochs=4)),
+        own(model=replace(PARAMS.model, width=32)),
+        own(methods={"nbp": replace(LOCAL, schedule=replace(RATES, update_every=2))}),
     ]
     assert len({first, *others}) == 1 + len(others)
 

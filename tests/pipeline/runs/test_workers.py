@@ -1,0 +1,155 @@
+"""Units that learn on several Ray workers give the numbers of one, bit for bit, whatever happens to a worker."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from cfpn import checkpoint
+from cfpn.faces import Augmentation, Faces
+from cfpn.graph import Cuts
+from cfpn.network import CFPN
+from cfpn.schedule import Schedule
+from cfpn.training import DivergedError, Method
+from pipeline.params import Compute, Params, Training
+from pipeline.process import InputError
+from pipeline.runs import cluster, session
+from pipeline.runs.session import Session, advance, begin
+
+RATES = Schedule(0.01, "one_cycle", first_unit_stops_at=0.65)
+PARAMS = Params(
+    profile="test",
+    model=CFPN(input_size=48, width=16, layers=2, pyramids=1),
+    train=Training(epochs=3, batch=16, average=0.9, augmentation=Augmentation(flip=True, shift=2)),
+    methods={
+        "nbp": Method(["block1", "block2", "block3"], schedule=RATES, vote=True),
+        "bp": Method("network"),
+        "balanced": Method("balanced:4", schedule=replace(RATES, update_every=2), vote=True),
+    },
+    compute=Compute(device="cpu"),
+)
+
+
+def faces(number: int, seed: int) -> Faces:
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(number) % 7
+    pixels = torch.randint(0, 100, (number, 1, 48, 48), generator=random) + 20 * labels[:, None, None, None]
+    return Faces(pixels.to(torch.uint8), labels, torch.arange(1, number + 1))
+
+
+def parameters(workers: int, **changes: object) -> Params:
+    return PARAMS.model_copy(update={"compute": Compute(device="cpu", workers=workers)} | changes)
+
+
+def trained(workers: int, method: str = "nbp", epochs: int = 3) -> Session:
+    params = parameters(workers)
+    own = begin(params, params.methods[method], 0, faces(80, 1))
+    go_on(own, params, method, epochs)
+    return own
+
+
+def go_on(own: Session, params: Params, method: str = "nbp", epochs: int = 3) -> None:
+    for record in advance(own, params, params.methods[method], 0, faces(80, 1), faces(21, 2)):
+        if record.complete and record.epoch == epochs:
+            break
+
+
+def assert_equal(one: Session, other: Session) -> None:
+    assert one.history == other.history
+    ours, theirs = checkpoint.tensors(one.state), checkpoint.tensors(other.state)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert all(torch.equal(one.best[name], other.best[name]) for name in one.best)
+
+
+@pytest.fixture(scope="module")
+def alone() -> Session:
+    return trained(1)
+
+
+@pytest.fixture
+def connected() -> Iterator[None]:
+    with cluster.connected(None, 4):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [2, 4])
+def test_several_workers_give_the_bits_of_one(workers: int, alone: Session, connected: None) -> None:
+    assert_equal(trained(workers), alone)
+
+
+@pytest.mark.slow
+def test_units_cut_inside_a_block_that_rest_give_the_bits_of_one(connected: None) -> None:
+    assert_equal(trained(2, "balanced"), trained(1, "balanced"))
+
+
+@pytest.mark.slow
+def test_a_run_begun_on_one_worker_goes_on_with_four(alone: Session, connected: None, tmp_path: Path) -> None:
+    session.save(trained(1, epochs=1), tmp_path / "checkpoint")
+    params = parameters(4)
+    own = begin(params, params.methods["nbp"], 5, faces(80, 1))
+    session.restore(own, tmp_path / "checkpoint")
+    go_on(own, params)
+    assert_equal(own, alone)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_in_mid_epoch_changes_no_bit(
+    alone: Session, connected: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    params, killed = parameters(2), []
+    own = begin(params, params.methods["nbp"], 0, faces(80, 1))
+    for record in advance(own, params, params.methods["nbp"], 0, faces(80, 1), faces(21, 2)):
+        if record.step == 7 and not record.complete and not killed:
+            killed = worker_processes()
+            os.kill(killed[-1], signal.SIGKILL)
+    assert len(killed) == 2
+    assert "a worker died; the epoch begins again" in capfd.readouterr().err
+    assert_equal(own, alone)
+
+
+def worker_processes() -> list[int]:
+    """Process numbers of the segments' workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found += [int(entry.name)] if b"ray::Segment" in title else []
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_a_unit_that_diverges_ends_the_run_with_unit_and_step(connected: None) -> None:
+    method = replace(PARAMS.methods["nbp"], schedule=Schedule(1e30))
+    params = parameters(2, methods={"nbp": method})
+    own = begin(params, method, 0, faces(80, 1))
+    with pytest.raises(DivergedError, match=r"^step \d+: the loss of unit block\S+ is (nan|inf)$"):
+        go_on(own, params)
+
+
+@pytest.mark.slow
+def test_more_workers_than_the_cluster_can_hold_are_refused(connected: None) -> None:
+    params = parameters(3)
+    wide = params.model_copy(update={"compute": Compute(device="cpu", threads=9, workers=3)})
+    with pytest.raises(InputError, match=r"compute\.workers: 3 workers of 9 CPUs; the cluster has 4"):
+        go_on(begin(wide, wide.methods["nbp"], 0, faces(80, 1)), wide)
+
+
+@pytest.mark.parametrize("units", ["network", ["block1"]])
+def test_a_method_whose_gradients_cross_units_learns_on_one_worker(units: Cuts) -> None:
+    method = Method(units, "stop" if units == "network" else "pass")
+    assert session.workers_of(parameters(4), method) == 1
+    assert session.workers_of(parameters(4), Method(["block1"])) == 4
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9: no Ray answers there"):
+        cluster.answering("127.0.0.1:9")
