@@ -47,12 +47,19 @@ def locate(source: Path) -> Path:
     raise InputError(f"{source}: no FER2013 file found; {where}. {HOW_TO_GET}")
 
 
+def has_csv(folder: Path) -> bool:
+    """Whether a folder holds one of Kaggle's files, under a name that `locate` looks for."""
+    return any((folder / name).is_file() for name in FILE_NAMES)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open the CSV, unpacked as often as it is packed; raises InputError where an archive is damaged or lacks a CSV."""
     try:
         with ExitStack() as stack:
             yield unpack(stack.enter_context(path.open("rb", buffering=BUFFER)), path, stack)
+    except NotImplementedError as error:  # a way of packing that Python's zipfile does not know
+        raise InputError(f"{path}: {error}; unpack it first") from error
     except (*DAMAGES, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a damaged zip seeks before 0
             if error.filename is None:
@@ -78,14 +85,11 @@ def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0
 
 
 def csv_in_zip(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
-    """The CSV of a zip archive; raises InputError where Python cannot unpack it."""
+    """The CSV of a zip archive; raises InputError where a password protects it."""
     name = choose(archive.namelist(), path)
     if archive.getinfo(name).flag_bits & ENCRYPTED:
         raise InputError(f"{path}: {name} is protected by a password; unpack it first")
-    try:
-        return archive.open(name)
-    except NotImplementedError as error:
-        raise InputError(f"{path}: {name}: {error}; unpack it first") from error
+    return archive.open(name)
 
 
 def choose(names: Sequence[str], path: Path) -> str:

@@ -23,15 +23,13 @@ from tqdm import tqdm
 
 from cfpn.schema import EXPRESSIONS, Description
 from pipeline.data.audit import SPLITS
-from pipeline.data.chunks import Chunk, Cut, Row, identify
+from pipeline.data.chunks import CHUNK, FAULTS_SHOWN, Chunk, Cut, Row, fault_list, identify
 from pipeline.process import InputError
 
 PIXELS = 48 * 48
 USAGES = dict(zip((b"Training", b"PublicTest", b"PrivateTest"), SPLITS, strict=True))
 LABELS = {str(label).encode(): label for label in range(len(EXPRESSIONS))}
 LINE_LIMIT = 1 << 24  # bytes
-CHUNK = 32  # rows that are parsed at once: few enough for the work arrays to stay in the cache
-FAULTS_SHOWN = 20
 
 
 class Columns(NamedTuple):
@@ -79,7 +77,8 @@ def chunks(lines: Iterator[bytes], columns: Columns, path: Path, cut: Cut | None
             if not count:
                 yield chunk
     if faults:
-        raise InputError(describe(path, rows, faults, count))
+        shown = [f"row {x.row}, column {x.column}: found {x.found}; expected {x.expected}" for x in faults]
+        raise InputError(fault_list(path, rows, "rows", shown, count))
 
 
 def read_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -232,15 +231,6 @@ def parse_pixels(text: bytes, number: int) -> NDArray[np.uint8] | Fault:
 def is_pixel(token: bytes) -> bool:
     """Whether a token is an integer in 0..255 in decimal digits."""
     return token.isdigit() and (len(token) <= 3 or not token[:-3].strip(b"0")) and int(token[-3:]) <= 255
-
-
-def describe(path: Path, rows: int, faults: Sequence[Fault], count: int) -> str:
-    """The faults, one on a line, and how many more there are."""
-    lines = [f"{path}: {count:,} fault{'s' * (count > 1)} in {rows:,} rows; nothing was written"]
-    lines += [f"  row {one.row}, column {one.column}: found {one.found}; expected {one.expected}" for one in faults]
-    if count > len(faults):
-        lines.append(f"  and {count - len(faults):,} more")
-    return "\n".join(lines)
 
 
 def quote(value: bytes) -> str:
