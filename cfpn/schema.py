@@ -135,8 +135,8 @@ def unpack(columns: pa.RecordBatch, description: Description) -> Batch:
         if columns[name].null_count:
             raise ValueError(f"column {name}: a value is missing")
     face = np.dtype((np.uint8, (description.channels, description.side, description.side)))
-    kinds = zip(COLUMNS, (face, np.int8, np.int32), strict=True)
-    pixels, labels, rows = (values(columns[name], kind) for name, kind in kinds)
+    kinds: tuple[DTypeLike, ...] = (face, np.int8, np.int32)
+    pixels, labels, rows = (values(columns[name], kind) for name, kind in zip(COLUMNS, kinds, strict=True))
     wrong = np.flatnonzero((labels < 0) | (labels >= len(description.classes)))
     if len(wrong):
         raise ValueError(f"row {rows[wrong[0]]}: label {labels[wrong[0]]}, but there are {len(description.classes)}")

@@ -15,6 +15,7 @@ order of the rows nor other rows matter. The shares are met on average, not exac
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ def ingest(
         with opened_faces(path, cut, votes) as (description, chunks):
             faces = write_splits(chunks, description, paths)
         report, dropped = audit(faces, rules, description.classes)
-        check_splits(path, report["written"], cut)
+        check_splits(path, Counter(face.split for face in faces if face.row not in dropped), cut)
         if dropped:
             remove_rows(paths["train"], dropped)
         report_path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -16,7 +16,13 @@ from typing import IO, NoReturn
 from pipeline.process import InputError
 
 COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
-FILE_NAMES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv", "fer2013.csv.gz", "icml_face_data.csv.gz")
+FILE_NAMES: tuple[str, ...] = (
+    "fer2013.csv",
+    "fer2013/fer2013.csv",
+    "icml_face_data.csv",
+    "fer2013.csv.gz",
+    "icml_face_data.csv.gz",
+)
 FILE_NAMES += ("fer2013.tar.gz", "fer2013.zip", "icml_face_data.csv.zip", f"{COMPETITION}.zip", "train.csv")
 SUFFIXES = (".csv", ".csv.gz", ".tar.gz", ".zip")
 HOW_TO_GET = (
@@ -35,7 +41,8 @@ def locate(source: Path) -> Path:
 
     Raises InputError that lists the names looked for, where, and how to get the data.
     """
-    folder, names = source.parent, (source.name,)
+    folder = source.parent
+    names: tuple[str, ...] = (source.name,)
     if source.is_dir():
         folder, names = source, FILE_NAMES
     elif not source.suffix:
@@ -57,7 +64,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open the CSV, unpacked as often as it is packed; raises InputError where an archive is damaged or lacks a CSV."""
     try:
         with ExitStack() as stack:
-            yield unpack(stack.enter_context(path.open("rb", buffering=BUFFER)), path, stack)
+            yield unpack(stack.enter_context(io.BufferedReader(path.open("rb", buffering=0), BUFFER)), path, stack)
     except NotImplementedError as error:  # a way of packing that Python's zipfile does not know
         raise InputError(f"{path}: {error}; unpack it first") from error
     except (*DAMAGES, OSError) as error:
@@ -71,6 +78,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0) -> io.BufferedReader:
     """The CSV inside `file`, whatever packing its first bytes announce; `stack` closes what is opened."""
     head = file.peek(512)
+    inner: gzip.GzipFile | IO[bytes]
     if head.startswith(b"\x1f\x8b"):
         inner = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))  # its own guess fails for gzip in gzip
     elif head.startswith(b"PK\x03\x04"):
@@ -104,15 +112,16 @@ def choose(names: Sequence[str], path: Path) -> str:
 def csv_in_tar(file: io.BufferedReader, path: Path, stack: ExitStack) -> IO[bytes]:
     """The CSV of a tar archive, which is read forwards: again from its start unless the best name comes up."""
     archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
-    names = []
+    names: list[str] = []
     for member in filter(tarfile.TarInfo.isfile, archive):
         if is_named(member.name, FILE_NAMES[0]):
-            return archive.extractfile(member)
+            return archive.extractfile(member) or refuse_archive(names, path)
         names.append(member.name)
     wanted = choose(names, path)
     file.seek(0)
     archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
-    return archive.extractfile(next(member for member in archive if member.isfile() and member.name == wanted))
+    member = next(member for member in archive if member.isfile() and member.name == wanted)
+    return archive.extractfile(member) or refuse_archive(names, path)
 
 
 def is_named(name: str, wanted: str) -> bool:

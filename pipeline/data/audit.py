@@ -5,7 +5,7 @@ Training, which flatters every test score that is not told apart; so the audit c
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cfpn.schema import EXPRESSIONS
@@ -18,7 +18,7 @@ RULES = {
     "duplicates": "all but the first of identical training faces",
 }
 
-Count = int | dict[str, "Count"]
+Count = int | Mapping[str, "Count"]
 
 
 class Face(NamedTuple):
@@ -65,13 +65,13 @@ def audit(
     return report, set(reasons)
 
 
-def per_class(faces: Iterable[Face], split: str, classes: Sequence[str]) -> dict[str, Count]:
+def per_class(faces: Iterable[Face], split: str, classes: Sequence[str]) -> Mapping[str, Count]:
     """Rows of a split: the total and those of each class."""
     counts = Counter(face.label for face in faces if face.split == split)
     return {"total": counts.total()} | {name: counts[label] for label, name in enumerate(classes)}
 
 
-def per_split(splits: Iterable[str]) -> dict[str, Count]:
+def per_split(splits: Iterable[str]) -> Mapping[str, Count]:
     """How often each split occurs, and the total."""
     counts = Counter(splits)
     return {"total": counts.total()} | {split: counts[split] for split in SPLITS}
@@ -95,7 +95,7 @@ def redundant(groups: Iterable[Sequence[Face]], split: str) -> int:
     return sum(max(0, sum(face.split == split for face in group) - 1) for group in groups)
 
 
-def copies_across(groups: Iterable[Sequence[Face]]) -> dict[str, Count]:
+def copies_across(groups: Iterable[Sequence[Face]]) -> Mapping[str, Count]:
     """Rows of each split that have an identical face in another: `{"train": {"val": ..., "test": ...}, ...}`.
 
     The outer key is the split that holds the copy, the inner one the split whose rows are counted:

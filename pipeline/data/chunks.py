@@ -17,11 +17,11 @@ FAULTS_SHOWN = 20
 class Row(NamedTuple):
     """A face before its pixels are read: its number in the source, label, split, and the text of its pixels in a CSV.
 
-    None stands where a value is at fault or absent.
+    None, or the label -1, stands where a value is at fault or absent.
     """
 
     number: int
-    label: int | None
+    label: int
     split: str | None
     pixels: bytes | None = None
 
@@ -47,7 +47,11 @@ def identify(rows: Iterable[Row], pixels: NDArray[np.uint8], cut: Cut | None = N
     faces = []
     for row, face, flat in zip(rows, pixels, constant.tolist(), strict=True):
         digest = blake2b(face, digest_size=16).digest()
-        faces.append(Face(row.number, row.split or split_by_identity(digest, cut), row.label, digest, flat))
+        split = row.split
+        if split is None:
+            assert cut is not None  # else the reader refuses the file
+            split = split_by_identity(digest, cut)
+        faces.append(Face(row.number, split, row.label, digest, flat))
     return faces
 
 
