@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from pipeline.process import InputError
 
@@ -78,7 +78,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0) -> io.BufferedReader:
     """The CSV inside `file`, whatever packing its first bytes announce; `stack` closes what is opened."""
     head = file.peek(512)
-    inner: gzip.GzipFile | IO[bytes]
+    inner: Any  # all three can be read, but have no type in common
     if head.startswith(b"\x1f\x8b"):
         inner = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))  # its own guess fails for gzip in gzip
     elif head.startswith(b"PK\x03\x04"):
