@@ -74,7 +74,7 @@ def logged_in() -> str:
     if not wandb.login(prompt=False, verify=False):
         raise InputError("not logged in: `wandb login` first; `wandb leet wandb` shows offline runs without an account")
     try:
-        return wandb.Api(timeout=20).default_entity
+        return wandb.Api(timeout=20).default_entity or ""
     except (wandb.Error, OSError, ValueError) as error:
         raise InputError(f"W&B does not answer: {str(error).strip().splitlines()[0]}") from error
 

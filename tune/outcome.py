@@ -73,7 +73,7 @@ def write(kept: Storage, name: str, ended: Ended) -> None:
         "test": score.test,
         "about": ended.about,
     }
-    arrays = {"about": np.array(json.dumps(about)), "probabilities": score.probabilities}
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), "probabilities": score.probabilities}
     arrays |= {} if score.test_probabilities is None else {"test_probabilities": score.test_probabilities}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
