@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--entity", help="of W&B (default: your own)")
     parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--sweeps", type=Path, default=Path("results/sweeps"), help="tables of sweeps that ran here")
+    parser.add_argument("--sweeps", type=Path, default=Path("sweeps/results"), help="tables of sweeps that ran here")
     args = parser.parse_args()
     own = logged_in()
     entity = args.entity or own
