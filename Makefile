@@ -34,7 +34,7 @@ runs: $(READY) ## a table of the workspace and all experiments: what they reach,
 
 sweep: $(READY) ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
 	dvc repro inputs
-	dvc --cd sweeps repro $(if $(filter models cost report,$(NAME)),$(NAME),sweep@$(NAME))
+	dvc --cd sweeps repro $(if $(filter models methods cost report,$(NAME)),$(NAME),sweep@$(NAME))
 
 lint: $(READY) ## ruff and mypy
 	ruff check .

@@ -129,7 +129,9 @@ def destinations(
     return [
         progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
         dvclive(args.live / name, session.history),
-        wandb(args.project or params.tracking.project, group, name, checkpoint.stem, about, session.history, Path.cwd()),
+        wandb(
+            args.project or params.tracking.project, group, name, checkpoint.stem, about, session.history, Path.cwd()
+        ),
     ]
 
 
