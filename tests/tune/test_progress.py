@@ -5,10 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from ray.tune.experiment import Trial
 
-from tune import names, progress, spaces
+from tune import names, progress, results, spaces
+from tune.outcome import Outcome, Score, Summary
 from tune.progress import Progress
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -101,3 +103,18 @@ def test_the_announcement_says_what_where_and_how_many() -> None:
         "  resources: 1 CPU per trial on this machine, 3 at once",
         "  tables: x/y",
     ]
+
+
+def test_a_sweep_over_networks_ends_with_table_two_and_its_files(tmp_path: Path) -> None:
+    own = spaces.with_common_rate(spaces.read(PARAMS, "models", [], {}, None, 1))
+    row = {"epoch": 1, "step": 3, "val/accuracy": 0.5, "val/loss": 1.0, "train/accuracy": 0.5, "train/loss": 1.0}
+    score = Score(np.eye(7, dtype=np.float32), 123, dict.fromkeys(results.TEST, 0.25))
+    summary = Summary([row], 1, [{"epoch": 1, "seconds": 1.0}])
+    outcomes = [Outcome(config, "complete", "", summary, score) for config in spaces.configs(own)]
+    results.write(tmp_path, own, {}, outcomes)
+    text = progress.conclusion(own, outcomes, tmp_path)
+    table = text.partition("Table II")[2].splitlines()
+    assert table[1].split()[:4] == ["network", "rate", "learning", "rate"] and "test mean" in table[1]
+    assert [line.split()[0] for line in table[2:4]] == ["CFPN-NBP", "CFPN-NBP"]
+    assert len([line for line in table if " common " in line]) == len(own.models)
+    assert text.splitlines()[-1].startswith(f"{tmp_path}: curves.csv, epochs.csv, metrics.json, models.csv")
