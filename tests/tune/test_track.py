@@ -73,8 +73,11 @@ def test_the_run_of_a_resumed_trial_is_told_anew_with_the_epochs_before(tmp_path
 def test_what_did_not_come_to_its_own_end_is_told_after_the_last_trial(tmp_path: Path) -> None:
     told, heard = tracker(tmp_path)
     stopped = Outcome(CONFIG, "stopped", "", *ended(2))
+    told.on_trial_start(0, [], TRIAL)
+    told.on_trial_complete(0, [], TRIAL)
+    assert heard.messages[1:] == [End(NAME, {"status": "stopped"}, None)]
     told.settle([stopped, Outcome(CONFIG | {"seed": 1}, "complete", "", *ended(2))])
-    begin, end = heard.messages
+    begin, end = heard.messages[2:]
     assert isinstance(begin, Begin) and len(begin.history) == 2
     assert isinstance(end, End) and end.summary["status"] == "stopped"
 
