@@ -4,7 +4,6 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := cfpn pipeline tune bench
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
@@ -39,7 +38,7 @@ sweep: $(READY) ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
 lint: $(READY) ## ruff and mypy
 	ruff check .
 	ruff format --check .
-	mypy $(PACKAGES)
+	mypy
 
 test: lint ## ruff, mypy and the whole test suite
 	pytest -n 2 --durations=15
