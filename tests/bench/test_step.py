@@ -1,5 +1,6 @@
 """Claims about bench/step.py: what it measures, not how fast anything is."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from bench import step
+from cfpn.separable import FORMS
 from cfpn.training import Recipe, start
 from pipeline import params as parameters
 from pipeline import session as sessions
@@ -32,7 +34,8 @@ def test_the_result_says_under_what_conditions_it_was_taken(result: dict) -> Non
     assert result["device"].startswith("CPU")
 
 
-def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
+def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMS, "cpu", ((math.inf, "map_by_map"),))  # another form has another peak
     params = parameters.load(ROOT / "params.yaml", SMALL)
     method = params.methods["bp"]
 
@@ -45,7 +48,8 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
         return step.peak(state.learners, method, images, torch.arange(batch) % 7)
 
     assert peak(32) == peak(32)
-    assert peak(64) - peak(32) == pytest.approx(4 * (peak(16) - peak(8)), rel=0.1)
+    # With fewer faces the peak lies where the gradients of the weights do.
+    assert peak(128) - peak(64) == pytest.approx(2 * (peak(64) - peak(32)), rel=0.1)
 
 
 def test_recomputing_lowers_the_peak() -> None:
