@@ -229,7 +229,7 @@ def dependence(block: str, outputs: Sequence[Tensor], image: Tensor, rounds: int
 
     def step() -> None:
         k = hsic.centred_unbiased(kernel(pooled([maps], KERNEL_SIDE).flatten(1)))
-        (hsic.debiased_cka_centred(k, of_image) - hsic.debiased_cka_centred(k, of_labels)).backward()
+        (hsic.cka_centred(k, of_image) - hsic.cka_centred(k, of_labels)).backward()
         clear([], [maps])
 
     # The rows are pooled, centred, normalised and multiplied; the matrix is made, centred and compared with two others:
