@@ -62,6 +62,7 @@ def separable(maps: Sequence[Tensor], kernel: Tensor, weight: Tensor, stride: in
         points, joined = weight[:, :, 0, 0].to(low), how == "joined"
         if not torch.is_grad_enabled():
             return _products(kernel, points, stride, joined, *maps)
+        # torch leaves `apply` unannotated.
         result: Tensor = Separable.apply(kernel, points, stride, joined, *maps)  # type: ignore[no-untyped-call]
         return result
 
