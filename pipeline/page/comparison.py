@@ -43,7 +43,7 @@ def main_table(found: Numbers) -> Table:
         for column, cell in zip(columns.values(), cells, strict=True):
             column.append(cell)
     kept = dropped(columns)
-    title = f"Every method beside {base}, over the seeds that both have" if base else "Every method"
+    title = f"Every method beside {base}" if base else "Every method"
     return Table(title, list(kept), list(zip(*kept.values(), strict=True)))
 
 

@@ -36,7 +36,8 @@ def results_section(inputs: Inputs) -> Section:
     header = ["Method", "Seed", "Parameters", *(metric.header for metric in METRICS)]
     header += ["Network alone, %", "its parameters", "Best epoch", "Largest class, %"]
     rows = [row for method in inputs.methods for row in method_rows(inputs.of(method))]
-    title = f"{listed([method_name(method) for method in inputs.methods], 'against')} on the test split"
+    names = [method_name(method) for method in inputs.methods]
+    title = f"{listed(names, 'against' if len(names) == 2 else 'and')} on the test split"
     return Section("Results", [Table(title, header, rows), *map(Text, result_notes(inputs))])
 
 
