@@ -1,8 +1,12 @@
 """README and docs/: examples run, sentences are short, and every link, file, name and command exists."""
 
 import ast
+import os
 import re
 import runpy
+import shutil
+import subprocess
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -213,3 +217,55 @@ def test_the_citation_names_version_and_licence_of_the_package() -> None:
     assert f'version = "{cited["version"]}"' in project
     assert f'license = "{cited["license"]}"' in project
     assert str(cited["version"]) in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the last commit whose profiles are tiny, with drawn faces where a user would put FER2013."""
+    folder = tmp_path_factory.mktemp("readme") / "clone"
+    bash(folder.parent, f"git clone --quiet {ROOT} clone")
+    shrink(folder / "params.yaml", {"sample": {"rows": 400}, "bench": {"rounds": 2}})
+    for name in ("sample", "fer2013-cpu"):
+        small = {"model": {"width": 16}, "train": {"epochs": 1, "batch": 32}}
+        shrink(folder / f"profiles/{name}.yaml", small)
+    user = "git -c user.name=reader -c user.email=reader@example.org"
+    bash(folder, f"{user} commit --quiet --all --message tiny")
+    return folder
+
+
+def shrink(path: Path, changes: dict[str, dict[str, object]]) -> None:
+    """Change values of a parameter file in place."""
+    yaml = YAML()
+    content = yaml.load(path)
+    for group, values in changes.items():
+        content[group].update(values)
+    yaml.dump(content, path)
+
+
+def bash(folder: Path, command: str) -> str:
+    """What a command prints; fails where it ends badly, warns or prints a traceback."""
+    places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    own = {"PATH": places, "WANDB_MODE": "disabled", "DVC_NO_ANALYTICS": "1"}
+    ended = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=os.environ | own, capture_output=True, text=True, timeout=1800
+    )
+    text = ended.stdout + ended.stderr
+    assert ended.returncode == 0, f"{command}\n{text}"
+    assert not re.search(r"Traceback|WARNING|Warning", text), f"{command}\n{text}"
+    return text
+
+
+def readme_commands() -> list[str]:
+    """The `dvc` commands of README, in order; `make repro` is the first, without the environment that is there."""
+    found = [line for line in shell(ROOT / "README.md") if line.startswith("dvc exp run -S")]
+    return ["dvc repro", *dict.fromkeys(found), "make --silent --old-file=.venv/.ready runs"]
+
+
+@pytest.mark.slow
+def test_the_commands_of_readme_run_in_order_on_a_fresh_clone(clone: Path) -> None:
+    for command in readme_commands():
+        if "data/raw/fer2013.csv" in command:
+            (clone / "data/raw").mkdir(exist_ok=True)
+            shutil.copy(clone / "data/sample.csv", clone / "data/raw/fer2013.csv")
+        bash(clone, command)
+    assert (clone / "report/index.html").exists()

@@ -9,13 +9,13 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cfpn.graph import IMAGE, Unit, prefix, run
 from cfpn.network import Network
 from pipeline import networks
 from pipeline import params as parameters
-from pipeline.page.architecture import FILLS, LINES, connect
+from pipeline.page.architecture import FILLS, LINES
 from pipeline.page.figures import FAINT, INK, STYLE, WRONG, colour
 from pipeline.runs.study import Outcome
 
@@ -68,17 +68,21 @@ def draw_units(axes: Axes, units: Sequence[Unit], sizes: Sizes) -> None:
     for place, (x, unit) in enumerate(zip(places, units, strict=True)):
         last = place == len(units) - 1
         before = -0.25 if not place else places[place - 1] + WIDE / 2
-        connect(axes, (before, 0), (x - WIDE / 2, 0), cut=False)
+        line(axes, (before, x - WIDE / 2), (0, 0))
         if place:
             bar = (before + x - WIDE / 2) / 2
             axes.plot([bar, bar], [-0.42, 0.42], color=WRONG, linewidth=4, solid_capstyle="butt", zorder=5)
-        connect(axes, (x, -HIGH / 2), (x, HEAD + 0.25), cut=False)
-        connect(axes, (x, HEAD - 0.25), (x, VOTE + 0.2), cut=False)
+        line(axes, (x, x), (-HIGH / 2, VOTE))
         box(axes, (x, 0), WIDE, HIGH, contents(unit, sizes), place)
         box(axes, (x, HEAD), WIDE, 0.5, "cross-entropy" if last else "head: its own loss", place)
     box(axes, ((places[0] + places[-1]) / 2, VOTE), places[-1] - places[0] + WIDE, 0.4,
         f"vote: mean log probability of the {len(units)} classifiers", None)  # fmt: skip
     axes.text(places[0] + (WIDE + GAP) / 2, 0.62, "no gradient passes a red bar", color=WRONG, size=9, ha="center")
+
+
+def line(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
+    """A line behind the boxes."""
+    axes.plot(x, y, color=FAINT, linewidth=0.9, zorder=1)
 
 
 def contents(unit: Unit, sizes: Sizes) -> str:
@@ -106,10 +110,12 @@ def side(shape: tuple[int, ...]) -> str:
 
 def box(axes: Axes, place: tuple[float, float], width: float, height: float, text: str, unit: int | None) -> None:
     """A box with text in the colours of a unit; None is no unit's."""
-    fill, line = ("white", FAINT) if unit is None else (FILLS[unit % len(FILLS)], LINES[unit % len(LINES)])
+    fill, edge = ("white", FAINT) if unit is None else (FILLS[unit % len(FILLS)], LINES[unit % len(LINES)])
     corner = (place[0] - width / 2, place[1] - height / 2)
-    how = {"boxstyle": "round,pad=0,rounding_size=0.06", "facecolor": fill, "edgecolor": line, "linewidth": 1.2}
-    axes.add_patch(FancyBboxPatch(corner, width, height, zorder=3, **how))
+    shape = "round,pad=0,rounding_size=0.06"
+    axes.add_patch(
+        FancyBboxPatch(corner, width, height, boxstyle=shape, facecolor=fill, edgecolor=edge, linewidth=1.2, zorder=3)
+    )
     axes.text(*place, text, ha="center", va="center", size=8.5, color=INK, zorder=4, linespacing=1.25)
 
 
@@ -125,6 +131,6 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
         axes.fill_between(epochs, [min(v) for v in of_epoch], [max(v) for v in of_epoch], color=tint, alpha=0.15, lw=0)
     axes.set(title="Validation accuracy on FER2013: mean and range over seeds", xlabel="epoch", xmargin=0.01)
     axes.grid(True)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.legend(loc="lower right")
