@@ -113,9 +113,10 @@ def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
             time, memory = (cost.get(name, {}).get(key) for key in ("step_ratio", "peak_ratio"))
             runs = f"{mean}{spread} ({len(one['seeds'])} seeds)"
             rows.append([label, runs, ratio(share), f"{ratio(time)}; {ratio(memory)}"])
-    header = ["method", PRIMARY.header, "steps to BP's final accuracy, share of BP's", "time; memory of a step / BP"]
+    costs = ["steps to BP's final accuracy, all of BP's = 1", "time; memory of a step, BP's = 1"]
     faces = f"{comparison['test_faces']:,}" if comparison["test_faces"] else "the"
-    return f"{lines(header, rows)}\n\nMean ± standard deviation over seeds, on {faces} PrivateTest faces."
+    table = lines(["method", PRIMARY.header, *costs], rows)
+    return f"{table}\n\nMean ± standard deviation over seeds, on {faces} PrivateTest faces."
 
 
 def ratio(value: float | None) -> str:
