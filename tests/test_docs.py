@@ -81,6 +81,14 @@ def test_an_example_runs_as_it_stands(code: str, tmp_path: Path, monkeypatch: py
     runpy.run_path(str(tmp_path / "example.py"))
 
 
+def test_a_method_in_yaml_is_one() -> None:
+    (block,) = (code for kind, code in FENCE.findall((ROOT / "docs/extend.md").read_text()) if kind == "yaml")
+    files = parameters.read_files(ROOT / "params.yaml")
+    entry = YAML(typ="safe").load(block)
+    params = parameters.resolve(files._replace(methods=files.methods | entry))
+    assert set(entry) <= set(params.methods)
+
+
 def test_own_modules_train_in_about_twenty_lines() -> None:
     code = next(code for name, code in examples() if "own modules" in name)
     lines = [line for line in code.splitlines() if line and not re.match(r"import|from", line)]
