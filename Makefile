@@ -4,7 +4,6 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PACKAGES := cfpn pipeline tune bench
 
 export PATH := $(abspath $(BIN)):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
@@ -34,12 +33,12 @@ runs: $(READY) ## a table of the workspace and all experiments: what they reach,
 
 sweep: $(READY) ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
 	dvc repro inputs
-	dvc --cd sweeps repro $(if $(filter models cost report,$(NAME)),$(NAME),sweep@$(NAME))
+	dvc --cd sweeps repro $(if $(filter models methods cost report,$(NAME)),$(NAME),sweep@$(NAME))
 
 lint: $(READY) ## ruff and mypy
 	ruff check .
 	ruff format --check .
-	mypy $(PACKAGES)
+	mypy
 
 test: lint ## ruff, mypy and the whole test suite
 	pytest -n 2 --durations=15
@@ -62,5 +61,5 @@ baseline: $(READY) ## run the default profile and show what belongs into git
 	git status --short dvc.lock results
 
 clean: ## remove what a run leaves behind, not the DVC cache
-	rm -rf .checkpoints .former .live wandb runs results/bench.json results/compare results/evaluate report dvc_plots
+	rm -rf .checkpoints .former .live ray wandb runs results/bench.json results/compare results/evaluate report dvc_plots
 	rm -rf data/splits data/augmented.parquet data/sample.csv data/inputs.json

@@ -24,7 +24,7 @@ from tune.names import MODELS
 from tune.spaces import Sweep, Training
 
 EXAMPLE = """example:
-  python -m bench.cost models --rounds 20                 writes results/sweeps/models/cost.csv
+  python -m bench.cost models --rounds 20                 writes sweeps/results/models/cost.csv
 """
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     add("--batch", type=int, help="faces in a step (default: train.batch)")
     add("--rounds", type=int, default=12, help="measured steps of each network (default: %(default)s)")
     add("--params", type=Path, default=Path("params.yaml"))
-    add("--out", type=Path, default=Path("results/sweeps"), help="folder of the sweep's tables (default: %(default)s)")
+    add("--out", type=Path, default=Path("sweeps/results"), help="folder of the sweep's tables (default: %(default)s)")
     args = parser.parse_args()
     sweep = spaces.read(args.params, args.name, args.set, {}, None, 1)
     if not sweep.models:

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from cfpn.data import EXPRESSIONS
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from cfpn.data import EXPRESSIONS
 from pipeline.process import InputError, run
 
 SPLITS = ("Training", "PublicTest", "PrivateTest")

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--entity", help="of W&B (default: your own)")
     parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--sweeps", type=Path, default=Path("results/sweeps"), help="tables of sweeps that ran here")
+    parser.add_argument("--sweeps", type=Path, default=Path("sweeps/results"), help="tables of sweeps that ran here")
     args = parser.parse_args()
     own = logged_in()
     entity = args.entity or own
@@ -74,7 +74,7 @@ def logged_in() -> str:
     if not wandb.login(prompt=False, verify=False):
         raise InputError("not logged in: `wandb login` first; `wandb leet wandb` shows offline runs without an account")
     try:
-        return wandb.Api(timeout=20).default_entity
+        return wandb.Api(timeout=20).default_entity or ""
     except (wandb.Error, OSError, ValueError) as error:
         raise InputError(f"W&B does not answer: {str(error).strip().splitlines()[0]}") from error
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ def write(kept: Storage, name: str, ended: Ended) -> None:
         "test": score.test,
         "about": ended.about,
     }
-    arrays = {"about": np.array(json.dumps(about)), "probabilities": score.probabilities}
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), "probabilities": score.probabilities}
     arrays |= {} if score.test_probabilities is None else {"test_probabilities": score.test_probabilities}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
@@ -85,13 +86,17 @@ def write(kept: Storage, name: str, ended: Ended) -> None:
 
 
 def read(kept: Storage, name: str) -> Ended | None:
-    """What is left of the trial `name`; None where it has not ended."""
+    """What is left of the trial `name`; None where it has not ended, or where the file is damaged."""
     path = _path(kept, name)
     if kept.system.get_file_info(path).type != fs.FileType.File:
         return None
     with kept.system.open_input_stream(path) as stream:
-        arrays = np.load(io.BytesIO(stream.read()), allow_pickle=False)
-    about = json.loads(str(arrays["about"]))
+        content = stream.read()
+    try:
+        arrays = np.load(io.BytesIO(content), allow_pickle=False)
+        about = json.loads(str(arrays["about"]))
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        return None
     test = arrays.get("test_probabilities")
     score = Score(arrays["probabilities"], about["parameters"], about["test"], test)
     return Ended(Summary(**about["summary"]), score, about["about"])

@@ -53,7 +53,7 @@ class Progress(tune.Callback):
         self.first: dict[str, int] = {}  # of those, the ones that an earlier command had trained
         self.begin = 0.0
 
-    def setup(self, **info: object) -> None:
+    def setup(self, *details: object, **info: object) -> None:
         """Print the heading."""
         self.begin = self.clock()
         if not self.live:

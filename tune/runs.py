@@ -30,8 +30,10 @@ def write(folder: Path, outcomes: list[Outcome], test: Faces | None, copied: np.
 
     test: the test split where it was scored; copied (n,): which of its faces training has seen.
     """
-    for name in (RUNS, EVALUATIONS):
+    for name in (RUNS, EVALUATIONS, COMPARISON):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (RUNS,) if test is None else (RUNS, EVALUATIONS):
+        (folder / name).mkdir(parents=True)  # also where no trial is complete: DVC wants its outputs
     for one in outcomes:
         if one.status == "complete" and one.about is not None and one.score is not None:
             name = names.identifier(one.config)
@@ -85,6 +87,7 @@ def comparison(folder: Path) -> str:
 
     Returns the Markdown table, or why there is none.
     """
+    (folder / COMPARISON).mkdir(exist_ok=True)
     try:
         outcomes = [study.outcome(one) for one in records.read(folder / RUNS, folder / EVALUATIONS)]
         found = compare.compared(outcomes, compare.REFERENCE)

@@ -34,10 +34,10 @@ class Observers(tune.Callback):
 
     present: ClassVar[list[tune.Callback]] = []
 
-    def setup(self, **info: Any) -> None:  # noqa: ANN401 - what Tune hands over, here and below
+    def setup(self, *details: Any, **info: Any) -> None:  # noqa: ANN401 - what Tune hands over, here and below
         """Before the first trial."""
         for one in self.present:
-            one.setup(**info)
+            one.setup(*details, **info)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ANN401
         """A trial begins, or begins again."""
@@ -138,7 +138,7 @@ def param_space(sweep: Sweep, search: str) -> dict[str, Any]:
 
 def strategy(sweep: Sweep, args: argparse.Namespace) -> tune.TuneConfig:
     """How trials are chosen and which are stopped early."""
-    common = {"metric": METRIC, "mode": "max", "trial_dirname_creator": partial(folder, sweep)}
+    common: dict[str, Any] = {"metric": METRIC, "mode": "max", "trial_dirname_creator": partial(folder, sweep)}
     if args.search == "asha":
         longest = max(epochs_of(sweep, config) for config in spaces.configs(sweep))
         asha = ASHAScheduler(time_attr="epoch", max_t=longest, grace_period=max(1, longest // 4), reduction_factor=3)
@@ -208,7 +208,7 @@ def collect(
 
     What has not come to its own end is scored from its last checkpoint; one that may be resumed keeps it.
     """
-    by_name = {Path(result.path).name.rpartition("-")[0]: result for result in grid}
+    by_name = {Path(result.path).name.rpartition("-")[0]: result for result in map(grid.__getitem__, range(len(grid)))}
     task = ray.remote(num_cpus=args.cpus_per_trial, num_gpus=args.gpus_per_trial)(trial.score_checkpoint)
     shared = ray.put(data)
     scoring = {}

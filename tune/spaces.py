@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -17,6 +17,7 @@ from tune.names import METHOD, MODELS, RATE, SEED, Config
 
 HALVINGS = 2**5
 FROM_RESOURCES = ("compute.threads", "compute.device", "compute.workers")
+Device = Literal["auto", "cpu", "cuda"]
 TRAINABLE = ("profile", *OF_PROFILE)  # first parts of the names that a sweep may vary
 REPETITION = "__trial_index__"  # what Ray's Repeater calls the number of a repetition
 
@@ -121,7 +122,7 @@ def configs(sweep: Sweep) -> list[Config]:
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axes[name] for name in keys))]
 
 
-def training(sweep: Sweep, config: Config, threads: int, device: str) -> Training:
+def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Training:
     """What the trial at the point `config` trains; raises InputError for values that make no training.
 
     A sweep over networks or learning rates decides the rate of every method, also of one with a rate of its own.

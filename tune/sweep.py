@@ -63,7 +63,7 @@ def arguments() -> argparse.Namespace:
     add("--params", type=Path, default=Path("params.yaml"))
     add("--splits", type=Path, default=Path("data/splits"))
     add("--augmented", type=Path, default=Path("data/augmented.parquet"))
-    add("--out", type=Path, default=Path("results/sweeps"), help="folder of the tables (default: %(default)s)")
+    add("--out", type=Path, default=Path("sweeps/results"), help="folder of the tables (default: %(default)s)")
     args = parser.parse_args()
     if args.resume and args.restart:
         parser.error("--resume and --restart exclude each other")

@@ -47,11 +47,15 @@ class Tracker(tune.Callback):
             self.begin(config, [])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
-        """The end of a run, with its scores; of a trial that was stopped, `settle` tells it."""
+        """The end of a run, with its scores; a trial that was stopped has none yet, and `settle` tells it anew."""
         config = spaces.point(self.sweep, trial.config)
-        ended = outcome.read(self.kept, names.identifier(config))
+        name = names.identifier(config)
+        ended = outcome.read(self.kept, name)
         if ended is not None:
             self.end(Outcome(config, "complete", "", *ended))
+        elif name in self.begun:
+            self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
+            self.begun.remove(name)
 
     def begin(self, config: Config, rows: list[dict[str, float]]) -> None:
         """Begin the run of a trial with the epochs that it has."""

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import ray
@@ -71,7 +71,7 @@ class Place:
     """Where a trial runs: threads of its CPUs, "cuda" where it was given a share of a GPU, else "cpu"."""
 
     threads: int
-    device: str
+    device: Literal["cpu", "cuda"]
 
 
 class Clock(NamedTuple):
@@ -96,8 +96,8 @@ def faces(shared: Arrays) -> Faces:
     """Faces on the memory of `shared`, without a copy; nothing may write to them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        tensors = [torch.from_numpy(array) for array in shared[:3]]
-    return Faces(*tensors, shared.classes, shared.drawn)
+        pixels, labels, rows = (torch.from_numpy(array) for array in (shared.pixels, shared.labels, shared.rows))
+    return Faces(pixels, labels, rows, shared.classes, shared.drawn)
 
 
 def run(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data) -> None:

@@ -8,9 +8,9 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import nn
 
 from cfpn.graph import IMAGE, Node, Unit, prefix, run, units
-from cfpn.layers import SeparableConvolution
 from cfpn.network import LEVELS
 from pipeline import networks
 from pipeline.page import figures
@@ -34,7 +34,12 @@ def network_section(inputs: Inputs) -> Section | None:
     parts, sizes = units(nodes, method_of(one).get("units", "network")), shapes(nodes, one, inputs)
     middle = [node for node in nodes if prefix(node.name) == "block2"]
     return Section(
-        "Network", [whole_picture(one, parts, sizes), dense_picture(middle, sizes), layer_picture(middle[-1])]
+        "Network",
+        [
+            whole_picture(one, parts, sizes),
+            dense_picture(middle, sizes),
+            layer_picture(middle[-1].name, middle[-1].module),
+        ],
     )
 
 
@@ -84,15 +89,15 @@ def dense_picture(nodes: Sequence[Node], sizes: Mapping[str, tuple[int, ...]]) -
     return figures.picture("dense-block.svg", dense_block(nodes, sizes), caption, f"A dense block. {fact}", wide=False)
 
 
-def layer_picture(node: Node) -> Picture:
+def layer_picture(name: str, layer: nn.Module) -> Picture:
     """Paper Fig 2."""
-    boxes = steps(node.module)
+    boxes = steps(layer)
     fact = f"Its steps are {listed([text.replace(chr(10), ' ') for text in boxes])}."
-    caption = f"The separable convolution of {node.name} (paper Fig 2). {fact}"
+    caption = f"The separable convolution of {name} (paper Fig 2). {fact}"
     return figures.picture("separable-convolution.svg", chain(boxes), caption, f"A layer. {fact}", wide=False)
 
 
-def steps(layer: SeparableConvolution) -> list[str]:
+def steps(layer: Any) -> list[str]:  # noqa: ANN401 (a SeparableConvolution)
     """What a separable convolution does, read from its weights."""
     maps, (out, _, side, _) = len(layer.connection), layer.pointwise.weight.shape
     kernel = "×".join(map(str, layer.depthwise.shape[2:]))
@@ -218,8 +223,9 @@ def draw_box(axes: Axes, place: Place, text: str, unit: int | None) -> None:
     """A box with text in the colours of a unit; None is no unit's."""
     x, y = place
     fill, line = ("white", FAINT) if unit is None else (FILLS[unit % len(FILLS)], LINES[unit % len(LINES)])
-    style = {"boxstyle": "round,pad=0,rounding_size=0.06", "facecolor": fill, "edgecolor": line, "linewidth": 1}
-    axes.add_patch(FancyBboxPatch((x - 0.41, y - 0.33), 0.82, 0.66, zorder=3, **style))
+    frame = FancyBboxPatch((x - 0.41, y - 0.33), 0.82, 0.66, boxstyle="round,pad=0,rounding_size=0.06", zorder=3)
+    frame.set(facecolor=fill, edgecolor=line, linewidth=1)
+    axes.add_patch(frame)
     axes.text(x, y, text, ha="center", va="center", size=7.5, color=INK, zorder=4, linespacing=1.25)
 
 
@@ -233,6 +239,7 @@ def connect(axes: Axes, corners: Sequence[Place], cut: bool) -> None:
 
 def arc(axes: Axes, start: int, end: int) -> None:
     """An arrow over the boxes between two places of a row."""
-    how = {"arrowstyle": "-|>", "mutation_scale": 7, "color": FAINT, "linewidth": 0.9, "zorder": 1}
     bend = f"arc3,rad=-{0.45 if end - start > 1 else 0}"
-    axes.add_patch(FancyArrowPatch((start, 0.34), (end, 0.34), connectionstyle=bend, shrinkA=0, shrinkB=0, **how))
+    arrow = FancyArrowPatch((start, 0.34), (end, 0.34), arrowstyle="-|>", mutation_scale=7, connectionstyle=bend)
+    arrow.set(color=FAINT, linewidth=0.9, zorder=1)
+    axes.add_patch(arrow)

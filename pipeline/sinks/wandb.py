@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pipeline.sinks import Row, Sink, forgiving
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cfpn.training import Record
 
 PATIENCE = 2.0  # seconds for the server's first answer
+Mode = Literal["online", "offline", "disabled", "shared"]
 MODE = "WANDB_MODE"
 OWN_FOLDERS = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")  # by default in the home folder
 
@@ -72,7 +73,9 @@ def begin(
     return run
 
 
-def _begin(project: str, group: str, name: str, identity: str, config: dict[str, Any], folder: Path, how: str) -> "Run":
+def _begin(
+    project: str, group: str, name: str, identity: str, config: dict[str, Any], folder: Path, how: Mode
+) -> "Run":
     import wandb as client
 
     if how != "online":
@@ -84,7 +87,7 @@ def _begin(project: str, group: str, name: str, identity: str, config: dict[str,
     )  # fmt: skip
 
 
-def mode(folder: Path) -> str:
+def mode(folder: Path) -> Mode:
     """Online, offline or disabled: as WANDB_MODE says, by default online where somebody is logged in.
 
     Being logged in is not being connected: W&B itself would wait long and keep no run. So the server is asked first,
@@ -95,7 +98,7 @@ def mode(folder: Path) -> str:
 
     wanted = os.environ.get(MODE)
     if wanted not in (None, "online"):
-        return wanted
+        return cast(Mode, wanted)
     server = client.setup().settings.base_url
     if not asked(server):
         return _offline(f"{server} did not answer within {PATIENCE:g} s" if wanted or has_key() else None)
@@ -110,7 +113,7 @@ def has_key() -> bool:
     return os.access(netrc, os.R_OK) and "wandb" in netrc.read_text(errors="replace")
 
 
-def _offline(reason: str | None) -> str:
+def _offline(reason: str | None) -> Mode:
     os.environ[MODE] = "offline"
     if reason:
         print(f"warning: W&B runs are written offline: {reason}", file=sys.stderr)

@@ -99,7 +99,7 @@ def limited(folder: Path, limit: Callable[[], object], *arguments: str) -> Finis
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a project but those that belong to sweeps."""
-    own = ("results/sweeps", "ray", "wandb")
+    own = ("sweeps/results", "ray", "wandb")
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {name: path.read_bytes() for path in paths if not (name := str(path.relative_to(folder))).startswith(own)}
 
@@ -138,7 +138,7 @@ class Run(NamedTuple):
 
     def table(self, name: str) -> pd.DataFrame:
         """One of its tables."""
-        return pd.read_csv(self.folder / "results/sweeps/learning_rate" / name)
+        return pd.read_csv(self.folder / "sweeps/results/learning_rate" / name)
 
 
 RATES = "train.schedule.learning_rate=0.001,0.005,1e30"
@@ -174,7 +174,7 @@ def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run, tmp_path: Path
     subprocess.run([sys.executable, *stage], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
     with (folder / "runs/nbp-0/history.csv").open() as file:
         history = list(csv.DictReader(file))
-    with (rates.folder / "results/sweeps/learning_rate/epochs.csv").open() as file:
+    with (rates.folder / "sweeps/results/learning_rate/epochs.csv").open() as file:
         epochs = [row for row in csv.DictReader(file) if row["train.schedule.learning_rate"] == "0.005"]
     assert len(history) == len(epochs) == 2
     for own, other in zip(history, epochs, strict=True):
@@ -199,7 +199,7 @@ def test_before_the_first_trial_a_sweep_says_what_it_will_do_and_at_the_end_what
     said = rates.finished.out
     assert said.startswith("Sweep learning_rate\n  train.schedule.learning_rate: 0.001, 0.005, 1e+30\n")
     for text in ("trials: 3 (1 seed of each setting), 2 epochs each", "resources: 1 CPU per trial on the Ray at",
-                 "2 at once", "tables: results/sweeps/learning_rate", "W&B runs: offline, project"):  # fmt: skip
+                 "2 at once", "tables: sweeps/results/learning_rate", "W&B runs: offline, project"):  # fmt: skip
         assert text in said, said
     assert "val/accuracy at each trial's best epoch, mean and standard deviation over seeds:" in said
     assert "best" in said and "1 diverged" in said
@@ -212,7 +212,7 @@ def test_checkpoints_of_finished_trials_are_gone(rates: Run) -> None:
 
 
 def test_a_finished_trial_leaves_the_run_that_the_train_stage_leaves(rates: Run, tmp_path: Path) -> None:
-    runs = rates.folder / "results/sweeps/learning_rate/runs"
+    runs = rates.folder / "sweeps/results/learning_rate/runs"
     assert len(list(runs.iterdir())) == 2
     about = json.loads((runs / "learning_rate=0.005_seed=0/run.json").read_text())
     assert (about["method"], about["seed"], about["data"]["faces"]) == ("nbp", 0, 96)
@@ -266,7 +266,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run
         places = wait_for(folder, "ray/learning_rate/*/checkpoint_000001/places.json")
         os.kill(json.loads(places.read_text())[-1]["process"], signal.SIGKILL)
         _, said = driver.communicate(timeout=300)
-    timing = pd.read_csv(folder / "results/sweeps/learning_rate/timing.csv")
+    timing = pd.read_csv(folder / "sweeps/results/learning_rate/timing.csv")
     assert driver.returncode == 0, said
     assert "its worker was lost; tried again" in said
     assert timing["epoch"].tolist() == list(range(1, 9))
@@ -308,14 +308,14 @@ def test_results_that_cannot_be_written_are_said_before_anything_trains(
     cluster: str, tmp_path: Path, limit: Callable[[], None], cause: str
 ) -> None:
     folder = project(tmp_path)
-    results = folder / "results/sweeps/activation"
+    results = folder / "sweeps/results/activation"
     results.mkdir(parents=True)
     if limit is obey_permissions:
         results.chmod(0o555)
     done = limited(folder, limit, *GRID, "--address", cluster)
     assert done.code == 2, done
     (line,) = done.error.splitlines()
-    assert line.startswith("error: --out: cannot write to results/sweeps/activation: ") and cause in line
+    assert line.startswith("error: --out: cannot write to sweeps/results/activation: ") and cause in line
     assert list(results.iterdir()) == []
     assert not (folder / "ray/activation").exists()
 
@@ -352,7 +352,7 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
     with dvc("status", "-q") as status:
         assert status.wait(120) == 0
     epochs, history = (pd.read_csv(folder / name) for name in
-                       ("results/sweeps/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
+                       ("sweeps/results/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
     assert epochs["val/loss"].tolist() == history["val/loss"].tolist()
 
 
@@ -360,7 +360,7 @@ def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_pat
     folder = project(tmp_path)
     options = ("--set", "train.schedule.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
     done = sweep(folder, "learning_rate", *options, "--address", cluster)
-    trials = pd.read_csv(folder / "results/sweeps/learning_rate/trials.csv")
+    trials = pd.read_csv(folder / "sweeps/results/learning_rate/trials.csv")
     stopped = trials[trials["status"] == "stopped"]
     assert done.code == 0, done
     assert set(trials["status"]) == {"complete", "stopped"}
@@ -372,7 +372,7 @@ def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_p
     folder = project(tmp_path)
     options = ("--search", "optuna", "--samples", "1", "--seeds", "2", "--epochs", "1", "--address", cluster)
     done = sweep(folder, "rates", "--set", "train.schedule.learning_rate=0.1,0.01,0.001,0.0001", *options)
-    trials = pd.read_csv(folder / "results/sweeps/rates/trials.csv")
+    trials = pd.read_csv(folder / "sweeps/results/rates/trials.csv")
     assert done.code == 0, done
     assert all(line.startswith(("trial ", "learning_rate=")) for line in done.error.splitlines()), done.error
     assert (trials.groupby("train.schedule.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
@@ -417,7 +417,7 @@ def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sw
     after = ended(broken)
     assert {name: after[name] for name in before} == before
     for name in (*TABLES, "sweep.json"):
-        tables = [(folder / "results/sweeps/activation" / name).read_bytes() for folder in (whole, broken)]
+        tables = [(folder / "sweeps/results/activation" / name).read_bytes() for folder in (whole, broken)]
         assert tables[0] == tables[1], name
 
 
@@ -458,10 +458,10 @@ def test_a_sweep_over_methods_is_compared(cluster: str, tmp_path: Path) -> None:
     done = sweep(folder, "methods", *options)
     assert done.code == 0, done
     assert "| bp | 2 |" in done.out and "| nbp | 2 |" in done.out
-    comparison = json.loads((folder / "results/sweeps/methods/compare/compare.json").read_text())
+    comparison = json.loads((folder / "sweeps/results/methods/compare/compare.json").read_text())
     assert set(comparison["methods"]) == {"nbp", "bp"}
     assert comparison["methods"]["nbp"]["against"]["faces"]["seeds"] == [0, 1]
-    tool = [sys.executable, "-m", "pipeline.compare", "again", "--runs", "results/sweeps/methods/runs"]
-    tool += ["--evaluations", "results/sweeps/methods/evaluate"]
+    tool = [sys.executable, "-m", "pipeline.compare", "again", "--runs", "sweeps/results/methods/runs"]
+    tool += ["--evaluations", "sweeps/results/methods/evaluate"]
     subprocess.run(tool, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
     assert json.loads((folder / "again/compare.json").read_text()) == comparison
