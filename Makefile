@@ -11,10 +11,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test bench docs weights clean
+.PHONY: help setup repro runs sweep lint test test-fast bench docs weights baseline clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## create the virtual environment with everything pinned in requirements.lock
 
@@ -29,10 +29,23 @@ repro: $(READY) ## run the whole workflow on the profile of params.yaml; the pag
 	dvc repro
 	@echo "report: report/index.html"
 
-test: $(READY) ## ruff and the test suite
+runs: $(READY) ## a table of the workspace and all experiments: what they reach, nothing else
+	dvc exp show --no-pager --drop '.*' --keep 'Experiment|Created|.*accuracy|.*macro_f1|training_faces'
+
+sweep: $(READY) ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
+	dvc repro inputs
+	dvc --cd sweeps repro $(if $(filter models methods cost report,$(NAME)),$(NAME),sweep@$(NAME))
+
+lint: $(READY) ## ruff and mypy
 	ruff check .
 	ruff format --check .
-	pytest -n 2
+	mypy
+
+test: lint ## ruff, mypy and the whole test suite
+	pytest -n 2 --durations=15
+
+test-fast: lint ## the same without tests that take long: Ray, whole workflows, browsers
+	pytest -n 2 --durations=15 -m "not slow and not browser"
 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
@@ -47,5 +60,14 @@ weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
 	python -m pipeline.weights bp runs/bp-1 results/evaluate/bp-1
 	python -m pipeline.weights deep_supervision runs/deep_supervision-1 results/evaluate/deep_supervision-1
 
+# dvc.lock and the small results, so that a fresh clone has something to compare with. Commit what it prints.
+baseline: $(READY) ## run the default profile and show what belongs into git
+	git diff --quiet HEAD -- params.yaml methods.yaml profiles
+	dvc repro
+	dvc status --quiet
+	git add --intent-to-add dvc.lock results/metrics.json results/plots
+	git status --short dvc.lock results
+
 clean: ## remove what a run leaves behind, not the DVC cache
-	rm -rf .checkpoints wandb runs results/evaluate results/compare report data/splits data/augmented.parquet data/sample.csv
+	rm -rf .checkpoints .former .live ray wandb runs results/bench.json results/compare results/evaluate report dvc_plots
+	rm -rf data/splits data/augmented.parquet data/sample.csv data/inputs.json

@@ -18,13 +18,13 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE
 from cfpn.graph import run as forward
 from cfpn.network import Network
-from pipeline import params as parameters
 from pipeline.process import InputError, atomic, run
 from tune import spaces
-from tune.spaces import MODELS, Sweep, Training
+from tune.names import MODELS
+from tune.spaces import Sweep, Training
 
 EXAMPLE = """example:
-  python -m bench.cost models --rounds 20                 writes results/sweeps/models/cost.csv
+  python -m bench.cost models --rounds 20                 writes sweeps/results/models/cost.csv
 """
 
 
@@ -44,9 +44,9 @@ def main() -> None:
     add("--batch", type=int, help="faces in a step (default: train.batch)")
     add("--rounds", type=int, default=12, help="measured steps of each network (default: %(default)s)")
     add("--params", type=Path, default=Path("params.yaml"))
-    add("--out", type=Path, default=Path("results/sweeps"), help="folder of the sweep's tables (default: %(default)s)")
+    add("--out", type=Path, default=Path("sweeps/results"), help="folder of the sweep's tables (default: %(default)s)")
     args = parser.parse_args()
-    sweep = spaces.read(parameters.read(args.params), args.name, args.set, {}, None, 1)
+    sweep = spaces.read(args.params, args.name, args.set, {}, None, 1)
     if not sweep.models:
         raise InputError(f"{args.name}: expected a sweep over networks, one with sweeps.{args.name}.{MODELS}")
     costs = measure(chosen(sweep, args.threads, args.device), args.batch, args.rounds)
@@ -55,7 +55,7 @@ def main() -> None:
 
 def chosen(sweep: Sweep, threads: int | None, device: str) -> dict[str, Training]:
     """The training of each network, at the first of its learning rates: none of them changes a step's cost."""
-    threads = threads or spaces.resolve(sweep.raw, sweep.fixed).compute.threads
+    threads = threads or spaces.resolve(sweep, sweep.fixed).compute.threads
     firsts = {config[MODELS]: config for config in reversed(spaces.configs(sweep))}
     return {name: spaces.training(sweep, firsts[name], threads, device) for name in sweep.models}
 
@@ -71,7 +71,7 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     keep_freed_memory()
     batch = batch or first.train.batch
     images, labels = step.batch_of(first, batch)
-    methods = {name: what.params.methods[what.method] for name, what in trainings.items()}
+    methods = {name: what.how for name, what in trainings.items()}
     states = {name: step.begin(what.params, methods[name]) for name, what in trainings.items()}
     counts = {name: multiply_adds(state.network, images[:1]) for name, state in states.items()}
     peaks = {name: step.peak(states[name], methods[name], images, labels) for name in trainings}

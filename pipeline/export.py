@@ -82,6 +82,7 @@ def convert(model: Model, path: Path) -> None:
             dynamic_shapes={"pixels": {0: torch.export.Dim("faces")}},
             dynamo=True,
         )
+    assert program is not None  # as it is for a path to write to
     found = program.model_proto
     about = {
         "classes": network.names,
@@ -96,7 +97,7 @@ def convert(model: Model, path: Path) -> None:
 def compare(network: Network, path: Path, pixels: Tensor) -> float:
     """Largest difference between the file's probabilities and PyTorch's, in batches and for one face alone."""
     expected = prediction.predict(network, pixels).numpy()
-    found = np.concatenate([*(predicted(path, pixels.split(BATCH))), *(predicted(path, [pixels[:1]]))])
+    found = np.concatenate([*(predicted(path, torch.split(pixels, BATCH))), *(predicted(path, [pixels[:1]]))])
     return float(np.abs(found - np.concatenate([expected, expected[:1]])).max())
 
 

@@ -89,11 +89,11 @@ class Group:
 
     def chosen(self, raw: dict[str, Any], default: object) -> "Group":
         """The one kind of a union that the tag in `raw` names, by default that of `default`; writes the tag."""
-        kinds = [kind for kind in _kinds(self.kind) if _fields(kind) is not None]
-        tags = [tag for tag in TAGS if all(get_origin(_fields(kind).get(tag)) is Literal for kind in kinds)]
+        kinds = [(kind, found) for kind in _kinds(self.kind) if (found := _fields(kind)) is not None]
+        tags = [tag for tag in TAGS if all(get_origin(found.get(tag)) is Literal for _, found in kinds)]
         if len(kinds) < 2 or not tags:
             return self
-        names = {name: kind for kind in kinds for name in get_args(_fields(kind)[tags[0]])}
+        names = {name: kind for kind, found in kinds for name in get_args(found[tags[0]])}
         name = raw.setdefault(tags[0], getattr(default, tags[0], next(iter(names))))
         if name not in names:
             hint = nearest(str(name), names, listed=False)

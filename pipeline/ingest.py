@@ -1,8 +1,12 @@
-"""Stage `ingest`: a FER2013 CSV -> one Parquet file per split and an audit of the data.
+"""Stage `ingest`: a FER2013 CSV or a folder of pictures -> one Parquet file per split and an audit of the data.
 
-`python -m pipeline.ingest FILE.csv OUT_DIR` writes train.parquet (Training), val.parquet (PublicTest), test.parquet
-(PrivateTest) and audit.json, all of them or none. It takes Kaggle's fer2013.csv and icml_face_data.csv, either of them
-inside .gz, .zip, .tar or .tar.gz (told by content, not by name), or a folder that holds one of them.
+`python -m pipeline.ingest SOURCE OUT_DIR` writes train.parquet (Training), val.parquet (PublicTest), test.parquet
+(PrivateTest) and audit.json, all of them or none. It takes:
+- Kaggle's fer2013.csv and icml_face_data.csv, either of them inside .gz, .zip, .tar or .tar.gz (told by content, not by
+  name), or a folder that holds one of them;
+- a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is no CSV.
+
+`--ferplus fer2013new.csv` takes the labels from the votes of FER+; the audit says how many labels changed.
 
 A file without Usage (Kaggle's train.csv) needs a cut, asked for by `--validation-share` and `--test-share`. The cut
 goes by face identity: a hash of the pixels and the seed decides. So identical faces share a split, and neither the
@@ -11,6 +15,7 @@ order of the rows nor other rows matter. The shares are met on average, not exac
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,33 +25,53 @@ import pyarrow as pa
 
 from cfpn.allocator import keep_freed_memory
 from cfpn.schema import ROW_GROUP, Description, arrow_schema, reader, record_batch, writer
-from pipeline.data import csv_reader
-from pipeline.data.archive import locate, opened
+from pipeline.data import csv_reader, ferplus, image_folder
+from pipeline.data.archive import has_csv, locate, opened
 from pipeline.data.audit import RULES, SPLITS, Count, Face, audit
 from pipeline.data.chunks import Chunk, Cut
 from pipeline.data.csv_reader import USAGES
 from pipeline.process import InputError, atomic, only_one, run, writing
 
 
-def ingest(source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | None = None) -> dict[str, Count]:
+def ingest(
+    source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | None = None, votes: Path | None = None
+) -> dict[str, Count]:
     """Write the three splits and the audit into `folder`; returns the audit.
 
     rules: keys of `pipeline.data.audit.RULES`, which drop training faces. cut: how to split a file without Usage.
-    Raises InputError with every fault found; then nothing is written.
+    votes: fer2013new.csv of FER+. Raises InputError with every fault found; then nothing is written.
     """
-    path = locate(source)
+    path = place(source)
     with only_one(folder), ExitStack() as outputs:
         report_path = outputs.enter_context(atomic(folder / "audit.json"))
         paths = {split: outputs.enter_context(atomic(folder / f"{split}.parquet")) for split in SPLITS}
-        with opened(path) as file:
-            description, chunks = csv_reader.read(file, path, cut)
+        with opened_faces(path, cut, votes) as (description, chunks):
             faces = write_splits(chunks, description, paths)
-        report, dropped = audit(faces, rules)
-        check_splits(path, report["written"], cut)
+        report, dropped = audit(faces, rules, description.classes)
+        check_splits(path, Counter(face.split for face in faces if face.row not in dropped), cut)
         if dropped:
             remove_rows(paths["train"], dropped)
         report_path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     return report
+
+
+def place(source: Path) -> Path:
+    """The file that holds the CSV, or the folder of pictures where there is no CSV; raises InputError for neither."""
+    pictures = None if has_csv(source) else image_folder.find(source)
+    return pictures or locate(source)
+
+
+@contextmanager
+def opened_faces(path: Path, cut: Cut | None, votes: Path | None) -> Iterator[tuple[Description, Iterator[Chunk]]]:
+    """What the faces of a CSV or of a folder of pictures are, and the faces."""
+    if path.is_dir():
+        if cut is not None or votes is not None:
+            raise InputError(f"{path}: its folders name splits and classes; leave out the shares and the votes")
+        yield image_folder.read(path)
+        return
+    with opened(path) as file:
+        description, chunks = csv_reader.read(file, path, cut)
+        yield description, chunks if votes is None else ferplus.relabel(chunks, ferplus.read(votes), path, votes)
 
 
 def write_splits(chunks: Iterable[Chunk], description: Description, paths: Mapping[str, Path]) -> list[Face]:
@@ -79,11 +104,13 @@ def named_writer(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.RecordB
 
 def check_splits(path: Path, written: Mapping[str, int], cut: Cut | None) -> None:
     """Raise InputError for splits without a face, which would end the training much later."""
-    usages = {split: usage.decode() for usage, split in USAGES.items()}
-    empty = [split for split in SPLITS if not written[split]]
-    if empty:
-        named = ", ".join(f"{split} ({usages[split]})" if cut is None else split for split in empty)
-        advice = "raise the shares" if cut else "expected rows of every Usage that --drop leaves"
+    usages = {split: f"{split} ({usage.decode()})" for usage, split in USAGES.items()}
+    if empty := [split for split in SPLITS if not written[split]]:
+        named, advice = ", ".join(usages[split] for split in empty), "expected rows of every Usage that --drop leaves"
+        if cut is not None:
+            named, advice = ", ".join(empty), "raise the shares"
+        elif path.is_dir():
+            named, advice = ", ".join(empty), "expected folders train, val and test, or the file names of FER2013"
         raise InputError(f"{path}: no face for the split {named}; {advice}; nothing was written")
 
 
@@ -134,25 +161,30 @@ def main() -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.ingest",
-        description="Check a FER2013 CSV and write train.parquet, val.parquet, test.parquet and audit.json.",
+        description="Check a CSV or pictures and write train.parquet, val.parquet, test.parquet and audit.json.",
         epilog="example: python -m pipeline.ingest data/fer2013.csv data/splits --drop constant,duplicates",
     )
     parser.add_argument(
-        "source", type=Path, metavar="FILE.csv", help="the CSV, bare or inside .gz, .zip or .tar.gz, or its folder"
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="the CSV, bare or inside .gz, .zip or .tar.gz, its folder, or a folder split/class/picture",
     )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where the four files go")
     rules = "; ".join(f"{name}: {meaning}" for name, meaning in RULES.items())
     parser.add_argument(
         "--drop", type=parse_rules, default=(), metavar="RULES", help=f"none (default), or some of, by commas: {rules}"
     )
+    parser.add_argument("--ferplus", type=Path, metavar="fer2013new.csv", help="take the labels from these votes")
     for name in ("validation", "test"):
         help_text = f"only for a file without Usage: share of the faces for the {name} split, cut by face identity"
         parser.add_argument(f"--{name}-share", type=parse_share, default=0.0, metavar="SHARE", help=help_text)
     parser.add_argument("--seed", type=int, default=0, help="of the cut (default: %(default)s)")
     arguments = parser.parse_args()
     keep_freed_memory()
-    report = ingest(arguments.source, arguments.folder, arguments.drop, parse_cut(parser, arguments))
-    print(json.dumps({key: report[key] for key in ("written", "dropped")}))
+    cut = parse_cut(parser, arguments)
+    report = ingest(arguments.source, arguments.folder, arguments.drop, cut, arguments.ferplus)
+    print(json.dumps({key: report[key] for key in ("written", "dropped", "labels_changed")}))
 
 
 if __name__ == "__main__":

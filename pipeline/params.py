@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
@@ -122,17 +123,25 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Entry:
-    """A network of a sweep over networks: the method and, unless it is the profile's network, its name."""
+    """A network of a sweep over networks: the method and, unless it is the profile's network, its name.
+
+    units: where gradients stop in it, where that is not what the method says: blocks of other networks differ in name.
+    """
 
     method: str
     model: str | None = None
+    units: Cuts | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep tries: values by dotted parameter, networks by label; test: score the test split too."""
+    """What a sweep tries: values by dotted parameter, methods or networks by label; test: score the test split too.
+
+    method: of all trials, where neither methods nor networks vary.
+    """
 
     method: str = "nbp"
+    methods: list[str] = field(default_factory=list)
     space: dict[str, Annotated[list[Any], Field(min_length=1)]] = field(default_factory=dict)
     models: dict[str, Entry] = field(default_factory=dict)
     seeds: Count = 1

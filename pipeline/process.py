@@ -135,7 +135,7 @@ def writing(path: Path) -> Iterator[None]:
 def refusal(error: Exception, path: Path) -> int | None:
     """The number of the system's refusal to write `path` that an error stands for; None where it stands for another."""
     if isinstance(error, OSError) and error.errno is not None:
-        number = error.errno
+        number: int | None = error.errno
         if error.filename is not None and not is_temporary(Path(os.fsdecode(error.filename)), path):
             return None
     else:

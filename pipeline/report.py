@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.page import architecture, audit, comparison, costs, faces, heading, results, sweeps, yardsticks
-from pipeline.page.html import render
+from pipeline.page.html import Picture, render
 from pipeline.page.inputs import Inputs, Paths, read_inputs
 from pipeline.process import atomic, only_one, run
 
@@ -53,7 +53,7 @@ PATHS = {
 def report(out: Path, inputs: Inputs) -> None:
     """Write index.html and the pictures into `out`: all of them or none."""
     sections = [section for build in SECTIONS if (section := build(inputs)) is not None]
-    pictures = [block for section in sections for block in section.blocks if block.kind == "picture"]
+    pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
     page = render(head=heading.heading(inputs), sections=sections)
     with only_one(out), ExitStack() as outputs:
         for picture in pictures:

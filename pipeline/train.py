@@ -40,13 +40,14 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("out", type=Path, help="folder for model.safetensors, history.csv, metrics.json, timing.json")
-    parser.add_argument("--method", required=True, help="a name under methods in params.yaml")
+    parser.add_argument("--method", required=True, help="a name of methods.yaml")
     parser.add_argument("--seed", type=int, required=True, help="of weights, data order and augmentation")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--splits", type=Path, default=Path("data/splits"))
     parser.add_argument("--augmented", type=Path, default=Path("data/augmented.parquet"))
     parser.add_argument("--checkpoints", type=Path, default=Path(".checkpoints"))
-    parser.add_argument("--project", default="cfpn-nbp", help="of Weights & Biases (default: %(default)s)")
+    parser.add_argument("--live", type=Path, default=Path(".live"), help="folder of DVCLive (default: %(default)s)")
+    parser.add_argument("--project", help="of Weights & Biases (default: tracking.project of the parameters)")
     args = parser.parse_args()
     params = parameters.load(args.params)
     if args.seed < 0:
@@ -127,8 +128,10 @@ def destinations(
     group = os.environ.get("DVC_EXP_NAME") or params.profile
     return [
         progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
-        dvclive(args.out / "live", session.history),
-        wandb(args.project, group, name, checkpoint.stem, about, session.history, Path.cwd()),
+        dvclive(args.live / name, session.history),
+        wandb(
+            args.project or params.tracking.project, group, name, checkpoint.stem, about, session.history, Path.cwd()
+        ),
     ]
 
 

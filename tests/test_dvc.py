@@ -1,26 +1,38 @@
-"""Claims about dvc.yaml: a stage reruns when code that it really uses changes."""
+"""Claims about dvc.yaml and sweeps/dvc.yaml, read as files: what stages depend on, name and write."""
 
 import ast
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.inputs import WRITERS
+from pipeline.params import load, load_sweeps, read
+from pipeline.runs.about import CODE
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("cfpn", "pipeline", "tune", "bench")
 FILES = ("dvc.yaml", "sweeps/dvc.yaml")
+# What decides no number: messages, whole files, bars, boards, units on several workers with the same bits as on one.
+PLUMBING = (
+    "pipeline/process.py", "pipeline/faults.py", "pipeline/sinks", "pipeline/runs/workers.py",
+    "pipeline/runs/cluster.py", "pipeline/runs/records.py", "pipeline/__init__.py", "pipeline/runs/__init__.py",
+)  # fmt: skip
 
 
-def stages() -> list[tuple[str, dict]]:
-    found = []
-    for file in FILES:
-        found += YAML(typ="safe").load(ROOT / file)["stages"].items()
-    return found
+def stages(file: str) -> dict[str, dict[str, Any]]:
+    return YAML(typ="safe").load(ROOT / file)["stages"]
+
+
+STAGES = [(file, name, stage) for file in FILES for name, stage in stages(file).items()]
+IDS = [f"{file}:{name}" for file, name, _ in STAGES]
 
 
 def module_file(name: str) -> Path | None:
@@ -39,9 +51,10 @@ def imported(path: Path) -> set[Path]:
     return {file for name in names if name.split(".")[0] in PACKAGES and (file := module_file(name))}
 
 
-def used(entry: Path) -> set[Path]:
-    """`entry` and all of the project that it reaches by imports."""
-    reached, waiting = set(), [entry]
+def used(entries: list[Path]) -> set[Path]:
+    """The entries and all of the project that they reach by imports."""
+    reached: set[Path] = set()
+    waiting = list(entries)
     while waiting:
         path = waiting.pop()
         if path not in reached:
@@ -50,38 +63,131 @@ def used(entry: Path) -> set[Path]:
     return reached
 
 
-def entry(command: str) -> Path:
-    module = re.search(r"python -m (\S+)", command)
-    return module_file(module[1]) if module else ROOT / re.search(r"python (\S+\.py)", command)[1]
+def entries(stage: dict[str, Any]) -> list[Path]:
+    """The files that a stage's commands run."""
+    command = " ; ".join([stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"])
+    modules = [module_file(name) for name in re.findall(r"python -m (\S+)", command)]
+    return [path for path in modules if path] + [ROOT / name for name in re.findall(r"python (\S+\.py)", command)]
 
 
-@pytest.mark.parametrize(("name", "stage"), stages(), ids=lambda value: value if isinstance(value, str) else "")
-def test_a_stage_depends_on_every_module_that_it_reaches(name: str, stage: dict) -> None:
-    listed = [ROOT / dependency for dependency in stage["deps"] if "$" not in dependency]
-    missing = [path for path in used(entry(stage["cmd"])) if not any(path.is_relative_to(dep) for dep in listed)]
-    assert not missing, f"{name}: {sorted(str(path.relative_to(ROOT)) for path in missing)}"
+def dependencies(file: str, stage: dict[str, Any]) -> list[str]:
+    """Paths from the root; code behind data/inputs.json stands for it."""
+    folder = (ROOT / file).parent
+    found = [str((folder / one).resolve().relative_to(ROOT)) for one in stage["deps"] if "$" not in one]
+    return found + ([*CODE, *WRITERS] if "data/inputs.json" in found else [])
 
 
-@pytest.mark.parametrize(("name", "stage"), stages(), ids=lambda value: value if isinstance(value, str) else "")
-def test_code_that_a_stage_depends_on_exists(name: str, stage: dict) -> None:
-    code = [dependency for dependency in stage["deps"] if dependency.split("/")[0] in PACKAGES]
-    assert code and all((ROOT / dependency).exists() for dependency in code), name
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=IDS)
+def test_a_stage_depends_on_every_module_that_it_reaches(file: str, name: str, stage: dict[str, Any]) -> None:
+    listed = [ROOT / one for one in (*dependencies(file, stage), *PLUMBING)]
+    missing = {path for path in used(entries(stage)) if not any(path.is_relative_to(one) for one in listed)}
+    assert not missing, sorted(str(path.relative_to(ROOT)) for path in missing)
 
 
-def tables(stage: dict) -> set[str]:
-    """Names of the files that a stage writes."""
-    outputs = [one for kind in ("outs", "metrics", "plots") for one in stage.get(kind, [])]
-    return {(one if isinstance(one, str) else next(iter(one))).rpartition("/")[2] for one in outputs}
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=IDS)
+def test_code_that_a_stage_depends_on_exists(file: str, name: str, stage: dict[str, Any]) -> None:
+    code = [one for one in dependencies(file, stage) if one.split("/")[0] in PACKAGES]
+    assert code and all((ROOT / one).exists() for one in code)
+
+
+def test_a_training_depends_on_the_hashes_of_its_inputs_alone() -> None:
+    stage = stages("dvc.yaml")["train"]
+    assert stage["deps"] == ["data/inputs.json"]
+    keys = [one if isinstance(one, str) else next(iter(one)) for one in stage["params"]]
+    assert keys == ["profile", "compute.device", "compute.threads", "methods.yaml", "profiles/${profile}.yaml"]
+    assert "tracking" not in stage["cmd"] and "workers" not in stage["cmd"]
+
+
+def outputs(stage: dict[str, Any], *kinds: str) -> dict[str, dict[str, Any]]:
+    """Files that a stage writes, with their options."""
+    found = [one for kind in kinds or ("outs", "metrics", "plots") for one in stage.get(kind, [])]
+    return {name: options for one in found for name, options in ({one: {}} if isinstance(one, str) else one).items()}
+
+
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=IDS)
+def test_no_output_keeps_a_stage_out_of_the_run_cache(file: str, name: str, stage: dict[str, Any]) -> None:
+    """DVC caches no run of a stage with an uncached output that is neither metrics nor plots."""
+    assert all(options.get("cache", True) for options in outputs(stage, "outs").values())
+    assert not any(options.get("persist") for options in outputs(stage).values())
+
+
+def ignored(path: str) -> bool:
+    return not subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT, check=False).returncode
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository")
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=IDS)
+def test_git_ignores_what_dvc_caches_and_keeps_the_small_results(file: str, name: str, stage: dict[str, Any]) -> None:
+    """Else DVC writes a .gitignore into a folder that other stages depend on, and `git add results` breaks a stage."""
+    folder = Path(file).parent
+    for path, options in outputs(stage).items():
+        concrete = str(folder / re.sub(r"\$\{.*?\}", "x", path))
+        assert ignored(concrete) == options.get("cache", True), concrete
+
+
+def test_the_workflow_shows_few_metrics_and_charts_with_titles_in_words() -> None:
+    found = list(stages("dvc.yaml").values())
+    metrics = [path for stage in found for path in outputs(stage, "metrics")]
+    plots = {path: options for stage in found for path, options in outputs(stage, "plots").items()}
+    assert metrics == ["results/metrics.json"]
+    assert len(plots) <= 12
+    assert all(" " in options["title"] for options in plots.values())
+    assert {options["template"] for options in plots.values()} <= {
+        path.stem for path in (ROOT / ".dvc/plots").iterdir()
+    }
+
+
+def test_sweeps_have_the_settings_and_templates_of_the_workflow() -> None:
+    shared = ["plots/settings.json", ".gitignore"]
+    assert all((ROOT / ".dvc" / one).read_bytes() == (ROOT / "sweeps/.dvc" / one).read_bytes() for one in shared)
 
 
 def test_every_sweep_of_the_project_is_a_stage_and_every_table_of_it_an_output() -> None:
-    own = YAML(typ="safe").load(ROOT / "sweeps/dvc.yaml")["stages"]
-    names = YAML(typ="safe").load(ROOT / "params.yaml")["sweeps"]
-    assert {*own["sweep"]["matrix"]["name"], "models"} == set(names)
-    common = {"trials.csv", "epochs.csv", "curves.csv", "timing.csv", "metrics.json", "sweep.json"}
-    assert tables(own["sweep"]) == common
-    assert tables(own["models"]) == common | {"models.csv"}
-    assert tables(own["cost"]) == {"cost.csv"}
+    own = stages("sweeps/dvc.yaml")
+    sweeps = load_sweeps(ROOT / "sweeps/params.yaml")
+    assert {*own["sweep"]["matrix"]["name"], "models", "methods"} == set(sweeps)
+    common = {"trials.csv", "epochs.csv", "curves.csv", "timing.csv", "metrics.json", "sweep.json", "runs"}
+    tables = {name: {path.rpartition("/")[2] for path in outputs(stage)} for name, stage in own.items()}
+    assert tables["sweep"] == common
+    assert tables["models"] == common | {"models.csv", "evaluate"}
+    assert tables["methods"] == common | {"evaluate", "compare"}
+    assert tables["cost"] == {"cost.csv"}
+
+
+def named(stage: dict[str, Any], file: str) -> list[str]:
+    return next(keys for one in stage["params"] if isinstance(one, dict) for name, keys in one.items() if name == file)
+
+
+def test_a_sweep_depends_on_the_methods_that_it_trains() -> None:
+    own, sweeps = stages("sweeps/dvc.yaml"), load_sweeps(ROOT / "sweeps/params.yaml")
+    for name in own["sweep"]["matrix"]["name"]:
+        assert named(own["sweep"], "../methods.yaml") == [sweeps[name].method]
+    assert tuple(named(own["methods"], "../methods.yaml")) == tuple(sweeps["methods"].methods)
+    for name in ("models", "cost"):
+        assert set(named(own[name], "../methods.yaml")) == {entry.method for entry in sweeps["models"].models.values()}
+
+
+def present(raw: dict[str, Any], name: str) -> bool:
+    for part in name.split("."):
+        if not isinstance(raw, dict) or part not in raw:
+            return False
+        raw = raw[part]
+    return True
+
+
+@pytest.mark.parametrize("profile", ["sample", "fer2013-cpu", "paper"])
+@pytest.mark.parametrize(("file", "name", "stage"), STAGES, ids=IDS)
+def test_every_key_that_a_stage_names_stands_in_its_file(
+    file: str, name: str, stage: dict[str, Any], profile: str
+) -> None:
+    run = load(ROOT / "params.yaml").run
+    for one in stage.get("params", []):
+        for path, keys in one.items() if isinstance(one, dict) else [("params.yaml", [one])]:
+            where = ROOT / Path(file).parent if isinstance(one, dict) else ROOT
+            for key in keys:
+                for method in run.methods:
+                    concrete = key.replace("${item.method}", method).replace("${item.name}", "beta")
+                    assert present(read(where / path.replace("${profile}", profile)), concrete), f"{path}:{concrete}"
 
 
 def test_dvc_draws_a_line_for_every_setting_of_a_sweep(tmp_path: Path) -> None:
@@ -91,8 +197,7 @@ def test_dvc_draws_a_line_for_every_setting_of_a_sweep(tmp_path: Path) -> None:
 
     dvc("init", "--no-scm", "-q")
     shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots")
-    (plot,) = YAML(typ="safe").load(ROOT / "sweeps/dvc.yaml")["stages"]["models"]["plots"]
-    ((path, options),) = plot.items()
+    ((path, options),) = outputs(stages("sweeps/dvc.yaml")["models"], "plots").items()
     options.pop("cache")
     YAML().dump({"plots": [{path: options}]}, tmp_path / "dvc.yaml")
     (tmp_path / path).parent.mkdir(parents=True)
@@ -104,3 +209,14 @@ def test_dvc_draws_a_line_for_every_setting_of_a_sweep(tmp_path: Path) -> None:
     wanted = {"x": "epoch", "y": "val/accuracy/mean", "color": "setting", "strokeDash": "rev"}
     assert {name: spec["encoding"][name]["field"] for name in wanted} == wanted
     assert [f"{row['setting']}{row['epoch']}" for row in spec["data"]["values"]] == ["A1", "A2", "B1", "B2"]
+
+
+@pytest.mark.skipif(not (ROOT / "dvc.lock").exists(), reason="no baseline is committed; `make baseline` makes one")
+def test_the_committed_results_are_those_of_the_committed_lock() -> None:
+    locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
+    kept = [
+        one for stage in locked.values() for one in stage["outs"] if re.match(r"results/(metrics|plots)", one["path"])
+    ]
+    assert len(kept) == 6
+    for one in kept:
+        assert hashlib.md5((ROOT / one["path"]).read_bytes()).hexdigest() == one["md5"], one["path"]

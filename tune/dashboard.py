@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline import params as parameters
 from pipeline.process import InputError, run
 from tune import spaces, track
-from tune.spaces import MODELS, short
+from tune.names import METHOD, MODELS, RATE, short
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import PanelGrid, Report
@@ -55,12 +55,13 @@ def main() -> None:
     parser.add_argument("--entity", help="of W&B (default: your own)")
     parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--sweeps", type=Path, default=Path("results/sweeps"), help="tables of sweeps that ran here")
+    parser.add_argument("--sweeps", type=Path, default=Path("sweeps/results"), help="tables of sweeps that ran here")
     args = parser.parse_args()
-    raw = parameters.read(args.params)
-    project = args.project or raw.get("tracking", {}).get("project", "cfpn-nbp")
-    entity = args.entity or logged_in()
-    shown = figures(raw, args.sweeps)
+    own = logged_in()
+    entity = args.entity or own
+    params = parameters.load(args.params)
+    project = args.project or params.tracking.project
+    shown = figures(args.params, args.sweeps)
     for made in (workspace(entity, project, shown), report(entity, project, shown)):
         made.save()
         print(made.url)
@@ -70,40 +71,46 @@ def logged_in() -> str:
     """The user's own entity; raises InputError where nobody is logged in."""
     import wandb
 
-    if not wandb.login(prompt=False):
+    if not wandb.login(prompt=False, verify=False):
         raise InputError("not logged in: `wandb login` first; `wandb leet wandb` shows offline runs without an account")
-    return wandb.Api().default_entity
+    try:
+        return wandb.Api(timeout=20).default_entity or ""
+    except (wandb.Error, OSError, ValueError) as error:
+        raise InputError(f"W&B does not answer: {str(error).strip().splitlines()[0]}") from error
 
 
-def figures(raw: dict[str, Any], tables: Path) -> list[Figure]:
-    """Figs 8 to 11 and every other sweep of params.yaml, in the order of the paper; `tables`: of sweeps that ran."""
+def figures(path: Path, tables: Path) -> list[Figure]:
+    """Figs 8 to 11 and every other sweep, in the order of the paper.
+
+    path: params.yaml, beside which sweeps/params.yaml lies. tables: of sweeps that ran.
+    """
     known = {
         "activation": "Fig. 9: activation functions",
         "learning_rate": "Fig. 10: learning rates",
         MODELS: "Fig. 11: networks at the common learning rate",
     }
     result = []
-    for name, entry in raw.get("sweeps", {}).items():
-        shown = conditions(raw, name, tables)
-        if entry.get(MODELS):
-            own = [label for label, one in entry[MODELS].items() if "model" not in one]
+    for name, entry in parameters.load_sweeps(path.parent / "sweeps" / "params.yaml").items():
+        shown = conditions(path, name, tables)
+        if entry.models:
+            own = [label for label, one in entry.models.items() if one.model is None]
             title = "Fig. 8: with and without back-propagation"
             result.append(Figure(title, name, MODELS, shown | {f"axes.{MODELS}": own}))
-        by = MODELS if entry.get(MODELS) else short(next(iter(entry["space"])))
+        by = MODELS if entry.models else METHOD if entry.methods else short(entry.space)[next(iter(entry.space))]
         result.append(Figure(known.get(name, f"Sweep of {name}"), name, by, shown))
     return sorted(result, key=_place)
 
 
-def conditions(raw: dict[str, Any], name: str, tables: Path) -> dict[str, Any]:
+def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
     """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks their rate."""
-    sweep = spaces.read(raw, name, [], {}, None, None)
+    sweep = spaces.read(path, name, [], {}, None, None)
     file = tables / name / "sweep.json"
     if file.exists():
         about = json.loads(file.read_text())
-        shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["learning_rate"]
+        shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["schedule"]["learning_rate"]
     else:
-        shown, rate = {"profile": raw["profile"]}, spaces.common_rate(sweep)
-    return {"sweep_name": name} | shown | ({"train.learning_rate": rate} if sweep.models else {})
+        shown, rate = {"profile": sweep.files.common["profile"]}, spaces.common_rate(sweep)
+    return {"sweep_name": name} | shown | ({RATE: rate} if sweep.models else {})
 
 
 def _place(figure: Figure) -> int:

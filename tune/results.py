@@ -3,32 +3,22 @@
 Every table but timing.csv holds the same bytes whenever the same sweep is run.
 """
 
-import json
 import tempfile
+from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from pipeline import metrics as test_metrics
-from pipeline.process import InputError, atomic
-from pipeline.sinks import dump
-from tune import spaces
-from tune.spaces import MODELS, RATE, SEED, Sweep
-from tune.trial import Score, Summary
+from pipeline.process import InputError, atomic, write_json
+from tune import names, spaces
+from tune.names import METRIC, MODELS, RATE, SEED, Config
+from tune.outcome import Outcome
+from tune.spaces import Sweep
 
 CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
 TEST = (*test_metrics.NAMES, "accuracy_standard_error", "majority_accuracy", "collapsed")
-
-
-class Outcome(NamedTuple):
-    """How a trial ended. status: complete, stopped (by the scheduler), diverged, failed or unfinished."""
-
-    config: dict[str, Any]
-    status: str
-    reason: str
-    summary: Summary
-    score: Score | None
 
 
 def probe(folder: Path) -> None:
@@ -61,31 +51,24 @@ def _write(folder: Path, sweep: Sweep, about: dict[str, Any], outcomes: list[Out
     for name, table in tables.items():
         with atomic(folder / name) as path:
             table.to_csv(path, index=False, lineterminator="\n")
-    _json(folder / "metrics.json", metrics(rows))
-    _json(folder / "sweep.json", about)
+    write_json(folder / "metrics.json", metrics(outcomes))
+    write_json(folder / "sweep.json", about)
 
 
-def _json(path: Path, value: object) -> None:
-    with atomic(path) as temporary:
-        dump(temporary, value)
-
-
-def names(outcomes: list[Outcome]) -> list[str]:
+def axes(outcomes: list[Outcome]) -> list[str]:
     """Names of the axes, the seed last."""
     return list(outcomes[0].config) if outcomes else [SEED]
 
 
-def point(config: dict[str, Any]) -> dict[str, Any]:
+def point(config: Config) -> dict[str, str]:
     """The columns that say which trial a row is of."""
-    plain = {name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
-             for name, value in config.items()}  # fmt: skip
-    return {"trial": spaces.identifier(config), **plain}
+    return {"trial": names.identifier(config)} | {name: names.cell(value) for name, value in config.items()}
 
 
 def epochs(outcomes: list[Outcome]) -> pd.DataFrame:
     """One row per trial and complete epoch with all its metrics; empty cells where a network lacks a metric."""
     rows = [point(outcome.config) | row for outcome in outcomes for row in outcome.summary.history]
-    return pd.DataFrame(rows, columns=None if rows else ["trial", *names(outcomes), "epoch", "step", *CURVES])
+    return pd.DataFrame(rows, columns=None if rows else ["trial", *axes(outcomes), "epoch", "step", *CURVES])
 
 
 def trials(outcomes: list[Outcome]) -> pd.DataFrame:
@@ -99,6 +82,7 @@ def _trial(outcome: Outcome) -> dict[str, Any]:
     test = (score.test if score is not None else None) or {}
     return (
         {"status": outcome.status, "reason": outcome.reason, "epochs": len(history), "best_epoch": best or None}
+        | {"collapsed": score.collapsed if score is not None else None}
         | {name: row.get(name) for name in CURVES}
         | {"parameters": score.parameters if score is not None else None}
         | {f"test/{name}": test[name] for name in TEST if name in test}
@@ -108,7 +92,7 @@ def _trial(outcome: Outcome) -> dict[str, Any]:
 def timing(outcomes: list[Outcome]) -> pd.DataFrame:
     """One row per trial and epoch with what no two runs share: node, seconds, memory."""
     rows = [point(outcome.config) | place for outcome in outcomes for place in outcome.summary.places]
-    return pd.DataFrame(rows, columns=None if rows else ["trial", *names(outcomes), "epoch", "seconds", "node"])
+    return pd.DataFrame(rows, columns=None if rows else ["trial", *axes(outcomes), "epoch", "seconds", "node"])
 
 
 def curves(outcomes: list[Outcome]) -> pd.DataFrame:
@@ -117,8 +101,8 @@ def curves(outcomes: list[Outcome]) -> pd.DataFrame:
     n says over how many trials; the deviation is empty where it is one. Trials that diverged count until they did.
     """
     table = epochs(outcomes)
-    settings = [name for name in names(outcomes) if name != SEED]
-    table.insert(0, "setting", [spaces.setting(one.config) for one in outcomes for _ in one.summary.history])
+    settings = [name for name in axes(outcomes) if name != SEED]
+    table.insert(0, "setting", [names.setting(one.config) for one in outcomes for _ in one.summary.history])
     groups = table.groupby(["setting", *settings, "epoch"], sort=False, dropna=False)
     result = groups.size().rename("n").to_frame()
     for name in CURVES:
@@ -127,16 +111,15 @@ def curves(outcomes: list[Outcome]) -> pd.DataFrame:
     return result.reset_index()
 
 
-def metrics(rows: pd.DataFrame) -> dict[str, Any]:
+def metrics(outcomes: list[Outcome]) -> dict[str, Any]:
     """For `dvc metrics diff`: how many trials ended how, and each setting's best validation accuracy over seeds."""
-    outside = {"trial", SEED, "status", "reason", "epochs", "best_epoch", "parameters", *CURVES}
-    axes = [name for name in rows.columns if name not in outside and not name.startswith("test/")]
-    settings = pd.Series([spaces.setting({name: row[name] for name in axes}) for _, row in rows.iterrows()])
+    rows = trials(outcomes)
+    settings = pd.Series([names.setting(outcome.config) for outcome in outcomes], rows.index, dtype=object)
     result: dict[str, Any] = {"trials": rows["status"].value_counts().to_dict()}
     for name, group in rows.groupby(settings, sort=False):
-        result[name] = {"val": _spread(group["val/accuracy"])}
+        result[str(name)] = {"val": _spread(group[METRIC])}
         if "test/accuracy" in group:
-            result[name]["test"] = _spread(group["test/accuracy"])
+            result[str(name)]["test"] = _spread(group["test/accuracy"])
     return result
 
 
@@ -154,6 +137,7 @@ def models(rows: pd.DataFrame, common: float) -> pd.DataFrame:
     Of equally good rates the smallest is taken; the test split has no say. A rate at which a seed failed is not chosen.
     """
     result = []
+    rows = rows.assign(**{RATE: pd.to_numeric(rows[RATE])}) if RATE in rows else rows
     for name, group in rows.groupby(MODELS, sort=False):
         chosen = tuned_rate(group) if RATE in group else common
         for kind, rate in (("common", common), ("tuned", chosen)):
@@ -182,8 +166,27 @@ def _accuracies(own: pd.DataFrame) -> dict[str, Any]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The best validation accuracy of each setting over its seeds, in columns to read."""
+    """The best validation accuracy of each setting over its seeds, in columns to read; the best one is marked."""
     rows = trials(outcomes)
-    rows.insert(0, "setting", [spaces.setting(outcome.config) for outcome in outcomes])
-    groups = rows.groupby("setting", sort=False)["val/accuracy"].agg(["count", "mean", "std", "min", "max"])
-    return groups.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-")
+    settings = pd.Series([names.setting(outcome.config) for outcome in outcomes], rows.index, name="setting")
+    groups = rows.groupby(settings, sort=False)[METRIC].agg(["count", "mean", "std"])
+    groups.columns = ["trials", "mean", "sd"]
+    remarks = {name: [one.remark for one in outcomes if names.setting(one.config) == name] for name in groups.index}
+    groups["note"] = [_note(remarks[name], name == groups["mean"].idxmax()) for name in groups.index]
+    text = groups.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-", index_names=False)
+    return f"{METRIC} at each trial's best epoch, mean and standard deviation over seeds:\n{text}"
+
+
+def _note(remarks: list[str], best: bool) -> str:
+    counts = Counter(filter(None, remarks))
+    return ", ".join((["best"] if best else []) + [f"{count} {what}" for what, count in counts.items()])
+
+
+def table2(networks: pd.DataFrame) -> str:
+    """The paper's Table II for the terminal: every network at the common learning rate and at its own."""
+    columns = {"models": "network", "rate": "rate", RATE: "learning rate", "n": "trials", "failed": "failed"}
+    columns |= {f"{METRIC}/mean": "val mean", f"{METRIC}/std": "val sd"}
+    columns |= {"test/accuracy/mean": "test mean", "test/accuracy/std": "test sd", "parameters": "parameters"}
+    shown = networks[[name for name in columns if name in networks]].rename(columns=columns)
+    text = shown.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
+    return f"Table II, accuracies of networks (means over seeds):\n{text}"

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyarrow import fs
-from ray import tune
 
 from pipeline.process import InputError
+
+if TYPE_CHECKING:
+    from ray import tune
 
 SPECIFICATION, FINISHED = "specification.json", "finished"
 
@@ -99,18 +101,30 @@ def finished(storage: Storage) -> bool:
     return storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound
 
 
-def checkpoints(storage: Storage, name: str) -> list[tune.Checkpoint]:
+def checkpoints(storage: Storage, name: str) -> "list[tune.Checkpoint]":
     """Checkpoints of a point of the grid, the newest first; folders are named by the point and Ray's trial."""
+    from ray import tune  # here, so that reading outcomes needs no Ray
+
+    found = _checkpoints(storage, name)
+    found.sort(key=lambda info: (info.base_name, info.path), reverse=True)
+    return [tune.Checkpoint(info.path, storage.system) for info in found]
+
+
+def forget(storage: Storage, name: str) -> None:
+    """Delete the checkpoints of a point whose outcome is kept: they would fill the disk."""
+    for info in _checkpoints(storage, name):
+        storage.system.delete_dir(info.path)
+
+
+def _checkpoints(storage: Storage, name: str) -> list[fs.FileInfo]:
     everything = storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True))
-    found = [
+    return [
         info
         for folder in everything
         if folder.base_name.rpartition("-")[0] == name
         for info in storage.system.get_file_info(fs.FileSelector(folder.path))
         if info.base_name.startswith("checkpoint_")
     ]
-    found.sort(key=lambda info: (info.base_name, info.path), reverse=True)
-    return [tune.Checkpoint(info.path, storage.system) for info in found]
 
 
 def differences(old: object, new: object, name: str = "") -> list[str]:

@@ -1,36 +1,113 @@
-"""Weights & Biases runs of a sweep: written from its results, so that no kill, early stop or other node loses one.
-
-Offline unless logged in; `wandb sync --include-offline wandb/offline-run-*` uploads, `wandb leet wandb` shows them in
-the terminal. WANDB_MODE=disabled switches them off.
-"""
+"""What W&B is told of a sweep: one run per trial, in one group, with a name that says its setting."""
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from ray import tune
+from ray.tune.experiment import Trial
 
-from cfpn.data import EXPRESSIONS
-from pipeline import sinks
-from tune import spaces
-from tune.results import Outcome
+from tune import names, outcome, spaces, storage, trial
+from tune.names import Config
+from tune.outcome import Outcome
 from tune.spaces import Sweep, Training
-from tune.trial import Arrays
+from tune.storage import Storage
+from tune.wandb_runs import Begin, End, Log, Writer
 
-EXAMPLES = 8  # faces of each kind
+LOGGED = ("train/", "val/", "unit/", "block/", "system/")  # beginnings of the metrics in a run
 
 
-def replay(
-    folder: Path, project: str, sweep: Sweep, about: dict[str, Any], outcomes: list[Outcome], validation: Arrays
-) -> None:
-    """One run per trial below `folder`/wandb, all in one group. Trouble is said on standard error, never raised."""
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # tables are staged there, by default in the home
-    for one in outcomes:
-        with sinks.forgiving(f"no whole W&B run of {spaces.label(one.config)}"):
-            _run(folder, project, group(about), sweep, about, one, validation)
+class Tracker(tune.Callback):
+    """Tells the writer of W&B runs what happens to trials, when it happens."""
+
+    def __init__(
+        self, sweep: Sweep, about: dict[str, Any], kept: Storage, writer: Writer, commit: str | None = None
+    ) -> None:
+        self.sweep, self.about, self.kept, self.writer, self.commit = sweep, about, kept, writer, commit
+        self.begun: set[str] = set()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
+    ) -> None:
+        """An epoch; the run of a trial that another command began is told anew, with all its epochs."""
+        config = spaces.point(self.sweep, trial.config)
+        name = names.identifier(config)
+        if name not in self.begun:
+            self.begin(config, history(self.kept, name, int(result["epoch"])))
+        if not result.get("reason"):
+            self.writer.send(Log(name, row(result)))
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """A run that nobody has begun yet."""
+        config = spaces.point(self.sweep, trial.config)
+        name = names.identifier(config)
+        if name not in self.begun and not storage.checkpoints(self.kept, name):
+            self.begin(config, [])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """The end of a run, with its scores; a trial that was stopped has none yet, and `settle` tells it anew."""
+        config = spaces.point(self.sweep, trial.config)
+        name = names.identifier(config)
+        ended = outcome.read(self.kept, name)
+        if ended is not None:
+            self.end(Outcome(config, "complete", "", *ended))
+        elif name in self.begun:
+            self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
+            self.begun.remove(name)
+
+    def begin(self, config: Config, rows: list[dict[str, float]]) -> None:
+        """Begin the run of a trial with the epochs that it has."""
+        what = spaces.training(self.sweep, config, self.about["threads"], self.about["device"])
+        name = names.identifier(config)
+        self.begun.add(name)
+        shown = settings(self.sweep, self.about, config, what) | {"commit": self.commit}
+        run_id = identity([self.about, config])
+        self.writer.send(Begin(name, names.title(config, what.method), run_id, shown, rows))
+
+    def end(self, one: Outcome) -> None:
+        """Finish the run of a trial."""
+        summary = {"status": one.status, "reason": one.reason, "best_epoch": one.summary.best_epoch}
+        summary["epochs"] = len(one.summary.history)
+        if one.score is not None:
+            summary["parameters"] = one.score.parameters
+            summary |= {f"test/{key}": value for key, value in flat(one.score.test or {}).items()}
+        probabilities = one.score.probabilities if one.score is not None else None
+        self.writer.send(End(names.identifier(one.config), summary, probabilities))
+
+    def settle(self, outcomes: list[Outcome]) -> None:
+        """Tell the end of all trials that have not come to their own: stopped, diverged or failed ones."""
+        for one in outcomes:
+            if one.status != "complete":
+                if names.identifier(one.config) not in self.begun:
+                    self.begin(one.config, whole(one))
+                self.end(one)
+
+
+def row(result: dict[str, Any]) -> dict[str, float]:
+    """What of a report belongs into a run."""
+    return {name: value for name, value in result.items() if name in ("epoch", "step") or name.startswith(LOGGED)}
+
+
+def history(kept: Storage, name: str, before: int) -> list[dict[str, float]]:
+    """The epochs before `before` of a trial, from its newest whole checkpoint or its outcome."""
+    ended = outcome.read(kept, name)
+    if ended is not None:
+        return whole(Outcome({}, "complete", "", *ended))[: before - 1]
+    for saved in storage.checkpoints(kept, name):
+        try:
+            with saved.as_directory() as folder:
+                return whole(Outcome({}, "", "", trial.summary(Path(folder)), None))[: before - 1]
+        except (OSError, ValueError, KeyError):
+            continue
+    return []
+
+
+def whole(one: Outcome) -> list[dict[str, float]]:
+    """The rows of all complete epochs, each with what the epoch took of the machine it ran on."""
+    return [row(trial.row(metrics, place)) for metrics, place in
+            zip(one.summary.history, one.summary.places, strict=True)]  # fmt: skip
 
 
 def group(about: dict[str, Any]) -> str:
@@ -43,67 +120,17 @@ def identity(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _run(
-    folder: Path,
-    project: str,
-    group: str,
-    sweep: Sweep,
-    about: dict[str, Any],
-    one: Outcome,
-    validation: Arrays,
-) -> None:
-    import wandb as client
-
-    name, run_id = spaces.identifier(one.config), identity([about, one.config])
-    what = spaces.training(sweep, one.config, about["threads"], about["device"])
-    with sinks.wandb(project, group, name, run_id, config(sweep, about, one, what), history(one), folder):
-        run = client.run
-        if run is None:
-            return  # sinks.wandb has said why
-        if one.score is not None:
-            last = int(one.summary.history[-1]["epoch"])
-            run.log({"epoch": last} | pictures(one.score.probabilities, validation), step=last)
-            run.summary.update({f"test/{key}": value for key, value in flat(one.score.test or {}).items()})
-            run.summary["parameters"] = one.score.parameters
-        run.summary.update({"status": one.status, "reason": one.reason, "best_epoch": one.summary.best_epoch})
-
-
-def config(sweep: Sweep, about: dict[str, Any], one: Outcome, what: Training) -> dict[str, Any]:
+def settings(sweep: Sweep, about: dict[str, Any], config: Config, what: Training) -> dict[str, Any]:
     """What a dashboard groups and filters by: the sweep, its group, the setting, every parameter of the training.
 
     "sweep" and "group" alone are W&B's own names, which its filters take for something else.
     """
-    method = {"method": asdict(what.params.methods[what.method]), "method_name": what.method, "seed": what.seed}
-    chosen = what.params.model_dump(mode="json", exclude={"methods"})
-    axes = {spaces.short(name): value for name, value in one.config.items()}
-    names = {"sweep_name": sweep.name, "sweep_group": group(about), "setting": spaces.setting(one.config)}
-    return names | {"axes": axes} | method | chosen
-
-
-def history(one: Outcome) -> list[dict[str, float]]:
-    """The rows of all complete epochs, each with what the epoch took of the machine it ran on."""
-    used = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")
-    places = [{f"system/{name}": place[name] for name in used if name in place} for place in one.summary.places]
-    return [row | place for row, place in zip(one.summary.history, places, strict=True)]
-
-
-def pictures(probabilities: np.ndarray, faces: Arrays) -> dict[str, Any]:
-    """Confusion matrix and example predictions of probabilities (n, 7) on the validation faces, as W&B shows them."""
-    import wandb as client
-
-    predicted, certain = probabilities.argmax(1), probabilities.max(1)
-    order = np.argsort(-certain, kind="stable")
-    wrong = order[predicted[order] != faces.labels[order]][:EXAMPLES]
-    right = order[predicted[order] == faces.labels[order]][:EXAMPLES]
-    rows = [
-        [client.Image(faces.pixels[i]), EXPRESSIONS[faces.labels[i]], EXPRESSIONS[predicted[i]], float(certain[i])]
-        for i in [*wrong, *right]
-    ]
-    matrix = client.plot.confusion_matrix(
-        y_true=faces.labels.tolist(), preds=predicted.tolist(), class_names=list(EXPRESSIONS), title="Validation faces"
-    )
-    table = client.Table(columns=["face", "label", "predicted", "probability"], data=rows)
-    return {"confusion": matrix, "examples": table}
+    method = {"method": asdict(what.how), "method_name": what.method, "seed": what.seed}
+    chosen = what.params.model_dump(mode="json", include={"profile", "model", "train", "compute"})
+    short = names.short(config)
+    axes = {short[name]: value for name, value in config.items()}
+    found = {"sweep_name": sweep.name, "sweep_group": group(about), "setting": names.setting(config)}
+    return found | {"axes": axes} | method | chosen | {"data": about.get("data")}
 
 
 def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One trial of a sweep: the training of the train stage with a report and a checkpoint per epoch, and its score."""
+"""One trial of a sweep: the training of the train stage with a report and a checkpoint per epoch, then its scores."""
 
 import json
 import math
@@ -11,41 +11,59 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.tune.experiment import Trial
 from safetensors import safe_open
 from torch import Tensor
 
-from cfpn import training
+from cfpn import checkpoint, prediction
 from cfpn.allocator import keep_freed_memory
-from cfpn.data import Faces
+from cfpn.faces import Faces
+from cfpn.network import Network
 from cfpn.training import DivergedError
 from pipeline import evaluate
-from pipeline import session as sessions
 from pipeline.process import InputError
-from pipeline.session import Session
-from tune import spaces, storage
-from tune.spaces import Sweep
+from pipeline.runs import about as run_json
+from pipeline.runs import session as sessions
+from pipeline.runs.session import Session
+from tune import names, outcome, spaces, storage
+from tune.names import METRIC, Config
+from tune.outcome import Ended, Score, Summary
+from tune.spaces import Sweep, Training
 from tune.storage import Storage
 
 STATE, PLACES = "session.safetensors", "places.json"
-METRIC = "val/accuracy"
+USE = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")  # shown in W&B
 
 
 class Arrays(NamedTuple):
     """Faces as NumPy arrays: Ray keeps them once per node in shared memory, and every trial there maps the same bytes.
 
-    pixels (n, 48, 48) uint8, labels (n,) int64, rows (n,) int64.
+    pixels (n, c, h, w) uint8, labels (n,) int64, rows (n,) int64.
     """
 
     pixels: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
+    classes: tuple[str, ...]
+    drawn: bool
+
+
+class Data(NamedTuple):
+    """All that a trial needs and its machine may not have.
+
+    faces: by train.faces, "val", and "test" where it is scored; copied: which test faces (n,) training has seen.
+    fingerprints: of the data files, by train.faces, and code: commit and fingerprint, both as run.json has them.
+    """
+
+    faces: Mapping[str, Arrays]
+    copied: np.ndarray | None
+    fingerprints: Mapping[str, str]
+    code: Mapping[str, str | None]
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,7 @@ class Place:
     """Where a trial runs: threads of its CPUs, "cuda" where it was given a share of a GPU, else "cpu"."""
 
     threads: int
-    device: str
+    device: Literal["cpu", "cuda"]
 
 
 class Clock(NamedTuple):
@@ -69,71 +87,74 @@ class Clock(NamedTuple):
         return cls(time.perf_counter(), usage.ru_utime + usage.ru_stime)
 
 
-class Summary(NamedTuple):
-    """What a checkpoint tells without its weights: history and places have one entry per complete epoch."""
-
-    history: list[dict[str, float]]
-    best_epoch: int
-    places: list[dict[str, Any]]
-
-
-class Score(NamedTuple):
-    """Probabilities (n, 7) of the validation faces and, where the sweep asks for it, metrics of the test split."""
-
-    probabilities: np.ndarray
-    parameters: int
-    test: dict[str, Any] | None
-
-
 def arrays(faces: Faces) -> Arrays:
     """The same faces for Ray's object store."""
-    return Arrays(*(tensor.numpy() for tensor in faces))
+    return Arrays(faces.pixels.numpy(), faces.labels.numpy(), faces.rows.numpy(), faces.classes, faces.drawn)
 
 
 def faces(shared: Arrays) -> Faces:
     """Faces on the memory of `shared`, without a copy; nothing may write to them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return Faces(*(torch.from_numpy(array) for array in shared))
+        pixels, labels, rows = (torch.from_numpy(array) for array in (shared.pixels, shared.labels, shared.rows))
+    return Faces(pixels, labels, rows, shared.classes, shared.drawn)
 
 
-def folder(sweep: Sweep, own: Trial) -> str:
-    """Name of a trial's folder in storage: its point, then Ray's name for it."""
-    return f"{spaces.identifier(spaces.point(sweep, own.config))}-{own.trial_id}"
-
-
-def run(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data: Mapping[str, Arrays]) -> None:
+def run(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data) -> None:
     """Train the point `config` from its last whole checkpoint in storage, or from the start.
 
-    data: training faces by train.faces, and the validation faces as "val". A training that diverges ends with a report
-    that says so: it would diverge again if it were retried. Any other error is raised, so that Ray Tune tries again, on
-    another node perhaps, and a resumed sweep does so too.
+    A training that diverges, or whose input is wrong, ends with a report that says so: tried again, it would end in the
+    same way. Any other error is raised, so that Ray Tune tries again, on another node perhaps, and a resumed sweep does
+    so too.
     """
     try:
         _train(spaces.point(sweep, config), sweep, place, kept, data)
     except DivergedError as error:
         tune.report({"epoch": 0, METRIC: 0.0, "diverged": 1, "reason": str(error)})
+    except InputError as error:
+        tune.report({"epoch": 0, METRIC: 0.0, "diverged": 0, "reason": str(error)})
 
 
-def _train(config: dict[str, Any], sweep: Sweep, place: Place, kept: Storage, data: Mapping[str, Arrays]) -> None:
-    what = spaces.training(sweep, config, place.threads, place.device)
-    params, method = what.params, what.params.methods[what.method]
-    torch.set_num_threads(params.compute.threads)
-    keep_freed_memory()
-    session = sessions.begin(params, method, what.seed)
-    places = resume(session, storage.checkpoints(kept, spaces.identifier(config)))
+def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data) -> None:
+    name, what = names.identifier(config), spaces.training(sweep, config, place.threads, place.device)
+    ended = outcome.read(kept, name)
+    if ended is not None:  # by a trial that was killed before Tune took note of its end
+        tune.report(row(ended.summary.history[-1], ended.summary.places[-1]))
+        return
+    own, validation = prepare(what, place, data)
+    session = sessions.begin(what.params, what.how, what.seed, own)
+    places = resume(session, storage.checkpoints(kept, name))
     if places:
         report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
-    device = sessions.device(params.compute)
-    own, validation = (faces(data[name]).to(device) for name in (params.train.faces, "val"))
-    own, before = own.first(params.train.limit), Clock.now()
-    for record in sessions.advance(session, params, method, what.seed, own, validation):
+    before = Clock.now()
+    for record in sessions.advance(session, what.params, what.how, what.seed, own, validation):
         if record.complete:
             check_finite(record.epoch, record.scalars)
             now = Clock.now()
             places.append(here(record.epoch, record.seconds, place, before, now))
             report(session, places)
             before = now
+    checkpoint.set_weights(session.state.averaged, session.best)
+    summary = Summary(session.history, session.best_epoch, places)
+    outcome.write(kept, name, Ended(summary, score(session.state.averaged, data), about(what, own, data)))
+
+
+def prepare(what: Training, place: Place, data: Data) -> tuple[Faces, Faces]:
+    """Threads of this process, and the faces to learn from and to validate on, on the trial's device."""
+    if place.device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("Ray gave this trial a GPU that PyTorch cannot use")  # another node's may do
+    torch.set_num_threads(place.threads)
+    keep_freed_memory()
+    device, params = sessions.device(what.params.compute), what.params
+    own = faces(data.faces[params.train.faces]).first(params.train.limit)
+    return own.to(device), faces(data.faces["val"]).to(device)
+
+
+def about(what: Training, own: Faces, data: Data) -> dict[str, Any]:
+    """run.json of a trial: that of the train stage for the same training."""
+    result = run_json.describe(what.params, what.method, what.seed, own, [], data.code)
+    result["data"]["fingerprint"] = data.fingerprints[what.params.train.faces]
+    return result
 
 
 def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[str, Any]]:
@@ -141,9 +162,9 @@ def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[st
 
     A worker that is killed while it writes leaves a checkpoint in pieces; the one before it is still there.
     """
-    for checkpoint in checkpoints:
+    for saved in checkpoints:
         try:
-            with checkpoint.as_directory() as folder:
+            with saved.as_directory() as folder:
                 places = json.loads((Path(folder) / PLACES).read_text())
                 sessions.restore(session, Path(folder) / STATE)
         except (InputError, FileNotFoundError, json.JSONDecodeError):
@@ -188,13 +209,19 @@ def gpu_percent() -> dict[str, float]:
         return {}
 
 
+def row(metrics: Mapping[str, float], place: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune is told of an epoch: its metrics, and what it took of the machine as "system/..."."""
+    used = {f"system/{name}": place[name] for name in USE if name in place}
+    return dict(metrics) | used | {"diverged": 0, "reason": ""}
+
+
 def report(session: Session, places: list[dict[str, Any]]) -> None:
     """Report the last epoch together with a checkpoint of the whole session."""
     with tempfile.TemporaryDirectory() as folder:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
-        row = session.history[-1]
-        tune.report(row | {"diverged": 0, "reason": ""}, checkpoint=tune.Checkpoint.from_directory(folder))
+        told = row(session.history[-1], places[-1])
+        tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 
 def summary(folder: Path) -> Summary:
@@ -211,29 +238,33 @@ def best(folder: Path) -> dict[str, Tensor]:
         return {name.removeprefix("best/"): file.get_tensor(name) for name in file.keys() if name.startswith("best/")}  # noqa: SIM118
 
 
-def score(
-    config: dict[str, Any],
-    sweep: Sweep,
-    place: Place,
-    checkpoint: tune.Checkpoint,
-    data: Mapping[str, Arrays],
-    copied: np.ndarray | None,
-) -> Score:
-    """Predictions of a trial's best weights on the validation faces; on the test faces too where data has "test"."""
+def score(network: Network, data: Data) -> Score:
+    """Predictions of a network on the validation faces; on the test faces too where data has "test"."""
+    device = next(network.parameters()).device
+
+    def units(name: str) -> dict[str, Tensor]:
+        return prediction.unit_log_probabilities(network, faces(data.faces[name]).to(device).pixels, evaluate.BATCH)
+
+    validation = prediction.vote(units("val"), network.vote).cpu().numpy()
+    if "test" not in data.faces:
+        return Score(validation, network.count(), None)
+    found, test = units("test"), faces(data.faces["test"])
+    probabilities = prediction.vote(found, network.vote).cpu()
+    metrics = evaluate.metrics(probabilities, test.labels, torch.tensor(data.copied), test.classes)
+    metrics |= evaluate.by_unit(found, test.labels)
+    return Score(validation, network.count(), metrics, probabilities.numpy())
+
+
+def score_checkpoint(
+    config: Config, sweep: Sweep, place: Place, saved: tune.Checkpoint, data: Data, kept: Storage | None
+) -> Ended:
+    """What is left of a trial that did not come to its own end, written to `kept` unless that is None."""
     what = spaces.training(sweep, config, place.threads, place.device)
-    torch.set_num_threads(place.threads)
-    keep_freed_memory()
-    device = sessions.device(what.params.compute)
-    state = sessions.untrained(what.params.model, what.params.methods[what.method], device)
-    with checkpoint.as_directory() as folder:
-        state.load_weights(best(Path(folder)))
-
-    def predict(name: str) -> Tensor:
-        own, size = faces(data[name]).to(device), what.params.model.input_size
-        return training.predict(state, own, size, evaluate.BATCH).cpu()
-
-    test = None
-    if "test" in data:
-        labels = torch.tensor(data["test"].labels)
-        test = evaluate.metrics(predict("test"), labels, torch.tensor(copied))
-    return Score(predict("val").numpy(), training.parameters(state), test)
+    own, _ = prepare(what, place, data)
+    network = sessions.begin(what.params, what.how, what.seed, own).state.averaged
+    with saved.as_directory() as folder:
+        checkpoint.set_weights(network, best(Path(folder)))
+        ended = Ended(summary(Path(folder)), score(network, data), about(what, own, data))
+    if kept is not None:
+        outcome.write(kept, names.identifier(config), ended)
+    return ended

@@ -11,12 +11,18 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from pipeline.process import InputError
 
 COMPETITION = "challenges-in-representation-learning-facial-expression-recognition-challenge"
-FILE_NAMES = ("fer2013.csv", "fer2013/fer2013.csv", "icml_face_data.csv", "fer2013.csv.gz", "icml_face_data.csv.gz")
+FILE_NAMES: tuple[str, ...] = (
+    "fer2013.csv",
+    "fer2013/fer2013.csv",
+    "icml_face_data.csv",
+    "fer2013.csv.gz",
+    "icml_face_data.csv.gz",
+)
 FILE_NAMES += ("fer2013.tar.gz", "fer2013.zip", "icml_face_data.csv.zip", f"{COMPETITION}.zip", "train.csv")
 SUFFIXES = (".csv", ".csv.gz", ".tar.gz", ".zip")
 HOW_TO_GET = (
@@ -35,7 +41,8 @@ def locate(source: Path) -> Path:
 
     Raises InputError that lists the names looked for, where, and how to get the data.
     """
-    folder, names = source.parent, (source.name,)
+    folder = source.parent
+    names: tuple[str, ...] = (source.name,)
     if source.is_dir():
         folder, names = source, FILE_NAMES
     elif not source.suffix:
@@ -47,12 +54,19 @@ def locate(source: Path) -> Path:
     raise InputError(f"{source}: no FER2013 file found; {where}. {HOW_TO_GET}")
 
 
+def has_csv(folder: Path) -> bool:
+    """Whether a folder holds one of Kaggle's files, under a name that `locate` looks for."""
+    return any((folder / name).is_file() for name in FILE_NAMES)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
     """Open the CSV, unpacked as often as it is packed; raises InputError where an archive is damaged or lacks a CSV."""
     try:
         with ExitStack() as stack:
-            yield unpack(stack.enter_context(path.open("rb", buffering=BUFFER)), path, stack)
+            yield unpack(stack.enter_context(io.BufferedReader(path.open("rb", buffering=0), BUFFER)), path, stack)
+    except NotImplementedError as error:  # a way of packing that Python's zipfile does not know
+        raise InputError(f"{path}: {error}; unpack it first") from error
     except (*DAMAGES, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a damaged zip seeks before 0
             if error.filename is None:
@@ -64,6 +78,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0) -> io.BufferedReader:
     """The CSV inside `file`, whatever packing its first bytes announce; `stack` closes what is opened."""
     head = file.peek(512)
+    inner: Any  # all three can be read, but have no type in common
     if head.startswith(b"\x1f\x8b"):
         inner = stack.enter_context(gzip.GzipFile(fileobj=file, mode="rb"))  # its own guess fails for gzip in gzip
     elif head.startswith(b"PK\x03\x04"):
@@ -78,14 +93,11 @@ def unpack(file: io.BufferedReader, path: Path, stack: ExitStack, depth: int = 0
 
 
 def csv_in_zip(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
-    """The CSV of a zip archive; raises InputError where Python cannot unpack it."""
+    """The CSV of a zip archive; raises InputError where a password protects it."""
     name = choose(archive.namelist(), path)
     if archive.getinfo(name).flag_bits & ENCRYPTED:
         raise InputError(f"{path}: {name} is protected by a password; unpack it first")
-    try:
-        return archive.open(name)
-    except NotImplementedError as error:
-        raise InputError(f"{path}: {name}: {error}; unpack it first") from error
+    return archive.open(name)
 
 
 def choose(names: Sequence[str], path: Path) -> str:
@@ -100,15 +112,16 @@ def choose(names: Sequence[str], path: Path) -> str:
 def csv_in_tar(file: io.BufferedReader, path: Path, stack: ExitStack) -> IO[bytes]:
     """The CSV of a tar archive, which is read forwards: again from its start unless the best name comes up."""
     archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
-    names = []
+    names: list[str] = []
     for member in filter(tarfile.TarInfo.isfile, archive):
         if is_named(member.name, FILE_NAMES[0]):
-            return archive.extractfile(member)
+            return archive.extractfile(member) or refuse_archive(names, path)
         names.append(member.name)
     wanted = choose(names, path)
     file.seek(0)
     archive = stack.enter_context(tarfile.TarFile.open(fileobj=file, mode="r|"))
-    return archive.extractfile(next(member for member in archive if member.isfile() and member.name == wanted))
+    member = next(member for member in archive if member.isfile() and member.name == wanted)
+    return archive.extractfile(member) or refuse_archive(names, path)
 
 
 def is_named(name: str, wanted: str) -> bool:

@@ -1,11 +1,11 @@
-"""What a FER2013 file holds: faces per class, constant faces, identical faces and their labels, and what a rule drops.
+"""What a source of faces holds: faces per class, changed labels, constant and identical faces, and what a rule drops.
 
-Two faces are identical when all 2,304 pixels are. About 7 % of the test faces of FER2013 have an identical copy in
+Two faces are identical when all their pixels are. About 7 % of the test faces of FER2013 have an identical copy in
 Training, which flatters every test score that is not told apart; so the audit counts them and the test split stays.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cfpn.schema import EXPRESSIONS
@@ -18,21 +18,27 @@ RULES = {
     "duplicates": "all but the first of identical training faces",
 }
 
-Count = int | dict[str, "Count"]
+Count = int | Mapping[str, "Count"]
 
 
 class Face(NamedTuple):
-    """One row of the CSV: number from 1, split, label in 0..6, digest of the pixels, whether all pixels are equal."""
+    """One face: its number in the source, split, label, digest of the pixels, whether all of them are equal.
+
+    `given` is the label in the source where the votes of FER+ have changed it, else None.
+    """
 
     row: int
     split: str
     label: int
     digest: bytes
     constant: bool
+    given: int | None = None
 
 
-def audit(faces: Sequence[Face], rules: Collection[str] = ()) -> tuple[dict[str, Count], set[int]]:
-    """The audit of a file as nested counts, and the row numbers that `rules` (keys of RULES) drop.
+def audit(
+    faces: Sequence[Face], rules: Collection[str] = (), classes: Sequence[str] = EXPRESSIONS
+) -> tuple[dict[str, Count], set[int]]:
+    """The audit of a source as nested counts, and the row numbers that `rules` (keys of RULES) drop.
 
     All counts describe the file as it was read, but for `dropped` (per rule) and `written` (per split). Every key is
     there for every file, so that two audits can be compared.
@@ -43,7 +49,8 @@ def audit(faces: Sequence[Face], rules: Collection[str] = ()) -> tuple[dict[str,
     reason_counts = Counter(reasons.values())
     written = Counter(face.split for face in faces if face.row not in reasons)
     report: dict[str, Count] = {
-        "rows": {"total": len(faces)} | {split: per_class(faces, split) for split in SPLITS},
+        "rows": {"total": len(faces)} | {split: per_class(faces, split, classes) for split in SPLITS},
+        "labels_changed": per_split(face.split for face in faces if face.given is not None),
         "constant_faces": per_split(face.split for face in faces if face.constant),
         "identical_faces": {
             "groups": len(groups),
@@ -58,13 +65,13 @@ def audit(faces: Sequence[Face], rules: Collection[str] = ()) -> tuple[dict[str,
     return report, set(reasons)
 
 
-def per_class(faces: Iterable[Face], split: str) -> dict[str, Count]:
-    """Rows of a split: the total and those of each expression."""
+def per_class(faces: Iterable[Face], split: str, classes: Sequence[str]) -> Mapping[str, Count]:
+    """Rows of a split: the total and those of each class."""
     counts = Counter(face.label for face in faces if face.split == split)
-    return {"total": counts.total()} | {name: counts[label] for label, name in enumerate(EXPRESSIONS)}
+    return {"total": counts.total()} | {name: counts[label] for label, name in enumerate(classes)}
 
 
-def per_split(splits: Iterable[str]) -> dict[str, Count]:
+def per_split(splits: Iterable[str]) -> Mapping[str, Count]:
     """How often each split occurs, and the total."""
     counts = Counter(splits)
     return {"total": counts.total()} | {split: counts[split] for split in SPLITS}
@@ -88,7 +95,7 @@ def redundant(groups: Iterable[Sequence[Face]], split: str) -> int:
     return sum(max(0, sum(face.split == split for face in group) - 1) for group in groups)
 
 
-def copies_across(groups: Iterable[Sequence[Face]]) -> dict[str, Count]:
+def copies_across(groups: Iterable[Sequence[Face]]) -> Mapping[str, Count]:
     """Rows of each split that have an identical face in another: `{"train": {"val": ..., "test": ...}, ...}`.
 
     The outer key is the split that holds the copy, the inner one the split whose rows are counted:

@@ -1,7 +1,8 @@
 """Faces on their way from a reader to the Parquet files: a chunk of pixels and what the audit needs of each face."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +10,18 @@ from numpy.typing import NDArray
 
 from pipeline.data.audit import Face
 
+CHUNK = 32  # faces that are read at once: few enough for the work arrays to stay in the cache
+FAULTS_SHOWN = 20
+
 
 class Row(NamedTuple):
-    """A line of the CSV after the checks of its short fields; None where the value is at fault or absent."""
+    """A face before its pixels are read: its number in the source, label, split, and the text of its pixels in a CSV.
+
+    None, or the label -1, stands where a value is at fault or absent.
+    """
 
     number: int
-    label: int | None
+    label: int
     split: str | None
     pixels: bytes | None = None
 
@@ -28,19 +35,23 @@ class Cut(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Faces in the order of the file: pixels (n, 2304) uint8 and, for each row of it, what the audit needs."""
+    """Some faces: pixels (n, channels * side * side) uint8 and, for each row of it, what the audit needs."""
 
     pixels: NDArray[np.uint8]
     faces: list[Face]
 
 
-def identify(rows: Iterable[Row], pixels: NDArray[np.uint8], cut: Cut | None) -> list[Face]:
+def identify(rows: Iterable[Row], pixels: NDArray[np.uint8], cut: Cut | None = None) -> list[Face]:
     """What the audit needs of each row; a row without a split gets one by `cut`."""
     constant = pixels.min(axis=1) == pixels.max(axis=1)
     faces = []
     for row, face, flat in zip(rows, pixels, constant.tolist(), strict=True):
         digest = blake2b(face, digest_size=16).digest()
-        faces.append(Face(row.number, row.split or split_by_identity(digest, cut), row.label, digest, flat))
+        split = row.split
+        if split is None:
+            assert cut is not None  # else the reader refuses the file
+            split = split_by_identity(digest, cut)
+        faces.append(Face(row.number, split, row.label, digest, flat))
     return faces
 
 
@@ -48,3 +59,12 @@ def split_by_identity(digest: bytes, cut: Cut) -> str:
     """The split of a face of this digest: uniform over seeds, equal for equal faces."""
     drawn = int.from_bytes(blake2b(digest, digest_size=8, key=str(cut.seed).encode()).digest()) / 2**64
     return "test" if drawn < cut.test else "val" if drawn < cut.test + cut.validation else "train"
+
+
+def fault_list(path: Path, total: int, kind: str, faults: Sequence[str], count: int) -> str:
+    """The faults that are shown, one on a line, and how many more there are; `kind` is that of the `total` checked."""
+    lines = [f"{path}: {count:,} fault{'s' * (count > 1)} in {total:,} {kind}; nothing was written"]
+    lines += [f"  {fault}" for fault in faults]
+    if count > len(faults):
+        lines.append(f"  and {count - len(faults):,} more")
+    return "\n".join(lines)

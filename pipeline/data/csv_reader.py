@@ -23,15 +23,13 @@ from tqdm import tqdm
 
 from cfpn.schema import EXPRESSIONS, Description
 from pipeline.data.audit import SPLITS
-from pipeline.data.chunks import Chunk, Cut, Row, identify
+from pipeline.data.chunks import CHUNK, FAULTS_SHOWN, Chunk, Cut, Row, fault_list, identify
 from pipeline.process import InputError
 
 PIXELS = 48 * 48
 USAGES = dict(zip((b"Training", b"PublicTest", b"PrivateTest"), SPLITS, strict=True))
 LABELS = {str(label).encode(): label for label in range(len(EXPRESSIONS))}
 LINE_LIMIT = 1 << 24  # bytes
-CHUNK = 32  # rows that are parsed at once: few enough for the work arrays to stay in the cache
-FAULTS_SHOWN = 20
 
 
 class Columns(NamedTuple):
@@ -76,10 +74,11 @@ def chunks(lines: Iterator[bytes], columns: Columns, path: Path, cut: Cut | None
             faults += sorted(found)[: FAULTS_SHOWN - len(faults)]
             rows += len(batch)
             progress.update(len(batch))
-            if not count:
+            if chunk is not None and not count:
                 yield chunk
     if faults:
-        raise InputError(describe(path, rows, faults, count))
+        shown = [f"row {x.row}, column {x.column}: found {x.found}; expected {x.expected}" for x in faults]
+        raise InputError(fault_list(path, rows, "rows", shown, count))
 
 
 def read_lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
@@ -148,19 +147,21 @@ def parse_chunk(
     lines: Sequence[tuple[int, bytes]], columns: Columns, cut: Cut | None
 ) -> tuple[Chunk | None, list[Fault]]:
     """Parse numbered lines; the chunk is None where there are faults."""
-    rows, faults = [], []
+    rows: list[Row] = []
+    faults: list[Fault] = []
     for number, line in lines:
         row, found = parse_row(number, line, columns)
         rows.append(row)
         faults += found
     texts = [row.pixels for row in rows if row.pixels is not None]
     pixels = parse_clean(texts)
-    if pixels is None:
-        parsed = [parse_pixels(row.pixels, row.number) for row in rows if row.pixels is not None]
-        faults += [result for result in parsed if isinstance(result, Fault)]
-        pixels = None if faults else np.stack(parsed)
+    slow = rows if pixels is None else ()
+    parsed = [parse_pixels(row.pixels, row.number) for row in slow if row.pixels is not None]
+    faults += [result for result in parsed if isinstance(result, Fault)]
     if faults:
         return None, faults
+    if pixels is None:
+        pixels = np.stack([result for result in parsed if not isinstance(result, Fault)])
     return Chunk(pixels, identify(rows, pixels, cut)), faults
 
 
@@ -170,10 +171,10 @@ def parse_row(number: int, line: bytes, columns: Columns) -> tuple[Row, Sequence
     if fields is None or len(fields) != len(columns.names):
         found = "misplaced quotes" if fields is None else f"{len(fields)} fields"
         expected = f"{len(columns.names)} fields: {','.join(columns.names)}"
-        return Row(number, None, None, None), [Fault(number, "all", found, expected)]
+        return Row(number, -1, None, None), [Fault(number, "all", found, expected)]
     faults = []
-    label = LABELS.get(fields[columns.emotion].strip())
-    if label is None:
+    label = LABELS.get(fields[columns.emotion].strip(), -1)
+    if label < 0:
         expected = "one of " + ", ".join(f"{label} ({name})" for label, name in enumerate(EXPRESSIONS))
         faults.append(Fault(number, "emotion", quote(fields[columns.emotion]), expected))
     split = None
@@ -206,10 +207,10 @@ def parse_clean(texts: Sequence[bytes]) -> NDArray[np.uint8] | None:
     too_large = (hundreds > 2) | ((hundreds == 2) & (rest > 55))
     if (ends & (too_large | (before1 & before2 & before3))).any():
         return None
-    positions = np.flatnonzero(ends)
-    if len(positions) != len(texts) * PIXELS:
+    found = np.flatnonzero(ends)
+    if len(found) != len(texts) * PIXELS:
         return None
-    positions = positions.reshape(len(texts), PIXELS)
+    positions = found.reshape(len(texts), PIXELS)
     bounds = np.cumsum([len(text) + 1 for text in texts])
     if (positions[:-1, -1] >= bounds[:-1]).any() or (positions[1:, 0] < bounds[:-1]).any():
         return None
@@ -232,15 +233,6 @@ def parse_pixels(text: bytes, number: int) -> NDArray[np.uint8] | Fault:
 def is_pixel(token: bytes) -> bool:
     """Whether a token is an integer in 0..255 in decimal digits."""
     return token.isdigit() and (len(token) <= 3 or not token[:-3].strip(b"0")) and int(token[-3:]) <= 255
-
-
-def describe(path: Path, rows: int, faults: Sequence[Fault], count: int) -> str:
-    """The faults, one on a line, and how many more there are."""
-    lines = [f"{path}: {count:,} fault{'s' * (count > 1)} in {rows:,} rows; nothing was written"]
-    lines += [f"  row {one.row}, column {one.column}: found {one.found}; expected {one.expected}" for one in faults]
-    if count > len(faults):
-        lines.append(f"  and {count - len(faults):,} more")
-    return "\n".join(lines)
 
 
 def quote(value: bytes) -> str:

@@ -8,9 +8,10 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from torch import nn
 
 from cfpn.graph import IMAGE, Node, Unit, prefix, run, units
-from cfpn.layers import SeparableConvolution
+from cfpn.network import LEVELS
 from pipeline import networks
 from pipeline.page import figures
 from pipeline.page.figures import FAINT, INK, METHOD_COLOURS, OTHER_COLOURS, STYLE, WRONG
@@ -33,7 +34,12 @@ def network_section(inputs: Inputs) -> Section | None:
     parts, sizes = units(nodes, method_of(one).get("units", "network")), shapes(nodes, one, inputs)
     middle = [node for node in nodes if prefix(node.name) == "block2"]
     return Section(
-        "Network", [whole_picture(one, parts, sizes), dense_picture(middle, sizes), layer_picture(middle[-1])]
+        "Network",
+        [
+            whole_picture(one, parts, sizes),
+            dense_picture(middle, sizes),
+            layer_picture(middle[-1].name, middle[-1].module),
+        ],
     )
 
 
@@ -83,15 +89,15 @@ def dense_picture(nodes: Sequence[Node], sizes: Mapping[str, tuple[int, ...]]) -
     return figures.picture("dense-block.svg", dense_block(nodes, sizes), caption, f"A dense block. {fact}", wide=False)
 
 
-def layer_picture(node: Node) -> Picture:
+def layer_picture(name: str, layer: nn.Module) -> Picture:
     """Paper Fig 2."""
-    boxes = steps(node.module)
+    boxes = steps(layer)
     fact = f"Its steps are {listed([text.replace(chr(10), ' ') for text in boxes])}."
-    caption = f"The separable convolution of {node.name} (paper Fig 2). {fact}"
+    caption = f"The separable convolution of {name} (paper Fig 2). {fact}"
     return figures.picture("separable-convolution.svg", chain(boxes), caption, f"A layer. {fact}", wide=False)
 
 
-def steps(layer: SeparableConvolution) -> list[str]:
+def steps(layer: Any) -> list[str]:  # noqa: ANN401 (a SeparableConvolution)
     """What a separable convolution does, read from its weights."""
     maps, (out, _, side, _) = len(layer.connection), layer.pointwise.weight.shape
     kernel = "×".join(map(str, layer.depthwise.shape[2:]))
@@ -112,16 +118,29 @@ def network(parts: Sequence[Unit], sizes: Mapping[str, tuple[int, ...]]) -> Figu
     unit_of = {box(node.name): i for i, unit in enumerate(parts) for node in unit.nodes}
     places = {IMAGE: (0.0, 0.0)} | layout(nodes)
     right, low = max(x for x, _ in places.values()), min(y for _, y in places.values())
-    figure, axes = canvas(right + 1, 1.3 - low, 0.78, below=0.8 - low)
+    figure, axes = canvas(right + 1, 1.9 - low, 0.78, below=0.5 - low)
     for start, end in dict.fromkeys((box(name), box(node.name)) for node in nodes for name in node.inputs):
         if start != end:
             cut = start != IMAGE and unit_of[start] != unit_of[end]
-            connect(axes, places[start], places[end], cut)
+            connect(axes, route(start, end, places), cut)
     for name in dict.fromkeys(prefix(node.name) for node in nodes if "pyramid" in node.name):
-        axes.text(places[f"{name}/down2"][0] + 0.5, low - 0.6, name, ha="center", size=7.5, weight="bold")
+        x, y = places[f"{name}/down{LEVELS}"]
+        axes.text(x + 0.5, y - 0.55, name, ha="center", size=7.5, weight="bold")
     for name, place in places.items():
         draw_box(axes, place, f"{title(name)}\n{size(name, nodes, sizes)}", unit_of.get(name))
     return figure
+
+
+def route(start: str, end: str, places: Mapping[str, Place]) -> list[Place]:
+    """The corners of a line between boxes; a long one goes around the boxes between them."""
+    (x, y), (to_x, to_y) = places[start], places[end]
+    if prefix(start) == "fusion1":  # above all
+        return [(x, y), (x + 0.5, y), (x + 0.5, 1), (to_x, 1), (to_x, to_y)]
+    if end == "fusion3":  # below the pyramids
+        return [(x, y), (x + 0.5, y), (x + 0.5, to_y), (to_x, to_y)]
+    if start.endswith("/up1") and end.endswith("/up1"):  # over the top of the next pyramid
+        return [(x, y), (x, 0.6), (to_x, 0.6), (to_x, to_y)]
+    return [(x, y), (to_x, to_y)]
 
 
 def box(name: str) -> str:
@@ -135,7 +154,10 @@ def title(name: str) -> str:
 
 
 def layout(nodes: Sequence[Node]) -> dict[str, Place]:
-    """Columns from left to right; in a pyramid level 1 on top, going down on the left and up on the right."""
+    """Columns from left to right; in a pyramid level 1 on top, going down on the left and up on the right.
+
+    The parts of fusion1 stand above each other, and what follows the pyramids stands below them.
+    """
     places: dict[str, Place] = {}
     column = 0.0
     for group in dict.fromkeys(box(node.name) if "block" in node.name else prefix(node.name) for node in nodes):
@@ -147,8 +169,8 @@ def layout(nodes: Sequence[Node]) -> dict[str, Place]:
         elif group.startswith("block"):
             places[group] = (column, 0.0)
         else:
-            top = -2.0 if group in ("fusion3", "classifier") else 0.0
-            places |= {name: (column, top - i) for i, name in enumerate(members)}
+            top = -LEVELS - 0.1 if group in ("fusion3", "classifier") else 0.0
+            places |= {name: (column, top + i) for i, name in enumerate(members)}
     return places
 
 
@@ -183,7 +205,7 @@ def chain(texts: Sequence[str]) -> Figure:
     figure, axes = canvas(len(texts), 1.1, 0.78, below=0.55)
     for i, text in enumerate(texts):
         if i:
-            connect(axes, (i - 1, 0), (i, 0), cut=False)
+            connect(axes, [(i - 1, 0), (i, 0)], cut=False)
         draw_box(axes, (i, 0), text, 0 if i in (0, len(texts) - 1) else 1)
     return figure
 
@@ -201,23 +223,23 @@ def draw_box(axes: Axes, place: Place, text: str, unit: int | None) -> None:
     """A box with text in the colours of a unit; None is no unit's."""
     x, y = place
     fill, line = ("white", FAINT) if unit is None else (FILLS[unit % len(FILLS)], LINES[unit % len(LINES)])
-    style = {"boxstyle": "round,pad=0,rounding_size=0.06", "facecolor": fill, "edgecolor": line, "linewidth": 1}
-    axes.add_patch(FancyBboxPatch((x - 0.41, y - 0.33), 0.82, 0.66, zorder=3, **style))
+    frame = FancyBboxPatch((x - 0.41, y - 0.33), 0.82, 0.66, boxstyle="round,pad=0,rounding_size=0.06", zorder=3)
+    frame.set(facecolor=fill, edgecolor=line, linewidth=1)
+    axes.add_patch(frame)
     axes.text(x, y, text, ha="center", va="center", size=7.5, color=INK, zorder=4, linespacing=1.25)
 
 
-def connect(axes: Axes, start: Place, end: Place, cut: bool) -> None:
-    """A line from box to box, with a red bar across it where the gradient is cut."""
-    axes.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-", color=FAINT, linewidth=0.9, zorder=1, shrinkA=0, shrinkB=0)
-    )
-    if cut and start[1] == end[1]:
-        middle = end[0] - 0.5
-        axes.plot([middle, middle], [end[1] - 0.28, end[1] + 0.28], color=WRONG, linewidth=3, zorder=5)
+def connect(axes: Axes, corners: Sequence[Place], cut: bool) -> None:
+    """A line through corners, with a red bar across its beginning where the gradient is cut."""
+    axes.plot(*zip(*corners, strict=True), color=FAINT, linewidth=0.9, zorder=1)
+    if cut:
+        middle, y = corners[0][0] + 0.5, corners[0][1]
+        axes.plot([middle, middle], [y - 0.28, y + 0.28], color=WRONG, linewidth=3, zorder=5, solid_capstyle="butt")
 
 
 def arc(axes: Axes, start: int, end: int) -> None:
     """An arrow over the boxes between two places of a row."""
-    how = {"arrowstyle": "-|>", "mutation_scale": 7, "color": FAINT, "linewidth": 0.9, "zorder": 1}
     bend = f"arc3,rad=-{0.45 if end - start > 1 else 0}"
-    axes.add_patch(FancyArrowPatch((start, 0.34), (end, 0.34), connectionstyle=bend, shrinkA=0, shrinkB=0, **how))
+    arrow = FancyArrowPatch((start, 0.34), (end, 0.34), arrowstyle="-|>", mutation_scale=7, connectionstyle=bend)
+    arrow.set(color=FAINT, linewidth=0.9, zorder=1)
+    axes.add_patch(arrow)

@@ -15,36 +15,39 @@ def comparison_section(inputs: Inputs) -> Section | None:
     if not found or not found.get("methods"):
         return None
     tables = [main_table(found)] if found["reference"] is None else [main_table(found), difference_table(found)]
-    blocks = [*tables, *map(Text, found["notes"]), *map(Text, explanations(found))]
-    return Section("Comparison", [block for block in blocks if not isinstance(block, Table) or block.rows])
+    texts = [Text(text) for text in [*found["notes"], *explanations(found)]]
+    return Section("Comparison", [*(table for table in tables if table.rows), *texts])
 
 
 def main_table(found: Numbers) -> Table:
     """A row per method; columns without any value are left out."""
     base = method_name(found["reference"] or "")
     first = found["quantities"][0]
-    columns = {"Method": [], "Seeds": [], first["header"]: [], f"minus {base}, points": [], "p over seeds": []}
-    columns |= {"p over faces": [], f"Steps / {base}": [], f"Steps of the network alone / {base}": []}
-    columns |= {f"Time / {base}": [], f"Memory / {base}": []}
-    for name, one in found["methods"].items():
-        against = one["against"] or {}
-        cells = [
-            method_name(name),
-            str(len(one["seeds"])),
-            spread(one["quantities"].get(first["name"]), first),
-            spread((against.get("quantities") or {}).get(first["name"]), first, signed=True),
-            p_value((against.get("quantities") or {}).get(first["name"])),
-            p_value(against.get("faces")),
-            steps(one.get("steps")),
-            steps(one.get("network_steps")),
-            ratio(against.get("time_ratio")),
-            ratio(against.get("peak_ratio")),
-        ]
-        for column, cell in zip(columns.values(), cells, strict=True):
-            column.append(cell)
+    header = ["Method", "Seeds", first["header"], f"minus {base}, points", "p over seeds", "p over faces"]
+    header += [f"Steps / {base}", f"Steps of the network alone / {base}", f"Time / {base}", f"Memory / {base}"]
+    rows = [main_row(name, one, first) for name, one in found["methods"].items()]
+    columns = {title: [row[i] for row in rows] for i, title in enumerate(header)}
     kept = dropped(columns)
-    title = f"Every method beside {base}, over the seeds that both have" if base else "Every method"
+    title = f"Every method beside {base}" if base else "Every method"
     return Table(title, list(kept), list(zip(*kept.values(), strict=True)))
+
+
+def main_row(name: str, one: Numbers, first: Numbers) -> list[str]:
+    """One method; first: the quantity that is compared."""
+    against = one["against"] or {}
+    difference = (against.get("quantities") or {}).get(first["name"])
+    return [
+        method_name(name),
+        str(len(one["seeds"])),
+        spread(one["quantities"].get(first["name"]), first),
+        spread(difference, first, signed=True),
+        p_value(difference),
+        p_value(against.get("faces")),
+        steps(one.get("steps")),
+        steps(one.get("network_steps")),
+        ratio(against.get("time_ratio")),
+        ratio(against.get("peak_ratio")),
+    ]
 
 
 def difference_table(found: Numbers) -> Table:

@@ -45,8 +45,8 @@ def training_notes(columns: Sequence[str]) -> Iterator[str]:
 def training_row(inputs: Inputs, method: str) -> list[str]:
     """Steps and times of one method, in the order of COLUMNS."""
     runs = inputs.of(method)
-    times, bp_times = ([seconds_of(one) for one in some if seconds_of(one)] for some in (runs, inputs.of("bp")))
-    epochs = [seconds_of(one) / len(one.timing["seconds_per_epoch"]) for one in runs if seconds_of(one)]
+    times, bp_times = ([time for one in some if (time := seconds_of(one))] for some in (runs, inputs.of("bp")))
+    epochs = [time for one in runs for time in one.timing.get("seconds_per_epoch", [])]
     known = ((inputs.comparison or {}).get("methods") or {}).get(method) or {}
     return [
         method_name(method),

@@ -114,19 +114,20 @@ def augmentation_section(inputs: Inputs) -> Section | None:
 def predictions_section(inputs: Inputs) -> Section | None:
     """Test faces with the predictions of the first run of each method, right and wrong."""
     firsts = [inputs.of(method)[0] for method in inputs.methods]
-    blocks = [predictions_picture(inputs, one) for one in firsts if one.predictions is not None]
+    known = [(one, one.predictions) for one in firsts if one.predictions is not None]
+    blocks = [predictions_picture(inputs, one, predictions) for one, predictions in known]
     return Section("Predictions", blocks) if blocks else None
 
 
-def predictions_picture(inputs: Inputs, one: Run) -> Picture:
+def predictions_picture(inputs: Inputs, one: Run, predictions: pd.DataFrame) -> Picture:
     """Two rows of test faces of a run."""
     caption = (
         f"{name_of(one)}: test faces named rightly, with the confidence, and wrongly, actual → predicted. They are "
         "taken evenly over the split, not chosen."
     )
-    right, count = int((one.predictions["label"] == one.predictions["predicted"]).sum()), len(one.predictions)
+    right, count = int((predictions["label"] == predictions["predicted"]).sum()), len(predictions)
     alt = f"{name_of(one)} names {right:,} of {count:,} test faces rightly; examples of both kinds."
-    figure = example_faces(inputs.splits["test"], one.predictions)
+    figure = example_faces(inputs.splits["test"], predictions)
     return figures.picture(f"predictions-{name_of(one)}.png", figure, caption, alt)
 
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,11 +76,11 @@ def picture(name: str, figure: Figure, caption: str, alt: str, wide: bool = True
     """The figure as a file of that name, SVG or PNG by its ending, with what the page asks of a picture."""
     content = svg(figure) if name.endswith(".svg") else png(figure)
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    smallest = min((text.get_fontsize() for text in texts), default=9) * 96 / 72
+    smallest = min((float(text.get_fontsize()) for text in texts), default=9.0) * 96 / 72
     return Picture(name, content, caption, alt, 96 * figure.get_figwidth(), smallest, wide)
 
 
-def _encode(figure: Figure, **options: object) -> bytes:
+def _encode(figure: Figure, **options: Any) -> bytes:  # noqa: ANN401 (of savefig)
     buffer = io.BytesIO()
     with style.context(STYLE):
         figure.savefig(buffer, **options)

@@ -52,32 +52,49 @@ def introduction(inputs: Inputs) -> Iterator[str]:
         "No gradient passes from one unit to the next. "
         "Network, initial weights, order of the faces and optimiser are the same for all methods of one seed."
     )
-    yield from filter(None, (objective(method, method_of(inputs.of(method)[0])) for method in inputs.methods))
+    yield from objectives(inputs)
 
 
-def objective(method: str, how: Mapping[str, Any]) -> str:
-    """What a hidden unit of a method minimises, in words; empty where there is none."""
+def objectives(inputs: Inputs) -> Iterator[str]:
+    """What the hidden units of each method minimise, methods that do the same in one sentence, and what HSIC is."""
+    found: dict[str, list[str]] = {}
+    for method in inputs.methods:
+        if text := objective(method_of(inputs.of(method)[0])):
+            found.setdefault(text, []).append(method_name(method))
+    yield from (f"{listed(methods)}: {text}" for text, methods in found.items())
+    if any("HSIC" in text for text in found):
+        yield (
+            "HSIC, the Hilbert-Schmidt independence criterion, measures how much two things depend on each other: here "
+            "a unit's features, the label and the image. The last unit minimises the cross-entropy of the network's "
+            "classifier."
+        )
+
+
+def objective(how: Mapping[str, Any]) -> str:
+    """What a hidden unit minimises, in words; empty where there is none."""
     loss = how.get("local_loss") or {}
     if how.get("units", "network") == "network" or not loss:
         return ""
-    hsic, classifier = loss.get("hsic_weight", 0.0), loss.get("classifier_weight", 0.0)
-    term = dict(loss.get("hsic") or {})
-    measure = ESTIMATORS.get(term.get("estimator", ""), term.get("estimator") or "HSIC")
-    own = f"the cross-entropy of a small classifier of its own{'' if classifier == 1 else f' (weight {classifier:g})'}"
-    size = "small " if 0 < hsic < classifier else ""
-    beta = f", beta {term['beta']:g}" if "beta" in term else ""
-    dependence = f"{'a' if size or not classifier else 'an'} {size}HSIC term (weight {hsic:g}; {measure}{beta})"
-    parts = [text for text, weight in ((own, classifier), (dependence, hsic)) if weight]
-    text = f"{method_name(method)}: a hidden unit minimises {listed(parts)}."
-    if hsic:
-        text += (
-            " HSIC, the Hilbert-Schmidt independence criterion, measures how much two things depend on each other: "
-            "here a unit's features, the label and the image."
-        )
-    last = "The last unit minimises the cross-entropy of the network's classifier."
+    parts = [*classifier_term(loss), *hsic_term(loss)]
     together = " All units' classifiers predict together." if how.get("vote") else ""
     passes = " Gradients do pass from unit to unit: this is a control." if how.get("gradients") == "pass" else ""
-    return f"{text} {last}{together}{passes}"
+    return f"a hidden unit minimises {listed(parts)}.{together}{passes}"
+
+
+def classifier_term(loss: Mapping[str, Any]) -> Iterator[str]:
+    """The part of the unit's own classifier."""
+    if weight := loss.get("classifier_weight", 0.0):
+        yield f"the cross-entropy of a small classifier of its own{'' if weight == 1 else f' (weight {weight:g})'}"
+
+
+def hsic_term(loss: Mapping[str, Any]) -> Iterator[str]:
+    """The part of HSIC."""
+    if weight := loss.get("hsic_weight", 0.0):
+        term = loss.get("hsic") or {}
+        measure = ESTIMATORS.get(term.get("estimator", ""), "HSIC")
+        beta = f", beta {term['beta']:g}" if "beta" in term else ""
+        small = "a small" if weight < loss.get("classifier_weight", 0.0) else "an"
+        yield f"{small} HSIC term (weight {weight:g}; {measure}{beta})"
 
 
 def facts(inputs: Inputs) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What the methods reached: the result table, units, recall, curves, confusion, confidence."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,8 @@ def results_section(inputs: Inputs) -> Section:
     header = ["Method", "Seed", "Parameters", *(metric.header for metric in METRICS)]
     header += ["Network alone, %", "its parameters", "Best epoch", "Largest class, %"]
     rows = [row for method in inputs.methods for row in method_rows(inputs.of(method))]
-    title = f"{listed([method_name(method) for method in inputs.methods], 'against')} on the test split"
+    names = [method_name(method) for method in inputs.methods]
+    title = f"{listed(names, 'against' if len(names) == 2 else 'and')} on the test split"
     return Section("Results", [Table(title, header, rows), *map(Text, result_notes(inputs))])
 
 
@@ -101,13 +103,24 @@ def over_seeds(metric: Metric, values: Iterable[float | None]) -> str:
 def result_row(one: Run) -> list[str | Cell]:
     """One run in the result table."""
     name = Cell(f"{method_name(one.method)} – collapsed" if collapsed(one) else method_name(one.method))
-    start = [name._replace(mark="bad" if collapsed(one) else ""), str(one.seed), f"{one.training['parameters']:,}"]
+    start: list[str | Cell] = [
+        name._replace(mark="bad" if collapsed(one) else ""),
+        str(one.seed),
+        f"{one.training['parameters']:,}",
+    ]
     own, scores = own_parameters(one), scores_of(one)
-    values = [metric.text(scores.get(metric.name)) for metric in METRICS]
+    first, *others = [metric.text(scores.get(metric.name)) for metric in METRICS]
     if scores:
-        values[0] = Cell(f"{values[0]} ± {100 * scores['accuracy_standard_error']:.1f}", mark="strong")
+        first = f"{first} ± {100 * scores['accuracy_standard_error']:.1f}"
     end = [DASH if own is None else f"{own:,}", f"{one.training['best_epoch']} of {one.training['epochs']}"]
-    return [*start, *values, METRICS[0].text(alone(one)), *end, METRICS[0].text(scores.get("majority_accuracy"))]
+    return [
+        *start,
+        Cell(first, mark="strong"),
+        *others,
+        METRICS[0].text(alone(one)),
+        *end,
+        METRICS[0].text(scores.get("majority_accuracy")),
+    ]
 
 
 def units_section(inputs: Inputs) -> Section | None:
@@ -239,12 +252,11 @@ def most_confused(one: Run, matrix: NDArray[np.int64], classes: Sequence[str]) -
     return f"Confusion matrix of {name_of(one)}: the largest confusion is that {share}."
 
 
-def overconfidence(runs: Mapping[str, Run]) -> str:
+def overconfidence(runs: Mapping[str, Any]) -> str:
     """Mean confidence beside accuracy of every run."""
     texts = []
     for name, one in runs.items():
-        correct = (one.predictions["label"] == one.predictions["predicted"]).mean()
-        texts.append(
-            f"{name} is sure by {percent(figures.confidences(one.predictions).mean())} and right in {percent(correct)}"
-        )
+        table = one.predictions
+        correct, sure = (table["label"] == table["predicted"]).mean(), figures.confidences(table).mean()
+        texts.append(f"{name} is sure by {percent(sure)} and right in {percent(correct)}")
     return f"In the mean {listed(texts)}."

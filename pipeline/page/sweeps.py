@@ -68,7 +68,7 @@ class Sweep(NamedTuple):
     axes: list[str]
     curves: pd.DataFrame
     trials: pd.DataFrame
-    networks: pd.DataFrame | None
+    networks: Any  # a table, or None
     own_faces: bool
 
     @property
@@ -262,9 +262,9 @@ def network_table(sweep: Sweep) -> Table:
     columns |= {title: [score(row, *how) for row in records] for title, how in SCORES.items()}
     columns |= {title: [cost(row, key) for row in records] for title, key in COSTS.items()}
     columns |= {"Failed trials": [str(row.get("failed") or DASH) for row in records]}
-    columns = dropped(columns)
+    kept = dropped(columns)
     title = "Networks side by side (paper Table II)" if sweep.name == "models" else f"{sweep.title}: side by side"
-    return Table(title, list(columns), list(zip(*columns.values(), strict=True)), (0, 1))
+    return Table(title, list(kept), list(zip(*kept.values(), strict=True)), (0, 1))
 
 
 def score(row: Mapping[str, Any], key: str, metric: Metric) -> str:
@@ -292,7 +292,7 @@ def network_notes(sweep: Sweep) -> Iterator[str]:
             "Common is the learning rate of the profile; tuned is the one of the best mean validation accuracy over "
             "seeds, on which the test split has no say. ± is the standard deviation over seeds."
         )
-    measured = sweep.networks.dropna(subset="step_ms") if "step_ms" in sweep.networks else ()
+    measured = sweep.networks.dropna(subset="step_ms") if "step_ms" in sweep.networks else sweep.networks.iloc[:0]
     if len(measured):
         how = ", ".join(f"{plain(name)} {number(measured.iloc[0][name])}" for name in MEASURED)
         yield (

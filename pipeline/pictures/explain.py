@@ -61,7 +61,7 @@ def log_probability(network: Network, face: Tensor, classes: Tensor) -> Tensor:
     network.eval()
     parts = []
     with torch.no_grad():
-        for chunk in face.split(BATCH):
+        for chunk in torch.split(face, BATCH):
             logits = network(faces.images(chunk, network.input_size))
             units = {name: own.float().log_softmax(1) for name, own in logits.items()}
             parts.append(prediction.vote(units, network.vote).log())

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = ("cfpn", "pipeline/networks.py", "pipeline/runs/session.py")  # what decides the numbers of a training
 
 
-def describe(params: Params, method: str, seed: int, faces: Faces, files: Iterable[Path]) -> dict[str, Any]:
-    """The content of run.json; faces: those to learn from, files: those of the data."""
+def describe(
+    params: Params, method: str, seed: int, faces: Faces, files: Iterable[Path], code: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The content of run.json; faces: those to learn from, files: those of the data.
+
+    code: what `code_now` says where the sources lie as in the repository; a Ray worker elsewhere has them in pieces.
+    """
     return {
         "method": method,
         "seed": seed,
@@ -33,11 +38,16 @@ def describe(params: Params, method: str, seed: int, faces: Faces, files: Iterab
             "drawn": faces.drawn,
             "classes": list(faces.classes),
         },
-        "code": {"commit": commit(), "fingerprint": digest(code_files())},
+        "code": dict(code or code_now()),
         "device": sessions.device(params.compute).type,
         "threads": params.compute.threads,
         "workers": sessions.workers_of(params, params.methods[method]),
     }
+
+
+def code_now() -> dict[str, str | None]:
+    """Commit and fingerprint of the code."""
+    return {"commit": commit(), "fingerprint": digest(code_files())}
 
 
 def identity(about: dict[str, Any]) -> str:

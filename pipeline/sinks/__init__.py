@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from cfpn.training import Record
+if TYPE_CHECKING:  # importing it takes seconds, and a process that only writes needs none of it
+    from cfpn.training import Record
 
 Row = dict[str, float]
-Sink = Callable[[Record], None]
+Sink = Callable[["Record"], None]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Costs of networks against counts by hand; times themselves are not tested."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cfpn.graph import IMAGE, Node
 from cfpn.heads import Head
 from cfpn.network import Network
 from cfpn.training import State
-from pipeline import params as parameters
+from pipeline.params import Entry
 from tune import spaces
 
 
@@ -32,10 +33,11 @@ def test_multiply_adds_are_those_counted_by_hand() -> None:
 def test_a_step_that_costs_more_in_every_fourth_round_counts_and_in_the_trainings_own_arithmetic(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    own = {"CFPN-NBP": {"method": "nbp"}, "CFPN-BP": {"method": "bp"}}
+    own = {"CFPN-NBP": Entry("nbp"), "CFPN-BP": Entry("bp")}
     small = {"model.width": 16, "model.input_size": 32, "model.layers": 1, "model.pyramids": 1}
-    raw = parameters.read(Path(__file__).parents[2] / "params.yaml") | {"sweeps": {"models": {"models": own}}}
-    sweep = spaces.read(raw, "models", ["train.precision=bfloat16"], small, None, 1)
+    params = Path(__file__).parents[2] / "params.yaml"
+    sweep = spaces.read(params, "models", ["train.precision=bfloat16"], small, None, 1)
+    sweep = replace(sweep, models=own)
     used = []
     honest = training.train_step
 

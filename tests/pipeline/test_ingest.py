@@ -345,7 +345,7 @@ def too_deep(data: bytes) -> bytes:
     ("pack", "reason"),
     [
         (protected, "fer2013.csv is protected by a password; unpack it first"),
-        (of_another_method, "fer2013.csv: That compression method is not supported; unpack it first"),
+        (of_another_method, "That compression method is not supported; unpack it first"),
         (too_deep, "packed more than 5 times; unpack it first"),
         (lambda data: zipped({"train/angry/Training_1.jpg": data}), "pictures; unpack it and give the folder"),
     ],

@@ -124,7 +124,7 @@ def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(fol
     _, about = sessions.read(out / "model.safetensors")
     assert json.loads(about["network"])["model"]["width"] == 16
     assert len(json.loads((out / "timing.json").read_text())["seconds_per_epoch"]) == 4
-    assert len((out / "live" / "plots" / "metrics" / "val" / "accuracy.tsv").read_text().splitlines()) == 5
+    assert len((folder / ".live/nbp-0/plots/metrics/val/accuracy.tsv").read_text().splitlines()) == 5
 
 
 def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:

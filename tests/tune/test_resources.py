@@ -9,12 +9,10 @@ import pytest
 import ray
 from ray import tune
 
-from pipeline import params as parameters
 from pipeline.process import InputError
-from tune import results, spaces, sweep
+from tune import cluster, results, search, spaces, sweep
 
-RAW = parameters.read(Path(__file__).parents[2] / "params.yaml")
-SWEEP = spaces.read(RAW, "activation", [], {}, None, 1)
+SWEEP = spaces.read(Path(__file__).parents[2] / "params.yaml", "activation", [], {}, None, 1)
 
 
 def options(cpus: float = 1, gpus: float = 0, address: str | None = None) -> argparse.Namespace:
@@ -39,10 +37,10 @@ def test_one_node_must_have_all_that_a_trial_wants(
     dead = {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}}
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes] + [dead])
     if message is None:
-        sweep.fits(options(cpus, gpus))
+        cluster.fits(options(cpus, gpus))
     else:
         with pytest.raises(InputError, match=message):
-            sweep.fits(options(cpus, gpus))
+            cluster.fits(options(cpus, gpus))
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1.5, 0), (1, 2.25), (0, 0), (1, -1)])
@@ -64,7 +62,7 @@ def test_trials_run_at_the_niceness_of_the_command_unless_the_user_set_another(
     seen = []
     monkeypatch.setattr(ray, "init", lambda **_: seen.append(dict(os.environ)))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with sweep.cluster(options()):
+    with cluster.cluster(options()):
         pass
     assert [one["RAY_worker_niceness"] for one in seen] == [own or "0"]
 
@@ -75,7 +73,7 @@ def test_trials_run_at_the_niceness_of_the_command_unless_the_user_set_another(
 )
 def test_a_trials_failure_is_told_in_one_line_whatever_its_message(error: Exception, reason: str) -> None:
     failed: tune.Result = SimpleNamespace(checkpoint=None, metrics=None, error=SimpleNamespace(cause=error))
-    one = sweep.outcome({"seed": 0}, failed, None, SWEEP, "grid")
+    one = search.told({"seed": 0}, failed, None, "grid", 3)
     assert (one.status, one.reason) == ("failed", reason)
 
 

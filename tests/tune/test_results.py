@@ -9,14 +9,11 @@ import pandas as pd
 import pytest
 
 from bench import cost
-from pipeline import params as parameters
-from pipeline import report_sweeps
+from pipeline.page import sweeps as page
 from tune import results, spaces
-from tune.results import Outcome
+from tune.names import RATE
+from tune.outcome import Outcome, Score, Summary
 from tune.spaces import Sweep
-from tune.trial import Score, Summary
-
-RATE = "train.learning_rate"
 
 
 def outcome(config: dict[str, Any], accuracies: list[float], status: str = "complete", test: float = 0.5) -> Outcome:
@@ -41,9 +38,7 @@ def outcome(config: dict[str, Any], accuracies: list[float], status: str = "comp
 
 def sweep(name: str = "activation", *sets: str) -> Sweep:
     """One of the project's sweeps."""
-    raw = parameters.read(Path(__file__).parents[2] / "params.yaml")
-    raw["profile"] = "sample"
-    return spaces.read(raw, name, list(sets), {}, None, 2)
+    return spaces.read(Path(__file__).parents[2] / "params.yaml", name, list(sets), {}, None, 2)
 
 
 def test_curves_are_means_and_deviations_over_seeds() -> None:
@@ -119,6 +114,39 @@ def test_values_that_are_lists_or_mappings_stand_as_json_in_a_cell(tmp_path: Pat
     assert pd.read_csv(tmp_path / "curves.csv")["methods.nbp.units"].tolist() == ['["block1"]']
 
 
+def test_numbers_of_one_axis_keep_their_own_form_and_their_one_name_everywhere(tmp_path: Path) -> None:
+    axis = "methods.nbp.local_loss.hsic.beta"
+    own = sweep("beta", f"{axis}=1,10.5")
+    outcomes = [outcome(config, [0.5]) for config in spaces.configs(own)]
+    results.write(tmp_path, own, {}, outcomes)
+    settings = ["beta=1", "beta=10.5"]
+    assert set(json.loads((tmp_path / "metrics.json").read_text())) == {*settings, "trials"}
+    assert pd.read_csv(tmp_path / "curves.csv")["setting"].tolist() == settings
+    assert pd.read_csv(tmp_path / "trials.csv", dtype=str)[axis].tolist() == ["1", "1", "10.5", "10.5"]
+    assert all(name in results.table(outcomes) for name in settings)
+
+
+def test_null_is_a_value_like_any_other(tmp_path: Path) -> None:
+    outcomes = [outcome({"a.b": value, "seed": 0}, [0.5]) for value in (None, "relu", [1, None])]
+    results.write(tmp_path, sweep(), {}, outcomes)
+    trials = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False)
+    assert trials["a.b"].tolist() == ["null", "relu", "[1, null]"]
+    assert pd.read_csv(tmp_path / "curves.csv")["setting"].tolist() == ["b=null", "b=relu", "b=[1, null]"]
+
+
+def test_the_table_marks_the_best_setting_and_trials_that_were_stopped_or_collapsed() -> None:
+    outcomes = [
+        outcome({"a.b": 1, "seed": 0}, [0.1, 0.4]),
+        outcome({"a.b": 1, "seed": 1}, [0.5], "stopped"),
+        outcome({"a.b": 2, "seed": 0}, [0.9], "complete"),
+    ]
+    telling = Score(np.eye(7, dtype=np.float32), 1, None)
+    lines = results.table([one._replace(score=telling) for one in outcomes[:2]] + outcomes[2:]).splitlines()
+    assert lines[0].startswith("val/accuracy") and lines[1].split() == ["trials", "mean", "sd", "note"]
+    assert lines[2].split() == ["b=1", "2", "0.4500", "0.0707", "1", "stopped"]
+    assert lines[3].split() == ["b=2", "1", "0.9000", "-", "best,", "1", "collapsed"]
+
+
 def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> None:
     for name in ("activation", "models"):
         own = spaces.with_common_rate(sweep(name))
@@ -127,10 +155,10 @@ def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> N
     measured = {"parameters": 123, "multiply_adds": 9, "step_ms": 1.5, "step_ratio": 1.0, "peak_mib": 2.5}
     measured |= {"input_size": 64, "batch": 8, "rounds": 3, "device": "CPU", "threads": 1}
     cost.write(tmp_path / "models", pd.DataFrame([{"models": name} | measured for name in own.models]))
-    activation, networks = report_sweeps.read(tmp_path, tmp_path, tmp_path)
+    activation, networks = page.read(tmp_path, tmp_path, tmp_path)
     assert activation.axes == ["model.activation"] and networks.axes == ["models", RATE]
-    rows = [" ".join(row) for row in report_sweeps.setting_table(activation).rows]
+    rows = [" ".join(row) for row in page.setting_table(activation).rows]
     assert rows == [f"{name} 40.0 ± 0.0 2 complete" for name in ("relu", "tanh", "elu")]
-    rows = [" ".join(row) for row in report_sweeps.network_table(networks).rows]
+    rows = [" ".join(row) for row in page.network_table(networks).rows]
     assert rows[0] == "CFPN-NBP common: 0.01 40.0 ± 0.0 50.0 ± 0.0 50.0 ± 0.0 1.5 1.00 123 9 2.5"
     assert len(rows) == 2 * len(own.models)

@@ -7,42 +7,39 @@ import pytest
 
 from pipeline import params as parameters
 from pipeline.process import InputError
-from tune import spaces
+from tune import names, spaces
 from tune.spaces import Sweep
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 def read(name: str, *sets: str, **options: Any) -> Sweep:  # noqa: ANN401
-    """A sweep of the project's params.yaml, in its profile `sample`."""
-    raw = parameters.read(PARAMS)
-    raw["profile"] = "sample"
+    """A sweep of the project, in its profile `sample`."""
     chosen = {"fixed": {}, "method": None, "seeds": None} | options
-    return spaces.with_common_rate(spaces.read(raw, name, list(sets), **chosen))
+    return spaces.with_common_rate(spaces.read(PARAMS, name, list(sets), **chosen))
 
 
 def test_every_sweep_of_the_project_passes_its_own_check_in_every_profile() -> None:
-    raw = parameters.read(PARAMS)
-    for profile in raw["profiles"]:
-        for name in raw["sweeps"]:
+    for profile in parameters.read_files(PARAMS).profiles:
+        for name in parameters.load_sweeps(PARAMS.with_name("sweeps") / "params.yaml"):
             spaces.check(read(name, f"profile={profile}", seeds=2))
 
 
 def test_the_spaces_hold_the_papers_values() -> None:
     assert read("activation").axes == {"model.activation": ["relu", "tanh", "elu"]}
-    assert read("learning_rate").axes == {"train.learning_rate": [0.0005, 0.001, 0.005]}
+    assert read("learning_rate").axes == {"train.schedule.learning_rate": [0.0005, 0.001, 0.005]}
     (betas,) = read("beta").axes.values()
     assert len(betas) >= 5
     assert min(betas) < 100 < max(betas)
     assert {entry.model for entry in read("models").models.values()} == {
-        None, "alexnet", "inception_v2", "resnet50", "densenet121",
+        None, "alexnet", "inception_v2", "resnet18", "resnet50", "densenet121",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "values"),
     [
-        ("train.learning_rate=0.1,1e-3", [0.1, 0.001]),
+        ("train.schedule.learning_rate=0.1,1e-3", [0.1, 0.001]),
         ("model.activation=relu", ["relu"]),
         ("methods.nbp.units=[block1, block2],layer", [["block1", "block2"], "layer"]),
         ("train.augmentation={flip: true},{flip: false}", [{"flip": True}, {"flip": False}]),
@@ -69,27 +66,18 @@ def test_a_set_replaces_the_sweeps_own_values() -> None:
     assert read("activation", "model.activation=elu,relu").axes == {"model.activation": ["elu", "relu"]}
 
 
-def test_names_with_and_without_the_profile_are_the_same_parameter() -> None:
-    short, long = (read("x", f"{prefix}train.learning_rate=0.1,0.2", seeds=1) for prefix in ("", "profiles.sample."))
-    trainings = [
-        [spaces.training(sweep, config, 1, "cpu") for config in spaces.configs(sweep)] for sweep in (short, long)
-    ]
-    assert trainings[0] == trainings[1]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train.learnig_rate=1,2", "learning_rate"),
+        ("train.schedule.learnig_rate=1,2", "learning_rate"),
         ("sample.rows=100,200", "no parameter of a training"),
-        ("profiles.paper.train.batch=16,32", "another profile"),
         ("compute.threads=1,2", "--cpus-per-trial"),
-        ("profiles.sample.compute.device=cpu,cuda", "--gpus-per-trial|no parameter"),
+        ("compute.device=cpu,cuda", "--gpus-per-trial"),
         ("model.width=16,17", "multiple of 16"),
-        ("methods.bp.share=1,0.5", "no effect"),
+        ("methods.bp.schedule.update_every=1,2", "no effect"),
         ("train.batch=32,32", "no effect"),
         ("train.epochs=0,1", "epochs"),
-        ("profile=sample,nothing", "expected one of sample"),
+        ("profile=sample,nothing", "profile: expected one of .*sample, found .nothing"),
     ],
 )
 def test_values_that_make_no_sweep_are_refused_with_their_name(text: str, message: str) -> None:
@@ -107,47 +95,48 @@ def test_unknown_sweeps_methods_and_seeds_are_refused() -> None:
 
 
 def test_the_common_learning_rate_is_among_those_a_network_is_tuned_over() -> None:
-    sweep = read("models", "train.learning_rate=0.1,0.2")
-    assert sweep.axes["train.learning_rate"] == [spaces.common_rate(sweep), 0.1, 0.2]
+    sweep = read("models", "train.schedule.learning_rate=0.1,0.2")
+    assert sweep.axes["train.schedule.learning_rate"] == [spaces.common_rate(sweep), 0.1, 0.2]
 
 
-@pytest.mark.parametrize("name", ["train.learning_rate", "profiles.fer2013-cpu.train.learning_rate"])
-def test_a_sweep_over_learning_rates_decides_them_for_a_method_with_one_of_its_own(name: str) -> None:
-    sweep = read("rates", "profile=fer2013-cpu", f"{name}=0.1,0.2", method="bp")
+def test_a_sweep_over_learning_rates_decides_them_for_a_method_with_one_of_its_own() -> None:
+    sweep = read("rates", "profile=fer2013-cpu", "train.schedule.learning_rate=0.1,0.2", method="bp")
     spaces.check(sweep)
-    found = [spaces.training(sweep, config, 1, "cpu").params for config in spaces.configs(sweep)]
-    assert [params.train.learning_rate for params in found] == [0.1, 0.2]
-    assert {params.methods["bp"].learning_rate for params in found} == {None}
+    found = [spaces.training(sweep, config, 1, "cpu") for config in spaces.configs(sweep)]
+    assert [what.how.schedule.learning_rate for what in found] == [0.1, 0.2]
+    assert [what.params.train.schedule.learning_rate for what in found] == [0.1, 0.2]
 
 
 def test_networks_are_compared_at_the_recipes_learning_rate_whatever_a_method_has() -> None:
     sweep = read("models", "profile=fer2013-cpu")
-    found = [spaces.training(sweep, config, 1, "cpu").params for config in spaces.configs(sweep)]
-    assert {how.learning_rate for params in found for how in params.methods.values()} == {None}
+    found = {config["models"]: [] for config in spaces.configs(sweep)}
+    for config in spaces.configs(sweep):
+        found[config["models"]].append(spaces.training(sweep, config, 1, "cpu").how.schedule.learning_rate)
+    assert set(map(tuple, found.values())) == {tuple(sweep.axes["train.schedule.learning_rate"])}
 
 
 def test_another_sweep_leaves_a_method_its_own_learning_rate() -> None:
     sweep = read("activation", "profile=fer2013-cpu", method="bp")
     found = [spaces.training(sweep, config, 1, "cpu").params.methods["bp"] for config in spaces.configs(sweep)]
-    assert {how.learning_rate for how in found} == {0.008}
+    assert {how.schedule.learning_rate for how in found} == {0.008}
 
 
 def test_all_networks_are_compared_at_one_batch_one_number_of_epochs_and_one_image() -> None:
     sweep = read("models")
     for config in spaces.configs(sweep):
         what = spaces.training(sweep, config, 1, "cpu")
-        base = spaces.resolve(sweep.raw, sweep.fixed)
+        base = spaces.resolve(sweep, sweep.fixed)
         assert (what.params.train.batch, what.params.train.epochs) == (base.train.batch, base.train.epochs)
         assert what.params.model.input_size == 64  # the multiple of 32 above the profile's 48
-        assert what.method == ("nbp" if config["models"] == "CFPN-NBP" else "bp")
+        assert what.method == ("nbp" if "NBP" in config["models"] else "bp")
 
 
 def test_points_have_names_of_their_own_that_a_file_system_takes() -> None:
     sweep = read("x", "train.augmentation={flip: true},{flip: false}", "methods.nbp.units=[block1],[block1, block2]")
-    names = [spaces.identifier(config) for config in spaces.configs(sweep)]
-    assert len(set(names)) == 4
-    assert all(len(name) <= 80 and "/" not in name for name in names)
-    assert len(spaces.identifier({"a": "x" * 300, "seed": 0})) == 80
+    found = [names.identifier(config) for config in spaces.configs(sweep)]
+    assert len(set(found)) == 4
+    assert all(len(name) <= 80 and "/" not in name for name in found)
+    assert len(names.identifier({"a": "x" * 300, "seed": 0})) == 80
 
 
 def test_the_specification_changes_with_every_choice_and_with_no_resource() -> None:
@@ -159,3 +148,51 @@ def test_the_specification_changes_with_every_choice_and_with_no_resource() -> N
     others = [read("activation", "model.activation=relu,elu"), read("activation", seeds=2),
               read("activation", "train.batch=64"), read("activation", method="bp"), read("beta")]  # fmt: skip
     assert all(of(other) != base for other in others)
+
+
+def test_networks_of_others_are_cut_between_their_own_blocks() -> None:
+    sweep = read("models")
+    own = [spaces.training(sweep, config, 1, "cpu") for config in spaces.configs(sweep) if "NBP" in config["models"]]
+    cuts = {what.params.model.name: what.how.units for what in own}
+    assert cuts["resnet18"] == cuts["resnet50"] == ["stage1", "stage2", "stage3"]
+    assert cuts["cfpn"] == ["block1", "block2", "block3"]
+
+
+def test_a_sweep_over_methods_trains_each_from_the_same_seeds() -> None:
+    sweep = read("methods", seeds=2)
+    found = [(config["method"], config["seed"]) for config in spaces.configs(sweep)]
+    assert found == [(method, seed) for method in sweep.methods for seed in (0, 1)]
+    trained = [spaces.training(sweep, config, 1, "cpu") for config in spaces.configs(sweep)]
+    assert [(what.method, what.seed) for what in trained] == found
+    assert read("x", "method=nbp,bp").methods == ("nbp", "bp")
+    assert read("methods", method="bp").methods == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("methods.nbp.local_loss.hsic.beta=1,10.5", ["beta=1", "beta=10.5"]),
+        ("methods.nbp.units=[block1],[block1, block2]", ["units=[block1]", "units=[block1, block2]"]),
+        ("methods.nbp.vote=true,false", ["vote=true", "vote=false"]),
+        ("train.x=null,relu", ["x=null", "x=relu"]),
+    ],
+)
+def test_a_setting_is_called_as_the_command_line_takes_it(text: str, labels: list[str]) -> None:
+    name, values = spaces.values_of(text)
+    assert [names.setting({name: value, "seed": 0}) for value in values] == labels
+
+
+def test_two_axes_with_the_same_last_part_keep_their_whole_names() -> None:
+    config = {"model.width": 16, "methods.nbp.local_loss.head.width": 8, "train.epochs": 1, "seed": 0}
+    assert names.label(config) == "model.width=16 methods.nbp.local_loss.head.width=8 epochs=1 seed=0"
+
+
+def test_a_run_is_never_called_by_its_seed_alone() -> None:
+    assert names.title({"model.width": 64, "seed": 0}, "nbp") == "width=64 seed=0"
+    assert names.title({"seed": 0}, "nbp") == "method=nbp seed=0"
+
+
+def test_the_number_of_a_repetition_is_called_as_ray_calls_it() -> None:
+    from ray.tune.search.repeater import TRIAL_INDEX
+
+    assert spaces.REPETITION == TRIAL_INDEX

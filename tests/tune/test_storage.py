@@ -103,3 +103,13 @@ def test_checkpoints_of_a_point_are_found_whatever_ray_called_its_trial(tmp_path
     found = [Path(checkpoint.path).parts[-2:] for checkpoint in storage.checkpoints(kept, "a=1")]
     assert found == [("a=1-y_0", "checkpoint_000002"), ("a=1-x_0", "checkpoint_000001")]
     assert storage.checkpoints(storage.at(str(tmp_path), "none"), "a=1") == []
+
+
+def test_checkpoints_that_are_forgotten_leave_those_of_other_points(tmp_path: Path) -> None:
+    kept = storage.at(str(tmp_path), "name")
+    for folder in ("a=1-x_0/checkpoint_000001", "a=1-x_0/other", "a=2-x_1/checkpoint_000001"):
+        (tmp_path / "name" / folder).mkdir(parents=True)
+    storage.forget(kept, "a=1")
+    assert storage.checkpoints(kept, "a=1") == []
+    assert len(storage.checkpoints(kept, "a=2")) == 1
+    assert (tmp_path / "name/a=1-x_0/other").exists()

@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +18,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from cfpn import schema
+from tune import outcome, storage
+
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-ENVIRONMENT |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+ENVIRONMENT |= {
+    "WANDB_BASE_URL": "http://127.0.0.1:9",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
+}
 GRID = ("activation", "--epochs", "3")
 TABLES = ("trials.csv", "epochs.csv", "curves.csv", "metrics.json")
 
@@ -43,26 +52,28 @@ def split(path: Path, count: int, seed: int) -> None:
     labels = np.arange(count) % 7
     patterns = np.random.default_rng(0).integers(0, 128, (7, 2304))
     pixels = (patterns[labels] + random.integers(0, 128, (count, 2304))).astype(np.uint8)
-    columns = {
-        "pixels": pa.array([face.tobytes() for face in pixels], pa.binary(2304)),
-        "label": pa.array(labels, pa.int8()),
-        "row": pa.array(range(1, count + 1), pa.int32()),
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
+    schema.write(path, pixels, labels, np.arange(1, count + 1), schema.Description())
 
 
 def project(folder: Path) -> Path:
-    """A folder with small splits and the project's params.yaml at the size of a toy."""
+    """A folder with small splits and the project's parameters at the size of a toy."""
     for seed, (name, count) in enumerate({"train": 96, "val": 21, "test": 21}.items()):
         split(folder / f"data/splits/{name}.parquet", count, seed)
-    raw = YAML(typ="safe").load(ROOT / "params.yaml")
-    raw["profile"], raw["compute"]["threads"] = "sample", 1
-    own = raw["profiles"]["sample"]
-    own["model"] |= {"input_size": 16, "width": 16, "layers": 1, "pyramids": 1}
-    own["train"] |= {"faces": "original", "epochs": 2, "batch": 32}
-    YAML(typ="safe").dump(raw, folder / "params.yaml")
+    for name in ("params.yaml", "methods.yaml", "sweeps/params.yaml", "profiles/sample.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    change(folder / "profiles/sample.yaml", model={"input_size": 16, "width": 16, "layers": 1, "pyramids": 1},
+           train={"faces": "original", "epochs": 2, "batch": 32})  # fmt: skip
     return folder
+
+
+def change(path: Path, **groups: dict[str, Any]) -> None:
+    """Set values in groups of a parameter file."""
+    raw = YAML(typ="safe").load(path)
+    for name, values in groups.items():
+        raw[name] |= values
+    YAML(typ="safe").dump(raw, path)
 
 
 def command(*arguments: str) -> list[str]:
@@ -88,7 +99,7 @@ def limited(folder: Path, limit: Callable[[], object], *arguments: str) -> Finis
 
 def files(folder: Path) -> dict[str, bytes]:
     """Every file of a project but those that belong to sweeps."""
-    own = ("results/sweeps", "ray", "wandb")
+    own = ("sweeps/results", "ray", "wandb")
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {name: path.read_bytes() for path in paths if not (name := str(path.relative_to(folder))).startswith(own)}
 
@@ -127,10 +138,10 @@ class Run(NamedTuple):
 
     def table(self, name: str) -> pd.DataFrame:
         """One of its tables."""
-        return pd.read_csv(self.folder / "results/sweeps/learning_rate" / name)
+        return pd.read_csv(self.folder / "sweeps/results/learning_rate" / name)
 
 
-RATES = "train.learning_rate=0.001,0.005,1e30"
+RATES = "train.schedule.learning_rate=0.001,0.005,1e30"
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +167,15 @@ def test_both_nodes_of_a_cluster_are_used(rates: Run) -> None:
     assert rates.table("timing.csv")["node"].nunique() == 2
 
 
-def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run) -> None:
-    raw = YAML(typ="safe").load(rates.folder / "params.yaml")
-    raw["profiles"]["sample"]["train"]["learning_rate"] = 0.005
-    YAML(typ="safe").dump(raw, rates.folder / "chosen.yaml")
-    stage = ["-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0", "--params", "chosen.yaml"]
-    subprocess.run([sys.executable, *stage], cwd=rates.folder, env=ENVIRONMENT, check=True, capture_output=True)
-    with (rates.folder / "runs/nbp-0/history.csv").open() as file:
+def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    change(folder / "profiles/sample.yaml", train={"schedule": {"learning_rate": 0.005, "shape": "one_cycle"}})
+    stage = ["-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0"]
+    subprocess.run([sys.executable, *stage], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    with (folder / "runs/nbp-0/history.csv").open() as file:
         history = list(csv.DictReader(file))
-    with (rates.folder / "results/sweeps/learning_rate/epochs.csv").open() as file:
-        epochs = [row for row in csv.DictReader(file) if row["train.learning_rate"] == "0.005"]
+    with (rates.folder / "sweeps/results/learning_rate/epochs.csv").open() as file:
+        epochs = [row for row in csv.DictReader(file) if row["train.schedule.learning_rate"] == "0.005"]
     assert len(history) == len(epochs) == 2
     for own, other in zip(history, epochs, strict=True):
         assert {name: float(value) for name, value in own.items()} == {name: float(other[name]) for name in own}
@@ -174,15 +184,40 @@ def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run) -> None:
 def test_a_sweep_writes_nothing_outside_its_own_folders(rates: Run) -> None:
     now = files(rates.folder)
     assert {name: now[name] for name in rates.before} == rates.before
-    assert {name.partition("/")[0] for name in set(now) - set(rates.before)} <= {"runs", "chosen.yaml"}
+    assert {name.partition("/")[0] for name in set(now) - set(rates.before)} <= set()
 
 
 def test_the_output_is_a_table_without_rays_own_messages(rates: Run) -> None:
-    lines = rates.finished.out.splitlines()
-    assert lines[0].split() == ["trial", "epoch", "val/accuracy", "val/loss", "seconds", "trials", "done"]
+    lines = rates.finished.error.splitlines()
+    heading = ["trial", "epoch", "val/accuracy", "val/loss", "seconds", "trials", "done", "time", "left"]
+    assert lines[0].split() == heading
     assert sum(line.startswith("learning_rate=0.001_seed=0") for line in lines) == 2
-    noise = [line for line in rates.finished.error.splitlines() if not line.startswith(("diverged", "1 of 3"))]
-    assert noise == []
+    assert [line for line in lines[1:] if not line.startswith(("learning_rate=", "diverged", "1 of 3"))] == []
+
+
+def test_before_the_first_trial_a_sweep_says_what_it_will_do_and_at_the_end_what_came_out(rates: Run) -> None:
+    said = rates.finished.out
+    assert said.startswith("Sweep learning_rate\n  train.schedule.learning_rate: 0.001, 0.005, 1e+30\n")
+    for text in ("trials: 3 (1 seed of each setting), 2 epochs each", "resources: 1 CPU per trial on the Ray at",
+                 "2 at once", "tables: sweeps/results/learning_rate", "W&B runs: offline, project"):  # fmt: skip
+        assert text in said, said
+    assert "val/accuracy at each trial's best epoch, mean and standard deviation over seeds:" in said
+    assert "best" in said and "1 diverged" in said
+    assert "trials.csv" in said
+
+
+def test_checkpoints_of_finished_trials_are_gone(rates: Run) -> None:
+    assert list(rates.folder.glob("ray/learning_rate/*/checkpoint_*")) == []
+    assert sum(path.stat().st_size for path in rates.folder.glob("ray/**/*")) < 2**20
+
+
+def test_a_finished_trial_leaves_the_run_that_the_train_stage_leaves(rates: Run, tmp_path: Path) -> None:
+    runs = rates.folder / "sweeps/results/learning_rate/runs"
+    assert len(list(runs.iterdir())) == 2
+    about = json.loads((runs / "learning_rate=0.005_seed=0/run.json").read_text())
+    assert (about["method"], about["seed"], about["data"]["faces"]) == ("nbp", 0, 96)
+    assert about["parameters"]["method"]["schedule"]["learning_rate"] == 0.005
+    assert pd.read_csv(runs / "learning_rate=0.005_seed=0/history.csv")["epoch"].tolist() == [1, 2]
 
 
 def inspect(folder: Path, *options: str) -> str:
@@ -205,16 +240,16 @@ def test_every_trial_is_one_run_of_one_group_with_each_epoch_once(rates: Run) ->
         history = [record["history"]["item"] for record in records if record["type"] == "history"]
         found[summary["name"]] = (summary, history)
     assert len(groups) == 1
-    assert found.keys() == set(rates.table("trials.csv")["trial"])
-    shown(*found["learning_rate=0.005_seed=0"])
-    summary, history = found["learning_rate=1e_30_seed=0"]
+    assert found.keys() == {f"learning_rate={rate} seed=0" for rate in ("0.001", "0.005", "1e+30")}
+    shown(*found["learning_rate=0.005 seed=0"])
+    summary, history = found["learning_rate=1e+30 seed=0"]
     assert summary["summary"]["status"] == "diverged"
     assert [row for row in history if "val/accuracy" in row] == []
 
 
 def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
     """Check what a dashboard shows of a complete trial."""
-    assert summary["config"]["train"]["learning_rate"] == 0.005
+    assert summary["config"]["train"]["schedule"]["learning_rate"] == 0.005
     assert summary["config"]["sweep_name"] == "learning_rate"
     assert [row["epoch"] for row in history] == [1, 2]
     assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_percent"} <= history[1].keys()
@@ -224,15 +259,16 @@ def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
 
 def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("learning_rate", "--set", "train.learning_rate=0.005", "--epochs", "8", "--address", cluster)
-    with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as driver:
+    options = ("learning_rate", "--set", "train.schedule.learning_rate=0.005", "--epochs", "8", "--address", cluster)
+    pipe = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command(*options), cwd=folder, env=ENVIRONMENT, **pipe) as driver:
         # The first epoch's lies there before Ray knows of it; training goes on once it does.
         places = wait_for(folder, "ray/learning_rate/*/checkpoint_000001/places.json")
         os.kill(json.loads(places.read_text())[-1]["process"], signal.SIGKILL)
-        out, _ = driver.communicate(timeout=300)
-    timing = pd.read_csv(folder / "results/sweeps/learning_rate/timing.csv")
-    assert driver.returncode == 0, out
-    assert "its worker was lost; tried again" in out
+        _, said = driver.communicate(timeout=300)
+    timing = pd.read_csv(folder / "sweeps/results/learning_rate/timing.csv")
+    assert driver.returncode == 0, said
+    assert "its worker was lost; tried again" in said
     assert timing["epoch"].tolist() == list(range(1, 9))
     assert timing["process"].nunique() == 2
 
@@ -272,14 +308,14 @@ def test_results_that_cannot_be_written_are_said_before_anything_trains(
     cluster: str, tmp_path: Path, limit: Callable[[], None], cause: str
 ) -> None:
     folder = project(tmp_path)
-    results = folder / "results/sweeps/activation"
+    results = folder / "sweeps/results/activation"
     results.mkdir(parents=True)
     if limit is obey_permissions:
         results.chmod(0o555)
     done = limited(folder, limit, *GRID, "--address", cluster)
     assert done.code == 2, done
     (line,) = done.error.splitlines()
-    assert line.startswith("error: --out: cannot write to results/sweeps/activation: ") and cause in line
+    assert line.startswith("error: --out: cannot write to sweeps/results/activation: ") and cause in line
     assert list(results.iterdir()) == []
     assert not (folder / "ray/activation").exists()
 
@@ -316,15 +352,15 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
     with dvc("status", "-q") as status:
         assert status.wait(120) == 0
     epochs, history = (pd.read_csv(folder / name) for name in
-                       ("results/sweeps/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
+                       ("sweeps/results/activation/epochs.csv", "runs/bp-0/history.csv"))  # fmt: skip
     assert epochs["val/loss"].tolist() == history["val/loss"].tolist()
 
 
 def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("--set", "train.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
+    options = ("--set", "train.schedule.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
     done = sweep(folder, "learning_rate", *options, "--address", cluster)
-    trials = pd.read_csv(folder / "results/sweeps/learning_rate/trials.csv")
+    trials = pd.read_csv(folder / "sweeps/results/learning_rate/trials.csv")
     stopped = trials[trials["status"] == "stopped"]
     assert done.code == 0, done
     assert set(trials["status"]) == {"complete", "stopped"}
@@ -335,11 +371,11 @@ def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_pat
 def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
     options = ("--search", "optuna", "--samples", "1", "--seeds", "2", "--epochs", "1", "--address", cluster)
-    done = sweep(folder, "rates", "--set", "train.learning_rate=0.1,0.01,0.001,0.0001", *options)
-    trials = pd.read_csv(folder / "results/sweeps/rates/trials.csv")
+    done = sweep(folder, "rates", "--set", "train.schedule.learning_rate=0.1,0.01,0.001,0.0001", *options)
+    trials = pd.read_csv(folder / "sweeps/results/rates/trials.csv")
     assert done.code == 0, done
-    assert done.error == ""
-    assert (trials.groupby("train.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
+    assert all(line.startswith(("trial ", "learning_rate=")) for line in done.error.splitlines()), done.error
+    assert (trials.groupby("train.schedule.learning_rate")["seed"].apply(list).map(tuple) == (0, 1)).all()
 
 
 def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments: str) -> Finished:
@@ -356,14 +392,11 @@ def interrupted(folder: Path, number: int, pattern: str, count: int, *arguments:
     return Finished(driver.returncode, out, error)
 
 
-def ended(folder: Path, epochs: int) -> dict[str, list[dict[str, Any]]]:
-    """What the checkpoints of trials that ran all their epochs say of where they ran, by trial."""
-    found = {}
-    for path in folder.glob("ray/activation/*/checkpoint_*/places.json"):
-        places = json.loads(path.read_text() or "[]")
-        if len(places) == epochs:
-            found[path.parts[-3].rpartition("-")[0]] = places
-    return found
+def ended(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Where the epochs of trials ran that have come to their end, by trial."""
+    kept = storage.at(str(folder / "ray"), "activation")
+    names = [path.stem for path in folder.glob("ray/activation/outcomes/*.npz")]
+    return {name: outcome.read(kept, name).summary.places for name in names}
 
 
 def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sweep(
@@ -375,15 +408,60 @@ def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sw
     first = interrupted(broken, signal.SIGINT, "ray/activation/*/checkpoint_*/places.json", 1, *GRID)
     assert first.code == 130, first
     assert "--resume continues" in first.error
-    last_epoch = "ray/activation/*/checkpoint_000002/places.json"
-    second = interrupted(broken, signal.SIGKILL, last_epoch, 1, *there, "--resume")
+    second = interrupted(broken, signal.SIGKILL, "ray/activation/outcomes/*.npz", 1, *there, "--resume")
     assert second.code == -signal.SIGKILL
-    before = ended(broken, 3)
+    before = ended(broken)
     assert before
     last = sweep(broken, *there, "--resume")
     assert last.code == 0, last
-    after = ended(broken, 3)
+    after = ended(broken)
     assert {name: after[name] for name in before} == before
     for name in (*TABLES, "sweep.json"):
-        tables = [(folder / "results/sweeps/activation" / name).read_bytes() for folder in (whole, broken)]
+        tables = [(folder / "sweeps/results/activation" / name).read_bytes() for folder in (whole, broken)]
         assert tables[0] == tables[1], name
+
+
+def test_a_killed_sweep_has_its_runs_in_wandb(cluster: str, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    options = ("activation", "--epochs", "50", "--address", cluster)
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        command(*options), cwd=folder, env=ENVIRONMENT | {"WANDB_MODE": "offline"}, **pipes
+    ) as driver:
+        wait_for(folder, "wandb/offline-run-*/*.wandb")
+        wait_for(folder, "ray/activation/*/checkpoint_000003/places.json")
+        driver.kill()
+    wait_until_closed(folder)
+    found = {}
+    for run in folder.glob("wandb/offline-run-*"):
+        records = [json.loads(line) for line in inspect(run).splitlines()]
+        name = next(record["run"]["display_name"] for record in records if record["type"] == "run")
+        found[name] = sum(record["type"] == "history" for record in records)
+    assert set(found) == {"activation=relu seed=0", "activation=tanh seed=0"}
+    assert max(found.values()) >= 3, found
+
+
+def wait_until_closed(folder: Path) -> None:
+    """Wait until W&B's files no longer grow."""
+    before: list[int] = []
+    for _ in range(60):
+        now = [path.stat().st_size for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"))]
+        if now == before and min(now) > 100:
+            return
+        before = now
+        time.sleep(0.5)
+
+
+def test_a_sweep_over_methods_is_compared(cluster: str, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    options = ("--set", "method=nbp,bp", "--seeds", "2", "--address", cluster)
+    done = sweep(folder, "methods", *options)
+    assert done.code == 0, done
+    assert "| bp | 2 |" in done.out and "| nbp | 2 |" in done.out
+    comparison = json.loads((folder / "sweeps/results/methods/compare/compare.json").read_text())
+    assert set(comparison["methods"]) == {"nbp", "bp"}
+    assert comparison["methods"]["nbp"]["against"]["faces"]["seeds"] == [0, 1]
+    tool = [sys.executable, "-m", "pipeline.compare", "again", "--runs", "sweeps/results/methods/runs"]
+    tool += ["--evaluations", "sweeps/results/methods/evaluate"]
+    subprocess.run(tool, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
+    assert json.loads((folder / "again/compare.json").read_text()) == comparison

@@ -10,11 +10,13 @@ import ray
 import torch
 from ray import tune
 
-from cfpn.model import CFPN
+from cfpn.network import CFPN
+from cfpn.schema import EXPRESSIONS
 from cfpn.training import DivergedError, Method, Recipe, start
-from pipeline import session as sessions
+from pipeline import networks
 from pipeline.process import InputError
-from pipeline.session import Session
+from pipeline.runs import session as sessions
+from pipeline.runs.session import Session
 from tune import spaces, trial
 from tune.trial import PLACES, STATE, Arrays, Clock, Place
 
@@ -23,7 +25,7 @@ MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
 
 def session() -> Session:
     """A session before its first step."""
-    return Session(start(sessions.build(MODEL, 0), Method(units="network"), Recipe(), 16, 0, torch.device("cpu")))
+    return Session(start(networks.build(MODEL, 0), Method(units="network"), Recipe(), 16, 0, torch.device("cpu")))
 
 
 def checkpoint(folder: Path, epochs: int) -> tune.Checkpoint:
@@ -37,11 +39,13 @@ def checkpoint(folder: Path, epochs: int) -> tune.Checkpoint:
 
 
 def test_faces_of_a_node_are_mapped_and_not_copied() -> None:
-    shared = Arrays(np.zeros((2, 48, 48), np.uint8), np.zeros(2, np.int64), np.arange(2))
-    for array in shared:
+    shared = Arrays(np.zeros((2, 1, 48, 48), np.uint8), np.zeros(2, np.int64), np.arange(2), EXPRESSIONS, True)
+    for array in shared[:3]:
         array.flags.writeable = False
-    for tensor, array in zip(trial.faces(shared), shared, strict=True):
+    found = trial.faces(shared)
+    for tensor, array in zip((found.pixels, found.labels, found.rows), shared[:3], strict=True):
         assert tensor.data_ptr() == array.ctypes.data
+    assert (found.classes, found.drawn) == (EXPRESSIONS, True)
 
 
 @pytest.mark.parametrize("broken", [STATE, PLACES])
@@ -67,7 +71,7 @@ def test_a_metric_that_is_not_finite_is_divergence(value: float) -> None:
         trial.check_finite(3, {"train/loss": 1.0, "val/loss": value})
 
 
-@pytest.mark.parametrize("error", [InputError("no GPU here"), RuntimeError("lost")])
+@pytest.mark.parametrize("error", [RuntimeError("no GPU here"), OSError("lost")])
 def test_what_fails_on_a_node_is_raised_so_that_it_is_tried_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +86,14 @@ def test_what_diverges_is_reported_since_it_would_diverge_again(monkeypatch: pyt
     monkeypatch.setattr(tune, "report", reports.append)
     trial.run({}, None, Place(1, "cpu"), None, {})
     assert reports == [{"epoch": 0, "val/accuracy": 0.0, "diverged": 1, "reason": "step 3"}]
+
+
+def test_wrong_input_is_reported_since_no_other_node_would_make_it_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(InputError("train.batch"), monkeypatch)
+    reports = []
+    monkeypatch.setattr(tune, "report", reports.append)
+    trial.run({}, None, Place(1, "cpu"), None, {})
+    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "diverged": 0, "reason": "train.batch"}]
 
 
 def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from cfpn.schema import EXPRESSIONS
 from pipeline.page import curves, figures
@@ -159,3 +160,48 @@ def test_a_wide_range_of_a_parameter_has_a_log_axis_and_each_value_a_tick(values
     axes = curves.best_over("rate", best(values)).axes[0]
     assert axes.get_xscale() == scale
     assert [float(label.get_text()) for label in axes.get_xticklabels()] == values
+
+
+def test_a_bin_of_confidence_has_its_accuracy_with_wilsons_interval() -> None:
+    table = pd.DataFrame({"label": [1] * 80 + [0] * 20, "predicted": 1, "p0": 0.1, "p1": 0.9})
+    (row,) = figures.bins(table).to_dict("records")
+    assert (row["confidence"], row["accuracy"], row["share"]) == pytest.approx((0.9, 0.8, 1.0))
+    interval = binomtest(80, 100).proportion_ci(method="wilson")
+    assert (row["low"], row["high"]) == pytest.approx(tuple(interval), abs=1e-4)
+
+
+def test_reliability_has_a_histogram_of_all_faces_below() -> None:
+    below = figures.reliability({"bp-0": ("bp", predictions(300))}, ["bp"]).axes[1]
+    assert below.patches[0].get_data().values.sum() == pytest.approx(1)
+
+
+def test_panels_of_the_information_plane_share_their_axes_and_name_the_measure() -> None:
+    figure = curves.information_plane([Curve(name, [history(i)]) for i, name in enumerate(("nbp", "bp", "other"))])
+    drawn = [axes for axes in figure.axes if axes.get_visible()]
+    assert len({(axes.get_xlim(), axes.get_ylim()) for axes in drawn}) == 1 and len(drawn) == 3
+    assert "CKA with the label" in figure.get_supylabel() and "CKA with the image" in figure.get_supxlabel()
+
+
+def test_units_of_the_method_stand_out_among_the_blocks() -> None:
+    own = history(0).assign(**{"unit/block1/loss": 1.0})
+    axes = curves.information_plane([Curve("nbp", [own])]).axes[0]
+    strokes = {line.get_gid(): (line.get_linewidth(), line.get_color()) for line in axes.lines}
+    assert strokes["block1"][0] > strokes["block2"][0] and strokes["block2"][1] == figures.FAINT
+    assert {text.get_text(): text.get_weight() for text in axes.texts} == {"block1": "bold", "block2": "normal"}
+
+
+def test_names_at_the_ends_of_paths_do_not_lie_on_each_other() -> None:
+    rows = {f"block/b{i}/{what}": [0.1, 0.5] for i in range(6) for what in ("cka_image", "cka_label")}
+    axes = curves.information_plane([Curve("nbp", [pd.DataFrame({"epoch": [1, 2]} | rows)])]).axes[0]
+    heights = sorted(text.get_position()[1] for text in axes.texts)
+    assert len(heights) == 6 and min(np.diff(heights)) > 0.04
+
+
+@pytest.mark.parametrize("text", [7.5, 9.0, 20.0])
+def test_a_picture_may_shrink_until_its_smallest_text_is_nine_pixels_high(text: float) -> None:
+    figure = Figure(figsize=(4.7, 3))
+    figure.text(0.5, 0.5, "words", size=text)
+    figure.text(0.5, 0.5, " ", size=1)
+    picture = figures.picture("one.svg", figure, "caption", "alt")
+    assert picture.width == pytest.approx(451.2) and picture.text == pytest.approx(text * 4 / 3)
+    assert 9 <= picture.least_width * picture.text / picture.width < 9.2

@@ -95,7 +95,7 @@ def write_run(
     training = {"best_epoch": 3, "epochs": 3, "steps": 15, "parameters": 12345, "majority_accuracy": 0.25}
     write_json(run / "metrics.json", training | {"collapsed": collapsed})
     write_json(run / "timing.json", {"seconds_per_epoch": [60.0, 61.0, 62.0], "threads": 1, "device": "cpu"})
-    write_evaluation(out, test, collapsed, seed)
+    write_evaluation(out, test, collapsed, [seed, len(method)])
 
 
 def described(method: str, seed: int, data: Description) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def described(method: str, seed: int, data: Description) -> dict[str, Any]:
     }
 
 
-def write_evaluation(out: Path, test: inputs.Split, collapsed: bool, seed: int) -> None:
+def write_evaluation(out: Path, test: inputs.Split, collapsed: bool, seed: list[int]) -> None:
     """Predictions, right more often than not, or all of one class; and scores that belong to them."""
     count, classes = len(test.labels), len(test.about.classes)
     logits = np.random.default_rng(seed).normal(size=(count, classes)) + 2 * np.eye(classes)[test.labels]

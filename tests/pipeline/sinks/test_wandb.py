@@ -1,9 +1,11 @@
-"""Claims about pipeline/sinks.py: what DVCLive and W&B show is the history, also after a resumed run."""
+"""What W&B shows is the history, also after a resumed run, and nothing about W&B ends or delays a training."""
 
 import json
-import math
+import os
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
@@ -11,39 +13,29 @@ from unittest import mock
 import pytest
 
 from cfpn.training import Record
-from pipeline import sinks
+from pipeline.sinks import Sink
+from pipeline.sinks import wandb as sink
+from pipeline.sinks.wandb import wandb
 
 EPOCHS = [Record(epoch, 10 * epoch, 1.5, {"val/accuracy": 0.1 * epoch}, complete=True) for epoch in (1, 2, 3)]
 HISTORY = [{"epoch": r.epoch, "step": r.step} | r.scalars for r in EPOCHS]
 STEP = Record(0, 4, 0.2, {"train/loss": 9.0}, complete=False)
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+ROOT = Path(__file__).parents[3]
 
 
-def test_dvclive_writes_the_same_files_for_a_resumed_run_as_for_an_undisturbed_one(tmp_path: Path) -> None:
-    with sinks.dvclive(tmp_path / "whole", []) as sink:
-        for record in EPOCHS:
-            sink(record)
-    with sinks.dvclive(tmp_path / "resumed", HISTORY[:2]) as sink:
-        sink(STEP)
-        sink(EPOCHS[2])
-    whole = files(tmp_path / "whole")
-    assert whole == files(tmp_path / "resumed")
-    rows = whole["plots/metrics/val/accuracy.tsv"].decode().split("\n")[1:4]
-    assert [row.split("\t")[0] for row in rows] == ["1", "2", "3"]
+@pytest.fixture(autouse=True)
+def connected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that answers, whatever network the tests have."""
+    monkeypatch.setattr(sink, "answers", lambda _: True)
+    sink.asked.cache_clear()
+    yield
+    sink.asked.cache_clear()
 
 
-def test_a_line_per_epoch_is_printed_and_none_per_step(capsys: pytest.CaptureFixture[str]) -> None:
-    with sinks.progress_bar("nbp-0", 30, 0) as sink:
-        sink(STEP)
-        sink(EPOCHS[0])
-    assert capsys.readouterr().out == "nbp-0 epoch 1: val/accuracy 0.1000 (2 s)\n"
-
-
-def wandb_run(folder: Path, history: list[dict[str, float]]) -> AbstractContextManager[sinks.Sink]:
-    return sinks.wandb("project", "group", "nbp-0", "abc123", {"seed": 0}, history, folder)
+def wandb_run(folder: Path, history: list[dict[str, float]]) -> AbstractContextManager[Sink]:
+    return wandb("project", "group", "nbp-0", "abc123", {"seed": 0}, history, folder)
 
 
 def test_an_offline_wandb_run_resumed_holds_every_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +136,89 @@ def test_an_online_run_gains_the_epochs_that_it_lacks(
     assert [call.kwargs["step"] for call in run.log.call_args_list] == missing
 
 
-def test_a_metrics_file_is_strict_sorted_json(tmp_path: Path) -> None:
-    sinks.dump(tmp_path / "m.json", {"b": 1, "a": {"c": 0.5}})
-    assert list(json.loads((tmp_path / "m.json").read_text())) == ["a", "b"]
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        sinks.dump(tmp_path / "m.json", {"a": math.nan})
+LOGGED_IN = """
+import sys, time
+from pathlib import Path
+from pipeline.sinks import wandb as sink
+
+sink.own_folders(Path.cwd())
+import wandb
+
+seconds = []
+for number in range(2):
+    begin = time.perf_counter()
+    mode = sink.mode(Path.cwd())
+    seconds.append(time.perf_counter() - begin)
+    with sink.wandb("project", "group", "name", f"abc{number}", {}, [{"epoch": 1, "val/accuracy": 0.5}], Path.cwd()):
+        pass
+assert mode == "offline", mode
+assert seconds[0] < sink.PATIENCE + 1.5 and seconds[1] < 0.1, seconds
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """Address of a socket that takes connections and never answers."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        one.listen()
+        yield f"http://127.0.0.1:{one.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("where", ["refused", "silent"])
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_logged_in_without_a_network_gives_offline_runs_after_one_attempt(
+    where: str, mode: str, silent: str, tmp_path: Path
+) -> None:
+    server = silent if where == "silent" else "http://127.0.0.1:9"
+    said = trained(tmp_path, WANDB_BASE_URL=server, WANDB_API_KEY="a" * 40, **({"WANDB_MODE": mode} if mode else {}))
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
+    assert [line for line in said.splitlines() if "offline" in line] == [
+        f"warning: W&B runs are written offline: {server} did not answer within 2 s"
+    ]
+
+
+def test_a_home_that_cannot_be_written_changes_nothing_but_the_folders(tmp_path: Path) -> None:
+    assert trained(tmp_path, HOME="/proc/nowhere", WANDB_BASE_URL="http://127.0.0.1:9") == ""
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
+
+
+def test_a_long_tmpdir_changes_nothing(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 140)
+    long.mkdir()
+    assert trained(tmp_path, TMPDIR=str(long), WANDB_BASE_URL="http://127.0.0.1:9") == ""
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 2
+
+
+def trained(folder: Path, **environment: str) -> str:
+    """What two runs in a process of their own say on standard error."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOGGED_IN], cwd=folder, env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_a_server_that_refuses_the_run_gets_an_offline_run_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wandb as client
+
+    modes = []
+
+    def init(mode: str, **_: object) -> mock.MagicMock:
+        modes.append(mode)
+        if mode == "online":
+            raise client.errors.CommError("bad key")
+        return mock.MagicMock(step=0)
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setattr(client, "init", init)
+    for _ in range(2):
+        with wandb_run(tmp_path, []) as log:
+            log(EPOCHS[0])
+    assert modes == ["online", "offline", "offline"]
+    assert capsys.readouterr().err == "warning: W&B runs are written offline: CommError: bad key\n"

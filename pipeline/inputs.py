@@ -1,0 +1,61 @@
+"""Stage `inputs`: hashes of all that a training reads but for its parameters, so that nothing else makes it run again.
+
+`python -m pipeline.inputs OUT.json` writes
+{"faces": {"file", "sha256"}, "validation": {"file", "sha256"}, "code": "...", "writers": "..."}.
+
+DVC cannot choose a dependency by the profile. The train stage depends on this file in place of the Parquet files and of
+the code. When augment.sigma changes and the profile learns from the original faces, the file stays as it is.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from pipeline import params as parameters
+from pipeline.process import InputError, run, write_json
+from pipeline.runs.about import ROOT, code_files, digest
+
+WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/train.py")  # what a run's files hold comes of them
+
+
+def files(faces: str, splits: Path, augmented: Path) -> tuple[Path, Path]:
+    """The files of faces to learn from and to validate with; faces: train.faces of the parameters."""
+    return augmented if faces == "augmented" else splits / "train.parquet", splits / "val.parquet"
+
+
+def describe(learnt: Path, validation: Path) -> dict[str, Any]:
+    """The content of inputs.json; raises InputError where a file is missing."""
+    return {
+        "faces": _hashed(learnt),
+        "validation": _hashed(validation),
+        "code": digest(code_files()),
+        "writers": digest(ROOT / name for name in WRITERS),
+    }
+
+
+def _hashed(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the ingest and augment stages write it")
+    with path.open("rb") as file:
+        return {"file": path.as_posix(), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def main() -> None:
+    """Command line of the stage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.inputs",
+        description="Write hashes of the faces and the code that a training reads.",
+        epilog="example: python -m pipeline.inputs data/inputs.json",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT.json", help="the file to write")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument("--splits", type=Path, default=Path("data/splits"), help="default: %(default)s")
+    parser.add_argument("--augmented", type=Path, default=Path("data/augmented.parquet"), help="default: %(default)s")
+    args = parser.parse_args()
+    faces = parameters.load(args.params).train.faces
+    write_json(args.out, describe(*files(faces, args.splits, args.augmented)))
+
+
+if __name__ == "__main__":
+    run(main)

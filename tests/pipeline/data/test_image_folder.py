@@ -1,0 +1,235 @@
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from cfpn.schema import EXPRESSIONS, Description, read
+from pipeline.data import image_folder
+from pipeline.data.image_folder import listing
+from pipeline.ingest import ingest
+from pipeline.process import InputError
+
+FER2013 = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")  # folders by label
+SPLITS = ("train", "val", "test")
+Pixels = NDArray[np.uint8]
+
+
+def face(seed: int, shape: tuple[int, ...] = (48, 48)) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(path: Path, pixels: Pixels, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def tree(root: Path, splits: tuple[str, ...] = SPLITS, classes: tuple[str, ...] = ("a", "b"), count: int = 3) -> Path:
+    """`count` grey pictures of each class in each split; the seed of a picture is its place in this order."""
+    seed = 0
+    for split in splits:
+        for name in classes:
+            for number in range(count):
+                save(root / split / name / f"{number}.png", face(seed))
+                seed += 1
+    return root
+
+
+def fer2013(root: Path) -> Path:
+    """The layout in which FER2013 is downloaded as pictures: PublicTest and PrivateTest lie in test."""
+    for label, name in enumerate(FER2013):
+        for prefix, folder in (("Training", "train"), ("PublicTest", "test"), ("PrivateTest", "test")):
+            save(root / folder / name / f"{prefix}_{label}.png", face(label))
+    return root
+
+
+def refusal(root: Path, folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        ingest(root, folder)
+    assert not folder.exists() or not list(folder.iterdir())
+    return str(caught.value)
+
+
+def test_a_tree_becomes_the_splits_with_the_folders_as_classes(tmp_path: Path) -> None:
+    report = ingest(tree(tmp_path / "in", classes=("no", "maybe", "yes")), tmp_path / "out")
+    assert report["written"] == {"train": 9, "val": 9, "test": 9}
+    assert report["rows"]["val"] == {"total": 9, "maybe": 3, "no": 3, "yes": 3}
+    for split in SPLITS:
+        _, labels, _, description = read(tmp_path / "out" / f"{split}.parquet")
+        assert description == Description(48, 1, ("maybe", "no", "yes"), drawn=False)
+        assert np.bincount(labels).tolist() == [3, 3, 3]
+
+
+def test_a_row_is_the_picture_of_that_number_in_the_order_of_the_paths(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in")
+    names = sorted(str(path.relative_to(root)) for path in root.rglob("*.png"))
+    ingest(root, tmp_path / "out")
+    for split in SPLITS:
+        for pixels, label, row, _ in zip(*read(tmp_path / "out" / f"{split}.parquet")[:3], range(9), strict=False):
+            assert names[row - 1].startswith(f"{split}/{'ab'[label]}/")
+            assert (pixels[0] == np.asarray(Image.open(root / names[row - 1]))).all()
+
+
+def test_the_first_faces_hold_every_class(tmp_path: Path) -> None:
+    ingest(tree(tmp_path / "in", classes=("a", "b", "c", "d"), count=20), tmp_path / "out")
+    assert len(set(read(tmp_path / "out" / "train.parquet")[1][:20].tolist())) == 4
+
+
+def test_file_names_of_fer2013_tell_validation_from_test(tmp_path: Path) -> None:
+    ingest(fer2013(tmp_path / "in"), tmp_path / "out")
+    for split in SPLITS:
+        pixels, labels, _, description = read(tmp_path / "out" / f"{split}.parquet")
+        assert description.classes == EXPRESSIONS
+        for label in range(7):
+            assert (pixels[labels == label] == face(label)).all()
+        assert sorted(labels) == list(range(7))
+
+
+def test_where_there_is_a_validation_folder_the_file_names_do_not_matter(tmp_path: Path) -> None:
+    root = fer2013(tmp_path / "in")
+    save(root / "validation" / "angry" / "Training_8.png", face(8))
+    written = ingest(root, tmp_path / "out")["written"]
+    assert written == {"train": 7, "val": 1, "test": 14}
+
+
+@pytest.mark.parametrize("names", [("Train", "Valid", "TEST"), ("training", "validation", "test")])
+def test_splits_have_their_usual_names_in_any_letters(names: tuple[str, ...], tmp_path: Path) -> None:
+    assert ingest(tree(tmp_path / "in", names), tmp_path / "out")["written"] == {"train": 6, "val": 6, "test": 6}
+
+
+def test_the_splits_may_stand_one_folder_below(tmp_path: Path) -> None:
+    tree(tmp_path / "in" / "images")
+    assert ingest(tmp_path / "in", tmp_path / "out")["written"]["train"] == 6
+
+
+def test_a_csv_goes_before_pictures(tmp_path: Path) -> None:
+    (tree(tmp_path / "in") / "fer2013.csv").write_text("emotion\n")
+    assert "no column pixels" in refusal(tmp_path / "in", tmp_path / "out")
+
+
+def test_colour_is_three_channels_one_after_the_other(tmp_path: Path) -> None:
+    for split in SPLITS:
+        save(tmp_path / "in" / split / "a" / "1.png", face(0, (32, 32, 3)))
+    ingest(tmp_path / "in", tmp_path / "out")
+    pixels, _, _, description = read(tmp_path / "out" / "val.parquet")
+    assert (description.side, description.channels) == (32, 3)
+    assert (pixels[0] == face(0, (32, 32, 3)).transpose(2, 0, 1)).all()
+
+
+def test_a_picture_is_turned_as_its_exif_orientation_says(tmp_path: Path) -> None:
+    root, exif = tree(tmp_path / "in"), Image.Exif()
+    exif[0x0112] = 6
+    save(root / "val" / "a" / "turned.png", face(99), exif=exif)
+    ingest(root, tmp_path / "out")
+    assert any((pixels[0] == np.rot90(face(99), -1)).all() for pixels in read(tmp_path / "out" / "val.parquet")[0])
+
+
+def test_identical_faces_are_audited_as_in_a_csv_and_rules_drop_them(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in")
+    save(root / "train" / "a" / "copy.png", face(17))  # the last picture of the test split
+    report = ingest(root, tmp_path / "out", ["copies"])
+    assert report["identical_faces"]["rows_with_a_copy_in"]["train"] == {"val": 0, "test": 1}
+    assert report["dropped"]["copies"] == 1
+    assert report["written"]["train"] == len(read(tmp_path / "out" / "train.parquet")[1]) == 6
+
+
+def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in")
+    for name in ("._1.png", ".DS_Store", "Thumbs.db", "notes.txt"):
+        (root / "train" / "a" / name).write_bytes(b"\0shadow")
+    assert ingest(root, tmp_path / "out")["written"]["train"] == 6
+
+
+def jpeg(cut: float) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(face(0)).save(file, format="JPEG")
+    return file.getvalue()[: int(len(file.getvalue()) * cut)]
+
+
+BAD = {
+    "empty": (b"", "no picture; expected one of JPEG"),
+    "a page": (b"<html>not found</html>", "no picture; expected one of JPEG"),
+    "cut off": (jpeg(0.6), "damaged picture"),
+    "another size": (face(0, (64, 64)), "found 64x64 grey; expected 48x48 grey"),
+    "no square": (face(0, (48, 40)), "found 40x48; expected a square"),
+    "colour": (face(0, (48, 48, 3)), "found 48x48 in colour; expected 48x48 grey"),
+    "transparent": (face(0, (48, 48, 4)), "found the mode RGBA; expected grey or colour"),
+    "16 bits": (face(0).astype(np.uint16), "found the mode I;16; expected grey or colour"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_picture_that_does_not_fit_is_told_by_its_path_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+    content, part = BAD[case]
+    path = tree(tmp_path / "in", count=20) / "test" / "b" / "bad.png"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save(path, content)
+    message = refusal(tmp_path / "in", tmp_path / "out")
+    assert f"1 fault in 121 pictures; nothing was written\n  test/b/bad.png: {part}" in message
+
+
+def test_the_first_twenty_faults_are_told_and_the_others_counted(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in", count=20)
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    message = refusal(root, tmp_path / "out")
+    assert len(message.splitlines()) == 22
+    assert message.endswith("and 20 more")
+
+
+def test_folders_without_a_picture_are_refused(tmp_path: Path) -> None:
+    for split in SPLITS:
+        (tmp_path / "in" / split / "a").mkdir(parents=True)
+    assert "no picture in a folder split/class" in refusal(tmp_path / "in", tmp_path / "out")
+
+
+def test_only_unreadable_pictures_are_refused_with_the_reason_of_the_first(tmp_path: Path) -> None:
+    for path in tree(tmp_path / "in").rglob("*.png"):
+        path.write_bytes(b"")
+    assert "no picture; expected one of JPEG" in refusal(tmp_path / "in", tmp_path / "out")
+
+
+def test_a_missing_split_is_told_with_the_folders_that_are_looked_for(tmp_path: Path) -> None:
+    message = refusal(tree(tmp_path / "in", ("train", "test")), tmp_path / "out")
+    assert "no face for the split val; expected folders train, val and test" in message
+
+
+def test_more_classes_than_a_label_can_count_are_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in", SPLITS, tuple(map(str, range(129))), 1)
+    assert "classes: found 129; expected 128 at most" in refusal(root, tmp_path / "out")
+
+
+def test_a_cut_or_votes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave out the shares and the votes"):
+        ingest(tree(tmp_path / "in"), tmp_path / "out", votes=tmp_path / "fer2013new.csv")
+
+
+def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    tree(tmp_path / "in")
+    for name in ("a", "b"):
+        ingest(tmp_path / "in", tmp_path / name)
+    for split in SPLITS:
+        a, b = (hashlib.sha256((tmp_path / x / f"{split}.parquet").read_bytes()).digest() for x in "ab")
+        assert a == b
+
+
+def test_the_order_does_not_depend_on_where_the_folder_stands(tmp_path: Path) -> None:
+    first, second = (listing(tree(tmp_path / name))[0] for name in ("a", "b"))
+    assert first == second
+
+
+def test_the_command_takes_a_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-m", "pipeline.ingest", tree(tmp_path / "in"), tmp_path / "out"]
+    root = Path(image_folder.__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["written"] == {"train": 6, "val": 6, "test": 6}

@@ -1,0 +1,51 @@
+"""Costs of a training: steps, time, and why the sample profile's ratios are not README's."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.page import costs, inputs
+from pipeline.page.html import Section
+from tests.pipeline.page.test_comparison import write_comparison
+from tests.pipeline.page.written import paths, write_everything, write_json
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_everything(tmp_path)
+    return tmp_path
+
+
+def read(root: Path) -> inputs.Inputs:
+    return inputs.read_inputs(paths(root), "2026-01-31")
+
+
+def texts(section: Section) -> str:
+    return " ".join(getattr(block, "text", "") for block in section.blocks)
+
+
+def test_a_training_has_its_steps_and_its_time(root: Path) -> None:
+    table = costs.training_section(read(root)).blocks[0]
+    assert list(table.header) == ["Method", "Steps", "Training time", "its ratio to BP", "An epoch"]
+    assert [list(row) for row in table.rows] == [
+        ["NBP", "15", "3 min", "1.00", "61 s"],
+        ["BP", "15", "3 min", "1.00", "61 s"],
+    ]
+
+
+def test_steps_to_the_accuracy_of_bp_come_from_the_comparison(root: Path) -> None:
+    write_comparison(root)
+    section = costs.training_section(read(root))
+    row = dict(zip(section.blocks[0].header, section.blocks[0].rows[0], strict=True))
+    assert row["Steps to BP's accuracy"] == "1.00 (1 of 1)"
+    assert "share of BP's steps" in texts(section)
+
+
+@pytest.mark.parametrize(("profile", "said"), [("sample", True), ("fer2013-cpu", False)])
+def test_only_the_sample_profile_explains_why_its_ratios_differ(root: Path, profile: str, said: bool) -> None:
+    for path in [*root.glob("*/*/run.json"), root / "params.yaml"]:
+        path.write_text(path.read_text().replace("sample", profile))
+    write_json(root / "bench.json", {"rows": [{"method": "nbp", "step_ms": 1.5}]})
+    found = texts(costs.step_section(read(root)))
+    assert ("These ratios differ from those in README" in found) is said
+    assert ("% of the parameters" in found) is said

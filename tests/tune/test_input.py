@@ -1,0 +1,90 @@
+"""Faults of the input end a sweep in one line and before Ray starts."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from cfpn.schema import EXPRESSIONS
+from pipeline.process import InputError
+from tune import cluster, inputs, spaces
+from tune.trial import Arrays
+
+ROOT = Path(__file__).parents[2]
+FACES = Arrays(np.zeros((96, 1, 48, 48), np.uint8), np.zeros(96, np.int64), np.arange(96), EXPRESSIONS, False)
+HELP = """
+import runpy, sys
+
+sys.argv = ["tune/sweep.py", "--help"]
+try:
+    runpy.run_path("tune/sweep.py", run_name="__main__")
+finally:
+    assert not {"torch", "ray", "pandas", "wandb"} & set(sys.modules), "imported"
+"""
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--seeds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        (["train.batch=100000"], "train.batch: expected at most the 96 faces there are, found 100000"),
+        (["train.batch=32,128"], "train.batch: expected at most the 96 faces there are, found 128"),
+        (
+            ["train.limit=64", "train.batch=64", "methods.nbp.units=[blok1],[block1]"],
+            "methods.nbp.units: 'blok1' is no",
+        ),
+    ],
+)
+def test_what_the_faces_or_the_network_forbid_is_known_before_ray_starts(sets: list[str], message: str) -> None:
+    sweep = spaces.read(ROOT / "params.yaml", "x", sets, {}, None, None)
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        inputs.check(sweep, {"original": FACES})
+    assert not ray.is_initialized()
+
+
+def test_the_units_of_every_network_of_the_project_are_there() -> None:
+    sweep = spaces.read(ROOT / "params.yaml", "models", ["train.batch=32"], {}, None, 1)
+    inputs.check(replace(sweep, axes={}), {"original": FACES})
+
+
+def test_a_missing_split_is_named_with_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no\.parquet: no such file; `dvc repro"):
+        inputs.digests({"val": tmp_path / "no.parquet"})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no.such.host.invalid:6379", "127.0.0.1:99999"])
+def test_an_address_with_nothing_there_is_said_at_once(address: str) -> None:
+    begin = time.monotonic()
+    with pytest.raises(InputError, match=f"--address {address}: nothing answers there"):
+        cluster.reach(address)
+    assert time.monotonic() - begin < 5
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "ray://127.0.0.1:10001"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(InputError, match="--address"):
+        cluster.reach(address)
+
+
+@pytest.mark.slow
+def test_a_tmpdir_that_is_too_long_for_sockets_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 140)
+    long.mkdir()
+    monkeypatch.setattr(os, "environ", os.environ | {"TMPDIR": str(long), "RAY_TMPDIR": str(long)})
+    command = "from tune import cluster; cluster.start(1, {})"
+    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=os.environ, capture_output=True, text=True,
+                          timeout=60)  # fmt: skip
+    assert done.stderr.splitlines()[-1].endswith(f"cannot lie below {long}: set TMPDIR to a shorter path")

@@ -1,0 +1,123 @@
+"""What W&B is told of trials, and when; nothing here starts Ray or W&B."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tune import names, outcome, spaces, storage, wandb_runs
+from tune.outcome import Ended, Outcome, Score, Summary
+from tune.track import Tracker
+from tune.wandb_runs import Begin, End, Log, Project, Shown
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+SWEEP = spaces.read(PARAMS, "activation", [], {}, None, 1)
+ABOUT = {"sweep": "activation", "threads": 1, "device": "cpu", "data": {}}
+CONFIG = {"model.activation": "relu", "seed": 0}
+NAME = names.identifier(CONFIG)
+TRIAL: Any = SimpleNamespace(config=CONFIG)
+
+
+class Listener:
+    """Takes what a writer would send."""
+
+    def __init__(self) -> None:
+        self.messages: list[Begin | Log | End] = []
+
+    def send(self, message: Begin | Log | End) -> None:
+        self.messages.append(message)
+
+
+def tracker(folder: Path) -> tuple[Tracker, Listener]:
+    """A tracker over an empty storage."""
+    listener: Any = Listener()
+    return Tracker(SWEEP, ABOUT, storage.at(str(folder), "activation"), listener, "abc"), listener
+
+
+def result(epoch: int) -> dict[str, Any]:
+    """What Tune hands over of an epoch, with keys of its own."""
+    return {"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5, "system/seconds": 1.0, "time_total_s": 9, "pid": 1}
+
+
+def ended(epochs: int) -> Ended:
+    """What is left of a trial."""
+    history = [{"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5} for epoch in range(1, epochs + 1)]
+    places = [{"epoch": epoch, "seconds": 1.0} for epoch in range(1, epochs + 1)]
+    return Ended(Summary(history, 1, places), Score(np.eye(7, dtype=np.float32), 5, {"recall": {"sad": 1.0}}), {})
+
+
+def test_a_trial_is_told_while_it_runs_and_its_scores_at_its_end(tmp_path: Path) -> None:
+    told, heard = tracker(tmp_path)
+    told.on_trial_start(0, [], TRIAL)
+    told.on_trial_result(0, [], TRIAL, result(1))
+    outcome.write(told.kept, NAME, ended(1))
+    told.on_trial_complete(0, [], TRIAL)
+    begin, log, end = heard.messages
+    assert isinstance(begin, Begin) and (begin.title, begin.history) == ("activation=relu seed=0", [])
+    assert begin.config["commit"] == "abc" and begin.config["axes"] == {"activation": "relu", "seed": 0}
+    assert log == Log(NAME, {"epoch": 1, "step": 3, "val/accuracy": 0.5, "system/seconds": 1.0})
+    assert isinstance(end, End) and (end.summary["status"], end.summary["test/recall/sad"]) == ("complete", 1.0)
+
+
+def test_the_run_of_a_resumed_trial_is_told_anew_with_the_epochs_before(tmp_path: Path) -> None:
+    told, heard = tracker(tmp_path)
+    outcome.write(told.kept, NAME, ended(3))
+    told.on_trial_result(0, [], TRIAL, result(3))
+    begin, log = heard.messages
+    assert isinstance(begin, Begin) and [row["epoch"] for row in begin.history] == [1, 2]
+    assert isinstance(log, Log) and log.row["epoch"] == 3
+
+
+def test_what_did_not_come_to_its_own_end_is_told_after_the_last_trial(tmp_path: Path) -> None:
+    told, heard = tracker(tmp_path)
+    stopped = Outcome(CONFIG, "stopped", "", *ended(2))
+    told.on_trial_start(0, [], TRIAL)
+    told.on_trial_complete(0, [], TRIAL)
+    assert heard.messages[1:] == [End(NAME, {"status": "stopped"}, None)]
+    told.settle([stopped, Outcome(CONFIG | {"seed": 1}, "complete", "", *ended(2))])
+    begin, end = heard.messages[2:]
+    assert isinstance(begin, Begin) and len(begin.history) == 2
+    assert isinstance(end, End) and end.summary["status"] == "stopped"
+
+
+def test_the_same_trial_of_the_same_sweep_is_the_same_run(tmp_path: Path) -> None:
+    identities = []
+    for about in (ABOUT, ABOUT, ABOUT | {"code": "other"}):
+        told, heard = tracker(tmp_path)
+        told.about = about
+        told.begin(CONFIG, [])
+        identities += [message.identity for message in heard.messages if isinstance(message, Begin)]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_a_run_that_could_not_begin_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(wandb_runs.sink, "begin", refuse)
+    shown = Shown(np.zeros((7, 1, 4, 4), np.uint8), np.arange(7), tuple("abcdefg"))
+    project, runs = Project(tmp_path, "p", "g"), {}
+    with pytest.raises(OSError, match="no room"):
+        wandb_runs.take(Begin("a", "a", "i", {}, []), runs, project, shown)
+    wandb_runs.take(Log("a", {"epoch": 1}), runs, project, shown)
+    wandb_runs.take(End("a", {"epochs": 1}, None), runs, project, shown)
+    assert runs == {}
+
+
+def test_disabled_tracking_starts_no_process(tmp_path: Path) -> None:
+    shown = Shown(np.zeros((7, 1, 4, 4), np.uint8), np.arange(7), tuple("abcdefg"))
+    for mode in (None, "disabled"):
+        writer = wandb_runs.Writer(Project(tmp_path, "p", "g"), shown, mode)
+        writer.send(Log("a", {"epoch": 1}))
+        writer.close()
+        assert writer.process is None
+
+
+def test_the_process_that_writes_runs_needs_neither_torch_nor_ray() -> None:
+    import subprocess
+    import sys
+
+    command = "import sys; import tune.wandb_runs; assert not {'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", command], cwd=PARAMS.parent, check=True, timeout=60)

@@ -1,0 +1,80 @@
+"""The faces of a sweep, and every fault of its input that can be known before Ray starts."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cfpn.graph import units
+from pipeline import evaluate, networks
+from pipeline.process import InputError
+from pipeline.runs import about as run_json
+from pipeline.runs import session as sessions
+from tune import names, spaces, trial
+from tune.spaces import Sweep
+from tune.trial import Arrays, Data
+
+FILES = {"original": "train.parquet", "val": "val.parquet", "test": "test.parquet"}
+OWN_CODE = ("spaces.py", "trial.py")  # decides with cfpn and the session what a trial computes
+
+
+def needed(sweep: Sweep, splits: Path, augmented: Path) -> dict[str, Path]:
+    """Files of faces that the trials use, by name: those of train.faces, "val", and "test" where it is scored."""
+    points = spaces.configs(sweep)
+    learnt = sorted({spaces.training(sweep, config, 1, "cpu").params.train.faces for config in points})
+    chosen = [*learnt, "val", "test"] if sweep.test else [*learnt, "val"]
+    return {name: augmented if name == "augmented" else splits / FILES[name] for name in chosen}
+
+
+def digests(files: dict[str, Path]) -> dict[str, str]:
+    """SHA-256 of each file; InputError for one that is missing."""
+    result = {}
+    for name, path in files.items():
+        if not path.exists():
+            raise InputError(f"{path}: no such file; `dvc repro ingest augment` makes the faces")
+        with path.open("rb") as file:
+            result[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return result
+
+
+def code() -> str:
+    """Hash of the code that decides what a trial computes."""
+    own = [Path(__file__).with_name(name) for name in OWN_CODE]
+    return run_json.digest([*run_json.code_files(), *own])
+
+
+def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
+    """All faces, with what run.json says of them; InputError where a point of the grid cannot be trained on them."""
+    faces = {name: trial.arrays(evaluate.load_faces(path)) for name, path in files.items()}
+    check(sweep, faces)
+    copied = None
+    if sweep.test:
+        copied = evaluate.copies(trial.faces(faces["test"]), splits / FILES["original"]).numpy()
+    learnt = [name for name in files if name not in ("val", "test")]
+    fingerprints = {name: run_json.digest([files[name], files["val"]]) for name in learnt}
+    return Data(faces, copied, fingerprints, run_json.code_now())
+
+
+def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
+    """Raise InputError for a batch larger than the faces there are, and for units that a network does not have."""
+    seen: set[Any] = set()
+    for config in spaces.configs(sweep):
+        what = spaces.training(sweep, config, 1, "cpu")
+        train, own = what.params.train, faces[what.params.train.faces]
+        count = min(train.limit or len(own.labels), len(own.labels))
+        if train.batch > count:
+            raise InputError(f"train.batch: expected at most the {count} faces there are, found {train.batch}")
+        key = repr((what.params.model, what.how.units))
+        if key not in seen:
+            check_units(what, own, names.label(config))
+            seen.add(key)
+
+
+def check_units(what: spaces.Training, own: Arrays, where: str) -> None:
+    """Raise InputError where the network cannot be cut as the method says; no weight is made for that."""
+    try:
+        with torch.device("meta"):
+            units(networks.build(sessions.model_for(what.params, trial.faces(own)), 0), what.how.units)
+    except ValueError as error:
+        raise InputError(f"{where}: methods.{what.method}.{error}") from error

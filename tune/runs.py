@@ -1,0 +1,97 @@
+"""Runs that `python -m pipeline.compare` reads: a folder per trial that came to its end, as the train stage writes it.
+
+RUN/{run.json, history.csv, metrics.json, timing.json} stand below runs/, and of a sweep that scores the test split
+RUN/{run.json, metrics.json, predictions.parquet} below evaluate/. Weights are not kept.
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cfpn.faces import Faces
+from pipeline import compare, evaluate
+from pipeline.process import InputError, atomic, write_json
+from pipeline.runs import records, study
+from tune import names
+from tune.outcome import Outcome
+
+RUNS, EVALUATIONS, COMPARISON = "runs", "evaluate", "compare"
+
+
+def write(folder: Path, outcomes: list[Outcome], test: Faces | None, copied: np.ndarray | None) -> None:
+    """Write the runs of all complete trials below `folder`, in place of those of an earlier sweep of this name.
+
+    test: the test split where it was scored; copied (n,): which of its faces training has seen.
+    """
+    for name in (RUNS, EVALUATIONS, COMPARISON):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (RUNS,) if test is None else (RUNS, EVALUATIONS):
+        (folder / name).mkdir(parents=True)  # also where no trial is complete: DVC wants its outputs
+    for one in outcomes:
+        if one.status == "complete" and one.about is not None and one.score is not None:
+            name = names.identifier(one.config)
+            run(folder / RUNS / name, one)
+            if test is not None:
+                evaluation(folder / EVALUATIONS / name, one, test, torch.tensor(copied))
+
+
+def run(folder: Path, one: Outcome) -> None:
+    """What the train stage leaves but for the weights."""
+    history, about = one.summary.history, one.about or {}
+    with atomic(folder / "history.csv") as path, path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
+        table.writeheader()
+        table.writerows(history)
+    write_json(folder / "metrics.json", metrics(one))
+    seconds = [place["seconds"] for place in one.summary.places]
+    timing = {"seconds_per_epoch": seconds, "threads": about["threads"], "device": about["device"]}
+    write_json(folder / "timing.json", timing)
+    write_json(folder / "run.json", about)
+
+
+def metrics(one: Outcome) -> dict[str, Any]:
+    """metrics.json of the train stage."""
+    history, best = one.summary.history, one.summary.history[one.summary.best_epoch - 1]
+    assert one.score is not None
+    return {
+        "best_epoch": one.summary.best_epoch,
+        "epochs": len(history),
+        "steps": history[-1]["step"],
+        "parameters": one.score.parameters,
+        "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
+        "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
+        "collapsed": one.score.collapsed,
+    }
+
+
+def evaluation(folder: Path, one: Outcome, test: Faces, copied: Tensor) -> None:
+    """What the evaluate stage leaves."""
+    assert one.score is not None and one.score.test_probabilities is not None
+    probabilities = torch.from_numpy(one.score.test_probabilities)
+    with atomic(folder / "metrics.json") as path:
+        path.write_text(json.dumps(one.score.test, indent=2, allow_nan=False) + "\n")
+    with atomic(folder / "predictions.parquet") as path:
+        pq.write_table(evaluate.predictions(probabilities, test, copied), path, compression="zstd")
+    write_json(folder / "run.json", one.about)
+
+
+def comparison(folder: Path) -> str:
+    """The tables of the compare stage over the runs of a sweep over methods, written to `folder`/compare.
+
+    Returns the Markdown table, or why there is none.
+    """
+    (folder / COMPARISON).mkdir(exist_ok=True)
+    try:
+        outcomes = [study.outcome(one) for one in records.read(folder / RUNS, folder / EVALUATIONS)]
+        found = compare.compared(outcomes, compare.REFERENCE)
+        compare.write(folder / COMPARISON, found)
+    except InputError as error:
+        return f"not compared: {error}"
+    return compare.markdown(found)
