@@ -82,7 +82,7 @@ def convert(model: Model, path: Path) -> None:
             dynamic_shapes={"pixels": {0: torch.export.Dim("faces")}},
             dynamo=True,
         )
-    assert program is not None  # as it is for a path to write to
+    assert program is not None  # it is None only where it writes the file itself
     found = program.model_proto
     about = {
         "classes": network.names,

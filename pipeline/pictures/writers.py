@@ -91,11 +91,15 @@ class Pictures:
     folder: Path
 
     def __call__(self, item: Item, found: Sequence[Answer]) -> None:
-        drawn = [
-            Drawn(box, text(answer), None if answer.importance is None else answer.importance.numpy())
-            for box, answer in zip(item.boxes, found, strict=True)
-        ]
-        annotate.save(annotate.annotate(item.image, drawn), self.folder, item.name)
+        annotate.save(annotate.annotate(item.image, drawn(item, found)), self.folder, item.name)
+
+
+def drawn(item: Item, found: Sequence[Answer]) -> list[Drawn]:
+    """The faces of a picture as they are drawn into it."""
+    return [
+        Drawn(box, text(answer), None if answer.importance is None else answer.importance.numpy())
+        for box, answer in zip(item.boxes, found, strict=True)
+    ]
 
 
 def text(answer: Answer) -> list[str]:
