@@ -1,5 +1,6 @@
 """The page answers this machine alone, within limits, with what predict says."""
 
+import base64
 import http.client
 import json
 import socket
@@ -13,6 +14,7 @@ import pytest
 from cfpn.prediction import predict
 from pipeline import demo
 from pipeline.pictures.answers import load_model
+from tests.pipeline.page import browser
 from tests.pipeline.pictures.made import HTML, encoded, face, grey, write_weights
 
 
@@ -106,3 +108,30 @@ def test_no_more_uploads_wait_than_there_are_places(server: demo.Server) -> None
     assert posted(server, encoded(grey(), "PNG"))[0] == 200
     assert posted(server, HTML)[0] == 422  # and a place that was used is free again
     assert posted(server, encoded(grey(), "PNG"))[0] == 200
+
+
+SENT = """(async () => {
+  const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
+  await send(new Blob([bytes], {type: "image/png"}));
+  const image = document.getElementById("picture");
+  await image.decode();
+  return {wide: image.naturalWidth, error: document.getElementById("error").textContent,
+    rows: [...document.querySelectorAll("tr")].map((row) => [...row.cells].map((cell) => cell.textContent))};
+})()"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
+def test_a_browser_shows_the_picture_and_a_row_per_unit(server: demo.Server) -> None:
+    network = server.service.model.network
+    with browser.browser() as page:
+        page.ask("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/")
+        while not any(event.get("method") == "Page.loadEventFired" for event in page.events):
+            page.events.append(page.read())
+        found = page.run(SENT % base64.b64encode(encoded(grey(), "PNG")).decode())
+        assert page.complaints() == []
+    expected = predict(network, face()[None])[0]
+    assert (found["wide"], found["error"]) == (480, "")
+    assert [row[0] for row in found["rows"]] == ["", *(unit.name for unit in network.units), "vote"]
+    by_name = dict(zip(found["rows"][0], found["rows"][-1], strict=True))
+    assert [by_name[name] for name in network.names] == [f"{value:.2f}" for value in expected.tolist()]
