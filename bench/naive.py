@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from cfpn import network as networks
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
-from cfpn.layers import SeparableConvolution, activation, concatenate
+from cfpn.layers import SeparableConvolution, activation
 from cfpn.network import CFPN
+from cfpn.separable import concatenate
 from cfpn.training import Method, Recipe, start, train_step
 from pipeline import params as parameters
 from pipeline.process import run

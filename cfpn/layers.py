@@ -6,27 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfpn.separable import separable
+
 Activation = Literal["relu", "tanh", "elu"]
 
 
 def activation(name: Activation) -> nn.Module:
     """The paper's three activation functions (Fig 9)."""
     return {"relu": nn.ReLU(inplace=True), "tanh": nn.Tanh(), "elu": nn.ELU(inplace=True)}[name]
-
-
-def concatenate(inputs: tuple[Tensor, ...]) -> Tensor:
-    """Concatenate feature maps along channels; smaller ones are upsampled (nearest) to the first input's size."""
-    size = inputs[0].shape[-2:]
-    return torch.cat([x if x.shape[-2:] == size else F.interpolate(x, size=size) for x in inputs], 1)
-
-
-def depthwise(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
-    """Each of c maps (n, c, h, w) under a 3x3 kernel of its own (c, 1, 3, 3); on a CPU never in bfloat16."""
-    if x.device.type != "cpu":
-        return F.conv2d(x, kernel, stride=stride, padding=1, groups=len(kernel))
-    # There bfloat16 is slower, and its backward pass at stride 2 on maps of one pixel reads foreign memory (2.13).
-    with torch.autocast("cpu", enabled=False):
-        return F.conv2d(x.to(kernel.dtype), kernel, stride=stride, padding=1, groups=len(kernel))
 
 
 class Stem(nn.Sequential):
@@ -57,10 +44,9 @@ class SeparableConvolution(nn.Module):
         self.act = activation(act)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        x = concatenate(inputs)
         kernel = self.connection.view(-1, 1, 1, 1) * self.depthwise
-        x = depthwise(x, kernel, self.stride)
-        x = self.act(self.norm(self.pointwise(x)))
+        x = separable(inputs, kernel, self.pointwise.weight, self.stride)
+        x = self.act(self.norm(x))
         return x if self.size is None else F.interpolate(x, size=(self.size, self.size))
 
 

@@ -1,5 +1,6 @@
 """Claims about bench/step.py: what it measures, not how fast anything is."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from bench import step
 from cfpn.schedule import Schedule
+from cfpn.separable import FORMS
 from cfpn.training import Method, State
 from pipeline import params as parameters
 from pipeline.params import Params
@@ -63,7 +65,8 @@ def test_every_measured_step_is_timed_and_takes_its_turn(monkeypatch: pytest.Mon
     assert order == [True, False] * (4 + step.WARM_UP)
 
 
-def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
+def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMS, "cpu", ((math.inf, "map_by_map"),))  # another form has another peak
     params = small()
     method = params.methods["bp"]
 
@@ -73,7 +76,8 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time() -> None:
         return step.peak(state, method, images, labels)
 
     assert peak(32) == peak(32)
-    assert peak(64) - peak(32) == pytest.approx(4 * (peak(16) - peak(8)), rel=0.1)
+    # With fewer faces the peak lies where the gradients of the weights do.
+    assert peak(128) - peak(64) == pytest.approx(2 * (peak(64) - peak(32)), rel=0.1)
 
 
 def test_recomputing_lowers_the_peak() -> None:

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem, activation, concatenate
+from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem, activation
+from cfpn.separable import concatenate
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -234,7 +234,8 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path: Path, file:
         ("model.width", 20, "model.width: expected a positive multiple of 16, found 20"),
         ("model.width", "wide", "model.width: expected a whole number, found 'wide'"),
         ("model.activation", "gelu", "model.activation: expected relu, tanh or elu, found 'gelu'"),
-        ("methods.nbp.units", "blocks", "methods.nbp.units: expected network, block or layer, found 'blocks'"),
+        ("methods.nbp.units", "blocks", "methods.nbp.units: expected network, block, layer, balanced:2, balanced:3, "
+                                  "balanced:4, balanced:6 or balanced:8, found 'blocks'"),
         ("methods.nbp.schedule.update_every", 0, "methods.nbp.schedule.update_every: expected 1 or more, found 0"),
         ("methods.nbp.vote", "maybe", "methods.nbp.vote: expected true or false, found 'maybe'"),
         ("compute.threads", 0, "compute.threads: expected 1 or more, found 0"),
