@@ -281,3 +281,10 @@ def test_a_fault_ends_the_process_with_code_2_and_no_traceback(weights: Path, tm
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 2
     assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_with_escapes(weights: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.predict", "--weights", str(weights), str(folder / "얼굴.png")]
+    own = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+    assert "\\uc5bc\\uad74.png: " in done.stdout
