@@ -19,9 +19,13 @@ def network() -> Network:
     return load()
 
 
+def drawn(count: int) -> Tensor:
+    return torch.stack([torch.from_numpy(face(number)) for number in range(count)])[:, None]
+
+
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
-    return torch.stack([torch.from_numpy(face(number)) for number in range(COUNT)])[:, None]
+    return drawn(COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +39,14 @@ def lost(network: Network, pixels: Tensor, answers: Tensor, order: Tensor) -> fl
     return (before - log_probability(network, deleted(pixels, order, SHARE), answers).exp()).mean().item()
 
 
+@pytest.mark.parametrize("count", [COUNT, pytest.param(500, marks=pytest.mark.slow)])
 def test_deleting_the_most_important_pixels_costs_more_than_deleting_random_ones_or_patches(
-    network: Network, pixels: Tensor, answers: Tensor
+    network: Network, count: int
 ) -> None:
+    pixels = drawn(count)
+    answers = predict(network, pixels).argmax(1)
     found = lost(network, pixels, answers, importance(network, pixels, answers))
-    random = torch.rand(COUNT, 48, 48, generator=torch.Generator().manual_seed(0))
+    random = torch.rand(count, 48, 48, generator=torch.Generator().manual_seed(0))
     blocks = random[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert found > lost(network, pixels, answers, random) + 0.1
     assert found > lost(network, pixels, answers, blocks) + 0.1
