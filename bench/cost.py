@@ -21,7 +21,7 @@ from cfpn.network import Network
 from pipeline.process import InputError, atomic, run
 from tune import spaces
 from tune.names import MODELS
-from tune.spaces import Sweep, Training
+from tune.spaces import Device, Sweep, Training
 
 EXAMPLE = """example:
   python -m bench.cost models --rounds 20                 writes sweeps/results/models/cost.csv
@@ -53,7 +53,7 @@ def main() -> None:
     write(args.out / args.name, costs)
 
 
-def chosen(sweep: Sweep, threads: int | None, device: str) -> dict[str, Training]:
+def chosen(sweep: Sweep, threads: int | None, device: Device) -> dict[str, Training]:
     """The training of each network, at the first of its learning rates: none of them changes a step's cost."""
     threads = threads or spaces.resolve(sweep, sweep.fixed).compute.threads
     firsts = {config[MODELS]: config for config in reversed(spaces.configs(sweep))}
@@ -108,7 +108,8 @@ def multiply_adds(network: Network, image: Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(nodes, {IMAGE: image}, [nodes[-1].name])
     network.train()
-    return counter.get_total_flops() // 2
+    operations: int = counter.get_total_flops()
+    return operations // 2
 
 
 def write(folder: Path, costs: pd.DataFrame) -> None:

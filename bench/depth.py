@@ -58,6 +58,8 @@ def growth(params: Params, name: str, batch: int, added: list[int]) -> dict[str,
 def peak_of(params: Params, method: Method, batch: int, added: int) -> int:
     """Bytes of a step of the network with `added` more blocks."""
     torch.set_num_threads(params.compute.threads)
+    if not isinstance(params.model, CFPN):
+        raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
     device, size = sessions.device(params.compute), params.model.input_size
     if isinstance(method.units, list) and "block1" in method.units:
         method = replace(method, units=method.units + [f"added{i}" for i in range(1, added + 1)])
@@ -86,7 +88,8 @@ def deepened(architecture: CFPN, added: int) -> list[Node]:
 
 
 def _node(name: str, inputs: int, outputs: int, names: list[str], architecture: CFPN) -> Node:
-    module = SeparableConvolution(inputs, outputs, architecture.activation).to(memory_format=torch.channels_last)
+    module = SeparableConvolution(inputs, outputs, architecture.activation)
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     return Node(name, module, tuple(names))
 
 

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -75,7 +75,7 @@ def measure(variant: str, path: Path) -> Measurement:
         return Measurement(float(answer.read()), whole, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def report(rounds: list[Mapping[str, Measurement]]) -> bool:
+def report(rounds: Sequence[Mapping[str, Measurement]]) -> bool:
     """Print the table and the verdicts; whether every bar is met."""
     for variant in VARIANTS:
         work, whole, cpu, memory = (median(one[variant][k] for one in rounds) for k in range(4))

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from cfpn import network as networks
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
-from cfpn.layers import SeparableConvolution, activation
+from cfpn.layers import Activation, SeparableConvolution, activation
 from cfpn.network import CFPN
 from cfpn.separable import concatenate
 from cfpn.training import Method, Recipe, start, train_step
 from pipeline import params as parameters
-from pipeline.process import run
+from pipeline.process import InputError, run
 
 EXAMPLE = """example:
   python -m bench.naive --set profile=fer2013-cpu --rounds 10
@@ -37,7 +37,7 @@ WARM_UP = 2
 class NaiveSeparableConvolution(nn.Module):
     """T W([...]) in the order of the paper's text: weigh the maps, batch norm, activation, separable convolution."""
 
-    def __init__(self, like: SeparableConvolution, act: str) -> None:
+    def __init__(self, like: SeparableConvolution, act: Activation) -> None:
         super().__init__()
         inputs, outputs = len(like.depthwise), like.pointwise.out_channels
         self.size = like.size
@@ -53,14 +53,15 @@ class NaiveSeparableConvolution(nn.Module):
         return x if self.size is None else F.interpolate(x, size=(self.size, self.size))
 
 
-def naive(nodes: list[Node], act: str) -> list[Node]:
+def naive(nodes: list[Node], act: Activation) -> list[Node]:
     """The same graph with every separable convolution replaced by the naive one, in the contiguous layout."""
     result = []
     for node in nodes:
         module = node.module
         if isinstance(module, SeparableConvolution):
             module = NaiveSeparableConvolution(module, act)
-        result.append(Node(node.name, module.to(memory_format=torch.contiguous_format), node.inputs))
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stub lacks this form
+        result.append(Node(node.name, module, node.inputs))
     return result
 
 
@@ -103,7 +104,9 @@ def _start(command: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _ask(to: IO[str], answer: IO[str]) -> float:
+def _ask(to: IO[str] | None, answer: IO[str] | None) -> float:
+    if to is None or answer is None:
+        raise ValueError("expected a process whose input and output are pipes")
     to.write("\n")
     to.flush()
     return float(answer.readline())
@@ -123,6 +126,8 @@ def main() -> None:
     parser.add_argument("--variant", choices=("cfpn", "naive"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     params = parameters.load(args.params, parameters.assignments(args.set))
+    if not isinstance(params.model, CFPN):
+        raise InputError(f"model: expected a CFPN, the only network that has a naive form, found {params.model.name}")
     if args.variant:
         step_when_asked(params.model, params.train.batch, params.compute.threads, args.variant)
         return

@@ -80,7 +80,8 @@ def measured(params: Params, row: str, steps: int) -> dict[str, Any]:
         return {"faces_per_second": together(seeded_rate, 2, params, method, steps)}
     words = way.split()
     count = int(words[0]) if words else 1
-    compute = replace(params.compute, device="cpu", **({words[1]: count} if words else {}))
+    more: dict[str, Any] = {words[1]: count} if words else {}
+    compute = replace(params.compute, device="cpu", **more)
     return alone(params.model_copy(update={"compute": compute}), method, 0, steps)
 
 
@@ -147,13 +148,13 @@ def ddp_rate(place: int, count: int, port: int, params: Params, steps: int) -> f
     parallel = nn.parallel.DistributedDataParallel(state.network, find_unused_parameters=True)
     optimizer, batch = state.learners[0].adam, params.train.batch // count
     faces, moments = random_faces(params, steps), []
-    parallel.train()
+    parallel.train()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     for i, (pixels, labels) in enumerate(data.batches(faces, params.train.batch, 0, 0)):
         here = slice(place * batch, (place + 1) * batch)
         random = data.generator(0, training.SEED_AUGMENTATION, 0, i)
         images = data.images(pixels, model.input_size)
         images = data.augment(images, params.train.augmentation, random, faces.side)[here]
-        F.cross_entropy(next(iter(parallel(images).values())), labels[here]).backward()
+        torch.autograd.backward(F.cross_entropy(next(iter(parallel(images).values())), labels[here]))
         optimizer.step()
         optimizer.zero_grad()
         training.average(state.averaged, state.network, params.train.average, i)

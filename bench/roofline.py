@@ -10,7 +10,7 @@ import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,18 @@ class Part(NamedTuple):
     name: str
     work: Work
     seconds: float
+
+
+class Row(TypedDict):
+    """What table, CSV and picture show of a part."""
+
+    part: str
+    million_multiply_adds: float
+    mib: float
+    limit: str
+    limit_ms: float
+    measured_ms: float
+    times_limit: float
 
 
 def main() -> None:
@@ -151,19 +163,27 @@ def passes(
     backward = [way for node, (_, way) in zip(nodes, ways, strict=True) if node in learning]
     works = total(way for way, _ in ways), total([*backward, additions(learning, features)])
     gradients = [torch.randn_like(features[key]) for key in kept]
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
-        outputs: dict[str, Tensor] = {}
-        times[0].append(timed(lambda o=outputs: o.update(forward(nodes, inputs)), device))
-        ends = [outputs[key] for key in kept]
-        times[1].append(timed(lambda e=ends: torch.autograd.backward(e, gradients), device))
-        clear([node.module for node in nodes], inputs.values())
-    return [Part(f"{name} {label}", works[i], min(times[i][1:])) for i, label in enumerate(("forward", "backward"))]
+    times = [both(nodes, inputs, kept, gradients, device) for _ in range(rounds + 1)]
+    best = [min(seconds) for seconds in zip(*times[1:], strict=True)]
+    return [Part(f"{name} {label}", works[i], best[i]) for i, label in enumerate(("forward", "backward"))]
+
+
+def both(
+    nodes: Sequence[Node], inputs: dict[str, Tensor], kept: list[str], gradients: list[Tensor], device: torch.device
+) -> tuple[float, float]:
+    """Seconds of a forward and a backward pass, after which all gradients are forgotten."""
+    outputs: dict[str, Tensor] = {}
+    there = timed(lambda: outputs.update(forward(nodes, inputs)), device)
+    ends = [outputs[key] for key in kept]
+    back = timed(lambda: torch.autograd.backward(ends, gradients), device)
+    clear([node.module for node in nodes], inputs.values())
+    return there, back
 
 
 def reaching(nodes: Sequence[Node], kept: Iterable[str]) -> list[Node]:
     """The nodes from which a path leads to one of those named in `kept`; the others have no backward pass."""
-    found, wanted = [], set(kept)
+    found: list[Node] = []
+    wanted = set(kept)
     for node in reversed(nodes):
         if node.name in wanted:
             found.insert(0, node)
@@ -188,7 +208,8 @@ class PooledHead(nn.Module):
         self.classifier = Classifier(HEAD_WIDTH, 7)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        return self.classifier(self.second(self.first(pooled(maps, HEAD_SIDE))))
+        logits: Tensor = self.classifier(self.second(self.first(pooled(maps, HEAD_SIDE))))
+        return logits
 
 
 def pooled(maps: Sequence[Tensor], side: int) -> Tensor:
@@ -199,20 +220,21 @@ def pooled(maps: Sequence[Tensor], side: int) -> Tensor:
 def head(block: str, outputs: Sequence[Tensor], rounds: int, device: torch.device) -> Part:
     """Head and cross-entropy of a hidden unit with these outputs, forward and backward."""
     maps = [x.detach().requires_grad_() for x in outputs]
-    module = PooledHead(sum(x.shape[1] for x in maps)).to(device, memory_format=torch.channels_last)
+    module = PooledHead(sum(x.shape[1] for x in maps))
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
     labels = torch.arange(len(maps[0]), device=device) % 7
     x = pooled(maps, HEAD_SIDE)
     first = module.first(x)
     second = module.second(first)
     works = [
-        *convolution_work(module.first[0], x, first, True),
+        *convolution_work(cast(nn.Conv2d, module.first[0]), x, first, True),
         *node_work(Node("second", module.second, ()), [first], second),
         *node_work(Node("classifier", module.classifier, ()), [second], module.classifier(second)),
         Work(0, 2 * (sum(m.numel() for m in maps) + x.numel())),  # pooling and its gradient
     ]
 
     def step() -> None:
-        F.cross_entropy(module(maps), labels).backward()
+        torch.autograd.backward(F.cross_entropy(module(maps), labels))
         clear([module], maps)
 
     return Part(f"{block} head", total(works), fastest(step, device, rounds))
@@ -229,7 +251,7 @@ def dependence(block: str, outputs: Sequence[Tensor], image: Tensor, rounds: int
 
     def step() -> None:
         k = hsic.centred_unbiased(kernel(pooled([maps], KERNEL_SIDE).flatten(1)))
-        (hsic.cka_centred(k, of_image) - hsic.cka_centred(k, of_labels)).backward()
+        torch.autograd.backward(hsic.cka_centred(k, of_image) - hsic.cka_centred(k, of_labels))
         clear([], [maps])
 
     # The rows are pooled, centred, normalised and multiplied; the matrix is made, centred and compared with two others:
@@ -245,7 +267,8 @@ def updates(modules: Sequence[nn.Module], rounds: int, device: torch.device) -> 
         p.grad = torch.zeros_like(p)
     adam = torch.optim.Adam(parameters, lr=0.0, fused=True)
     values = [t.detach() for m in modules for t in m.state_dict().values() if t.is_floating_point()]
-    means, average = [t.clone() for t in values], get_ema_multi_avg_fn(0.99)
+    means = [t.clone() for t in values]
+    average = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     learnt, all_values = sum(p.numel() for p in parameters), sum(t.numel() for t in values)
     steps, averages = (fastest(call, device, rounds) for call in (adam.step, lambda: average(means, values, None)))
     # Of parameter, gradient and two moments three are written; of mean and value one is.
@@ -255,10 +278,10 @@ def updates(modules: Sequence[nn.Module], rounds: int, device: torch.device) -> 
     ]
 
 
-def rows(parts: Sequence[Part], limits: Machine) -> list[dict[str, str | float]]:
-    """What table, CSV and picture show of each part and of the whole."""
+def rows(parts: Sequence[Part], limits: Machine) -> list[Row]:
+    """A row for each part and one for the whole."""
     whole = Part("step", total(p.work for p in parts), sum(p.seconds for p in parts))
-    result = []
+    result: list[Row] = []
     for part in [*parts, whole]:
         memory, arithmetic = FLOAT * part.work.numbers / limits.bandwidth, part.work.macs / limits.rate
         limit = max(memory, arithmetic)

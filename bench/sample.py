@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from cfpn.data import EXPRESSIONS
+from cfpn.schema import EXPRESSIONS
 from pipeline.process import InputError, run
 
 SPLITS = ("Training", "PublicTest", "PrivateTest")
@@ -47,7 +47,7 @@ def read(path: Path) -> list[Split]:
         rows = table[table["Usage"] == usage]
         if rows.empty:
             raise InputError(f"{path}: no rows with Usage {usage}")
-        pixels = np.array([text.split() for text in rows["pixels"]], dtype=np.float32) / 255
+        pixels = np.array([text.split() for text in rows["pixels"]], dtype=np.float32) / np.float32(255)
         splits.append(Split(pixels, rows["emotion"].to_numpy(dtype=np.int64, copy=True)))
     return splits
 
@@ -101,12 +101,13 @@ def cnn_predictions(train: Split, test: Split, epochs: int, seed: int, width: in
             batch = torch.where(flip, faces[rows].flip(3), faces[rows])
             loss = nn.functional.cross_entropy(model(batch), labels[rows])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
     model.eval()
     with torch.inference_mode():
-        return model(images(test)).argmax(1).numpy()
+        labels_given: NDArray[np.int64] = model(images(test)).argmax(1).numpy()
+    return labels_given
 
 
 def main() -> None:

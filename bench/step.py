@@ -144,10 +144,13 @@ def peak(state: State, method: Method, images: Tensor, labels: Tensor) -> int:
 
 
 def _peak(profiler: profile) -> int:
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    results = profiler.profiler.kineto_results if profiler.profiler is not None else None
+    if results is None:
+        raise RuntimeError("expected the profiler to have recorded a step, found nothing")
+    events = [e for e in results.events() if e.name() == "[memory]"]
     live = largest = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
+        live += event.nbytes()  # type: ignore[attr-defined]  # torch's stub lacks it
         largest = max(largest, live)
     return largest
 

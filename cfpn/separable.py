@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 Form = Literal["map_by_map", "joined", "autograd", "composed"]
 
@@ -59,8 +59,23 @@ def separable(maps: Sequence[Tensor], kernel: Tensor, weight: Tensor, stride: in
     if device != "cpu":  # as in `depthwise`
         kernel = kernel.to(low)
     with torch.autocast(device, enabled=False):
-        arguments = kernel, weight[:, :, 0, 0].to(low), stride, how == "joined", *maps
-        return Separable.apply(*arguments) if torch.is_grad_enabled() else _products(*arguments)
+        points, joined = weight[:, :, 0, 0].to(low), how == "joined"
+        if not torch.is_grad_enabled():
+            return _products(kernel, points, stride, joined, *maps)
+        result: Tensor = Separable.apply(kernel, points, stride, joined, *maps)  # type: ignore[no-untyped-call]
+        return result
+
+
+class Context(Protocol):
+    """What a `Separable` keeps from forward to backward, and what torch tells it; torch's own class lacks the names."""
+
+    stride: int
+    joined: bool
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep tensors as `saved_tensors`."""
 
 
 class Separable(torch.autograd.Function):
@@ -71,7 +86,7 @@ class Separable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: FunctionCtx, kernel: Tensor, weight: Tensor, stride: int, joined: bool, *maps: Tensor) -> Tensor:
+    def forward(ctx: Context, kernel: Tensor, weight: Tensor, stride: int, joined: bool, *maps: Tensor) -> Tensor:
         """Of kernels (c, 1, 3, 3), a weight (o, c) and maps (n, c_j, h_j, w_j) with sum c_j = c."""
         ctx.save_for_backward(kernel, weight, *maps)
         ctx.stride, ctx.joined = stride, joined
@@ -79,31 +94,39 @@ class Separable(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients in the order of forward's arguments, None where none is needed."""
         kernel, weight, *maps = ctx.saved_tensors
         of_kernel, of_weight, _, _, *of_maps = ctx.needs_input_grad
         wanted = [any(of_maps)] if ctx.joined else of_maps
-        kernels, weights, inputs = [], [], []
+        kernels: list[Tensor] = []
+        weights: list[Tensor] = []
+        inputs: list[Tensor | None] = []
         for (x, k, w), of_x in zip(_parts(maps, kernel, weight, ctx.joined), wanted, strict=True):
             weights += [_rows(gradient).t() @ _rows(_depthwise(x, k, ctx.stride)).to(w.dtype)] if of_weight else []
             below = _maps((_rows(gradient) @ w).to(k.dtype), gradient.shape) if of_kernel or of_x else None
-            kernels += [_of_kernel(below, x, k, ctx.stride)] if of_kernel else []
-            inputs.append(_of_input(below, x, k, ctx.stride) if of_x else None)
+            kernels += [_of_kernel(below, x, k, ctx.stride)] if of_kernel and below is not None else []
+            inputs.append(_of_input(below, x, k, ctx.stride) if of_x and below is not None else None)
         if ctx.joined:
-            inputs = inputs[0].split([x.shape[1] for x in maps], 1) if wanted[0] else [None] * len(maps)
-        parameters = torch.cat(kernels) if of_kernel else None, torch.cat(weights, 1) if of_weight else None
-        found = [_returned(g, x) if need else None for g, x, need in zip(inputs, maps, of_maps, strict=True)]
-        return *parameters, None, None, *found
+            whole = inputs[0]
+            inputs = [None] * len(maps) if whole is None else [*torch.split(whole, [x.shape[1] for x in maps], 1)]
+        found = [
+            _returned(g, x) if need and g is not None else None
+            for g, x, need in zip(inputs, maps, of_maps, strict=True)
+        ]
+        of_parameters = torch.cat(kernels) if of_kernel else None, torch.cat(weights, 1) if of_weight else None
+        return *of_parameters, None, None, *found
 
 
 def _products(kernel: Tensor, weight: Tensor, stride: int, joined: bool, *maps: Tensor) -> Tensor:
     """The sum of the pointwise products of all maps' depthwise outputs."""
-    total = None
+    total: Tensor | None = None
     for x, k, w in _parts(maps, kernel, weight, joined):
         spatial = _depthwise(x, k, stride)
         rows = _rows(spatial).to(w.dtype)
         total = rows @ w.t() if total is None else total.addmm_(rows, w.t())
+    if total is None:
+        raise ValueError("expected at least one feature map")
     return _maps(total, spatial.shape)
 
 
@@ -115,7 +138,7 @@ def _parts(
         yield concatenate(maps).to(kernel.dtype, memory_format=torch.channels_last), kernel, weight
         return
     channels = [x.shape[1] for x in maps]
-    for x, k, w in zip(maps, kernel.split(channels), weight.split(channels, 1), strict=True):
+    for x, k, w in zip(maps, torch.split(kernel, channels), torch.split(weight, channels, 1), strict=True):
         x = x if x.shape[2:] == maps[0].shape[2:] else F.interpolate(x, size=maps[0].shape[2:])
         yield x.to(kernel.dtype, memory_format=torch.channels_last), k, w
 
@@ -145,9 +168,10 @@ def _of_input(gradient: Tensor, x: Tensor, kernel: Tensor, stride: int) -> Tenso
 
 
 def _convolution_backward(gradient: Tensor, x: Tensor, kernel: Tensor, stride: int, wanted: list[bool]) -> list[Tensor]:
-    return torch.ops.aten.convolution_backward(
+    found: list[Tensor] = torch.ops.aten.convolution_backward(
         gradient, x, kernel, None, [stride, stride], [1, 1], [1, 1], False, [0, 0], len(kernel), wanted
     )
+    return found
 
 
 def _returned(gradient: Tensor, x: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def augment(source: Path, target: Path, seed: int = 0, border: str = "border", s
     Raises InputError where `source` is not such a split; then `target` is as before.
     """
     with opened(source) as (parquet, description, batches), atomic(target) as path:
-        count, schema = parquet.metadata.num_rows, arrow_schema(description).append(TRANSFORM)
+        count: int = parquet.metadata.num_rows
+        schema = arrow_schema(description).append(TRANSFORM)
         with writer(path, schema) as sink, tqdm(desc="augment", total=count, unit=" faces", disable=None) as progress:
             for batch in batches:
                 sink(as_rows(variants(batch.pixels, batch.rows, seed, border, sigma), batch, schema))

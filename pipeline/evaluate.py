@@ -130,7 +130,7 @@ def metrics(
     # Imported here because it loads matplotlib and scipy: a second or more in every worker of a sweep.
     from torchmetrics.functional.classification import multiclass_recall
 
-    report = {metric.name: metric.compute(probabilities, labels, copied) for metric in METRICS}
+    report: dict[str, Any] = {metric.name: metric.compute(probabilities, labels, copied) for metric in METRICS}
     accuracy, count = report["accuracy"], len(labels)
     error = math.sqrt(accuracy * (1 - accuracy) / count)
     support = torch.bincount(labels, minlength=len(classes))

@@ -112,7 +112,8 @@ def fits(args: argparse.Namespace) -> int:
     """
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
+    nodes = [node["Resources"] for node in known if node["Alive"]]
     wanted = {"CPU": args.cpus_per_trial, "GPU": args.gpus_per_trial}
     held = sum(min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count) for node in nodes)
     if held:

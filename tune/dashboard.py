@@ -17,7 +17,7 @@ from tune import spaces, track
 from tune.names import METHOD, MODELS, RATE, short
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import PanelGrid, Report
+    from wandb_workspaces.reports.v2.interface import PanelGrid, Report
     from wandb_workspaces.workspaces import Workspace
 
 EXAMPLE = """examples:
@@ -63,7 +63,7 @@ def main() -> None:
     project = args.project or params.tracking.project
     shown = figures(args.params, args.sweeps)
     for made in (workspace(entity, project, shown), report(entity, project, shown)):
-        made.save()
+        made.save()  # type: ignore[no-untyped-call]  # the package leaves it unannotated
         print(made.url)
 
 
@@ -143,21 +143,24 @@ def grid(entity: str, project: str, figure: Figure) -> "PanelGrid":
         for name, value in figure.shown.items()
     ]
     runs = wr.Runset(entity=entity, project=project, name=figure.sweep, filters=expr.And(*filters))
-    return wr.PanelGrid(runsets=[runs], panels=panels(figure))
+    made: PanelGrid = wr.PanelGrid(runsets=[runs], panels=panels(figure))
+    return made
 
 
 def workspace(entity: str, project: str, shown: list[Figure]) -> "Workspace":
     """A workspace with a section per figure, not yet saved."""
     ws = _package("wandb_workspaces.workspaces")
     sections = [ws.Section(name=figure.title, panels=panels(figure), is_open=True) for figure in shown]
-    return ws.Workspace(entity=entity, project=project, name="CFPN-NBP", sections=sections)
+    made: Workspace = ws.Workspace(entity=entity, project=project, name="CFPN-NBP", sections=sections)
+    return made
 
 
 def report(entity: str, project: str, shown: list[Figure]) -> "Report":
     """A report with a heading and a grid of panels per figure, not yet saved."""
     wr = _package("wandb_workspaces.reports.v2")
     blocks = [block for figure in shown for block in (wr.H2(figure.title), grid(entity, project, figure))]
-    return wr.Report(project=project, entity=entity, title="CFPN-NBP", description=REPORT, blocks=blocks)
+    made: Report = wr.Report(project=project, entity=entity, title="CFPN-NBP", description=REPORT, blocks=blocks)
+    return made
 
 
 def _package(name: str) -> Any:  # noqa: ANN401

@@ -229,7 +229,7 @@ def collect(
     return outcomes
 
 
-def scored(score: ray.ObjectRef) -> tuple[Ended | None, str]:
+def scored(score: "ray.ObjectRef[Ended]") -> tuple[Ended | None, str]:
     """What a scoring gave, or why it failed: one that fails loses no other trial's results."""
     try:
         return ray.get(score), ""

@@ -98,7 +98,7 @@ def finish(storage: Storage) -> None:
 
 def finished(storage: Storage) -> bool:
     """Whether the tables of the sweep kept there were written."""
-    return storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound
+    return bool(storage.system.get_file_info(f"{storage.path}/{FINISHED}").type != fs.FileType.NotFound)
 
 
 def checkpoints(storage: Storage, name: str) -> "list[tune.Checkpoint]":

@@ -23,8 +23,8 @@ from torch import Tensor
 from cfpn import checkpoint, prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
+from cfpn.learner import DivergedError
 from cfpn.network import Network
-from cfpn.training import DivergedError
 from pipeline import evaluate
 from pipeline.process import InputError
 from pipeline.runs import about as run_json
@@ -165,7 +165,7 @@ def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[st
     for saved in checkpoints:
         try:
             with saved.as_directory() as folder:
-                places = json.loads((Path(folder) / PLACES).read_text())
+                places: list[dict[str, Any]] = json.loads((Path(folder) / PLACES).read_text())
                 sessions.restore(session, Path(folder) / STATE)
         except (InputError, FileNotFoundError, json.JSONDecodeError):
             continue

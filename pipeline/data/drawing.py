@@ -32,7 +32,8 @@ def placement(scene: Scene) -> Callable[[Floats], Floats]:
         x, y = points[:, 0], points[:, 1]
         depth = np.maximum(0, 1 - x**2)  # the middle of a face is nearer than its outline
         seen = np.stack([x * np.cos(scene.yaw) + depth * np.sin(scene.yaw), y + depth * np.sin(scene.pitch)], axis=1)
-        return FINE * ((seen[:, :1] * turn[0] + seen[:, 1:] * turn[1]) + centre)
+        placed: Floats = FINE * ((seen[:, :1] * turn[0] + seen[:, 1:] * turn[1]) + centre)
+        return placed
 
     return place
 
@@ -310,7 +311,8 @@ def expose(picture: Image.Image, scene: Scene, rng: np.random.Generator) -> NDAr
     slope = across[None, :] * np.cos(scene.light) + across[:, None] * np.sin(scene.light)
     lit = np.asarray(small, dtype=np.float64) * (1 + scene.light_strength * np.tanh(1.5 * slope))
     seen = (lit - 128) * scene.contrast + 128 + scene.brightness + scene.noise * rng.standard_normal((SIDE, SIDE))
-    return np.rint(np.clip(seen, 0, 255)).astype(np.uint8)
+    grey: NDArray[np.uint8] = np.rint(np.clip(seen, 0, 255)).astype(np.uint8)
+    return grey
 
 
 def draw_face(label: int, seed: int, index: int) -> NDArray[np.uint8]:

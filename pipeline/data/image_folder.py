@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cfpn.schema import EXPRESSIONS, Description
@@ -182,6 +182,6 @@ def reason(error: Exception) -> str:
     """Why a picture cannot be read; the decoders of a damaged picture raise whatever they like."""
     if isinstance(error, OSError) and error.errno is not None:
         raise error
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return f"no picture; expected one of {', '.join(FORMATS)}"
     return f"damaged picture ({str(error).partition(chr(10))[0] or type(error).__name__})"

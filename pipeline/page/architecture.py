@@ -16,7 +16,8 @@ from pipeline import networks
 from pipeline.page import figures
 from pipeline.page.figures import FAINT, INK, METHOD_COLOURS, OTHER_COLOURS, STYLE, WRONG
 from pipeline.page.html import Picture, Section, listed, method_name
-from pipeline.page.inputs import Inputs, Run, method_of
+from pipeline.page.inputs import Inputs, method_of
+from pipeline.runs.records import Run
 
 Place = tuple[float, float]
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from pipeline.page import comparison
 from pipeline.page.html import DASH, Section, Table, Text, dropped, duration, listed, method_name, show
-from pipeline.page.inputs import Inputs, Run, seconds_of
+from pipeline.page.inputs import Inputs, seconds_of
 from pipeline.page.results import own_parameters
+from pipeline.runs.records import Run
 
 COLUMNS = ("Method", "Steps", "Steps to BP's accuracy", "Training time", "its ratio to BP", "An epoch")
 WIDE_HEADS = 0.35  # share of the heads in the parameters at width 96, the network of README's table

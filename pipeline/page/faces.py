@@ -5,13 +5,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.page import figures
 from pipeline.page.html import Cell, Picture, Section, Table, data_url, listed
-from pipeline.page.inputs import SPLITS, Inputs, Pixels, Run, Split, name_of
+from pipeline.page.inputs import SPLITS, Inputs, Pixels, Split, name_of
 from pipeline.process import InputError
+from pipeline.runs.records import Run
 
 EXAMPLES = 12  # faces in a row of examples
 SHOWN_PIXELS = 12  # of a row of the CSV
@@ -131,7 +133,7 @@ def predictions_picture(inputs: Inputs, one: Run, predictions: pd.DataFrame) -> 
     return figures.picture(f"predictions-{name_of(one)}.png", figure, caption, alt)
 
 
-def example_faces(test: Split, predictions: pd.DataFrame) -> figures.Figure:
+def example_faces(test: Split, predictions: pd.DataFrame) -> Figure:
     """Two rows of test faces: right ones and wrong ones."""
     if predictions["row"].tolist() != test.rows.tolist():
         raise InputError("predictions.parquet: its rows are not those of test.parquet; evaluate again")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipeline.page.html import DASH, Section, Table, Text, duration, flatten, listed, method_name, percent
-from pipeline.page.inputs import FER2013, Inputs, Run, collapsed, method_of, name_of, scores_of, seconds_of
+from pipeline.page.inputs import FER2013, Inputs, collapsed, method_of, name_of, scores_of, seconds_of
+from pipeline.runs.records import Run
 
 ESTIMATORS = {
     "eq4": "HSIC as the paper prints it",

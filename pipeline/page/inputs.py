@@ -174,7 +174,8 @@ def name_of(one: Run) -> str:
 
 def method_of(one: Run) -> Mapping[str, Any]:
     """The parameters of a run's method."""
-    return one.about.parameters.get("method", {})
+    method: Mapping[str, Any] = one.about.parameters.get("method", {})
+    return method
 
 
 def scores_of(one: Run) -> Mapping[str, Any]:

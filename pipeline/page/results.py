@@ -22,7 +22,8 @@ from pipeline.page.html import (
     method_name,
     percent,
 )
-from pipeline.page.inputs import Inputs, Run, collapsed, method_of, name_of, scores_of
+from pipeline.page.inputs import Inputs, collapsed, method_of, name_of, scores_of
+from pipeline.runs.records import Run
 
 
 def learnt(inputs: Inputs) -> str:
@@ -70,15 +71,16 @@ def votes(one: Run) -> bool:
 
 def alone(one: Run) -> float | None:
     """Test accuracy of the network's own classifier: the last unit's."""
-    if not votes(one):
-        return scores_of(one).get("accuracy")
-    return list(scores_of(one)["accuracy_by_unit"].values())[-1]
+    scores = scores_of(one)
+    accuracy: float | None = list(scores["accuracy_by_unit"].values())[-1] if votes(one) else scores.get("accuracy")
+    return accuracy
 
 
 def own_parameters(one: Run) -> int | None:
     """Parameters of the network without the heads of its units."""
     if not method_of(one).get("vote"):
-        return one.training["parameters"]
+        count: int = one.training["parameters"]
+        return count
     return architecture.parameters(one.about.parameters.get("model", {}))
 
 

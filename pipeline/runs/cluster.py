@@ -73,7 +73,7 @@ def answering(address: str) -> None:
 
 def check_resources(workers: int, cpus: int, gpus: int) -> None:
     """Raise InputError where the cluster lacks what `workers` workers ask for: Ray would wait without a word."""
-    there = ray.cluster_resources()
+    there = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
     for name, each in (("CPU", cpus), ("GPU", gpus)):
         if workers * each > there.get(name, 0):
             raise InputError(

@@ -9,7 +9,7 @@ import base64
 import hashlib
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,7 +189,7 @@ def check_alike(outcomes: Sequence[Outcome]) -> None:
 
     What is not known of a run, as of those of older tables, is not compared.
     """
-    kinds = (
+    kinds: tuple[tuple[str, Callable[[Outcome], object]], ...] = (
         ("the test faces", lambda one: one.split),
         ("the number of test faces", lambda one: one.scores[FACES]),
         ("data or parameters", lambda one: one.conditions),

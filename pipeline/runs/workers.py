@@ -220,7 +220,7 @@ def hired(state: State, task: Task, places: Sequence[range], shared: tuple[Any, 
     """A worker for each segment, with the state after state.epoch."""
     needs = {"num_gpus": 1} if task.device == "cuda" else {"num_cpus": task.threads}
     hire = ray.remote(Segment).options(scheduling_strategy="SPREAD", **needs)
-    crew = [hire.remote() for _ in places]
+    crew: list[Any] = [hire.remote() for _ in places]
     ray.get([worker.build.remote(task, where, *shared) for worker, where in zip(crew, places, strict=True)])
     if state.epoch:
         saved = ray.put({name: t.detach().cpu().numpy() for name, t in checkpoint.tensors(state).items()})
@@ -280,8 +280,11 @@ def scalars(reports: list[Report], step: int, log: Log) -> dict[str, float]:
     for worker, report in enumerate(reports):
         span = {"worker": worker, "step": step, "begin": report.begin, "end": report.end, "sent": report.sent}
         log.append(span)
+    accuracy = reports[-1].accuracy
+    if accuracy is None:
+        raise ValueError(f"step {step + 1}: expected an accuracy from the worker of the last unit, found none")
     result = {f"unit/{name}/loss": value for name, value in losses[:-1]}
-    return result | {"train/loss": losses[-1][1], "train/accuracy": reports[-1].accuracy}
+    return result | {"train/loss": losses[-1][1], "train/accuracy": accuracy}
 
 
 def take_over(state: State, crew: Sequence[Any], epoch: int) -> None:

@@ -10,7 +10,7 @@ from pipeline.sinks import Row, Sink
 @contextmanager
 def dvclive(folder: Path, history: list[Row]) -> Iterator[Sink]:
     """Metrics per epoch by DVCLive, begun anew from the history: its own way of resuming doubles rows after a kill."""
-    from dvclive import Live
+    from dvclive.live import Live
 
     with Live(dir=str(folder), save_dvc_exp=False, dvcyaml=None, report=None) as live:
 
