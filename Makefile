@@ -2,6 +2,7 @@
 
 PYTHON ?= python3.11
 VENV ?= .venv
+FER2013 ?= data/raw/fer2013.tar.gz
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -10,7 +11,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro runs sweep lint test test-fast bench docs baseline clean
+.PHONY: help setup repro runs sweep lint test test-fast bench docs weights baseline clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,13 @@ bench: $(READY) ## paired measurements of the training step
 
 docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/study
 	python -m pipeline.docs
+
+# Hours on a CPU. FER2013 is where README says; the seed is that of the weights in the repository.
+weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
+	dvc exp run -S profile=fer2013-cpu -S source=$(FER2013) -S 'run.methods=[nbp_to_end,bp,deep_supervision]' -S 'run.seeds=[1]'
+	python -m pipeline.weights nbp runs/nbp_to_end-1 results/evaluate/nbp_to_end-1
+	python -m pipeline.weights bp runs/bp-1 results/evaluate/bp-1
+	python -m pipeline.weights deep_supervision runs/deep_supervision-1 results/evaluate/deep_supervision-1
 
 # dvc.lock and the small results, so that a fresh clone has something to compare with. Commit what it prints.
 baseline: $(READY) ## run the default profile and show what belongs into git

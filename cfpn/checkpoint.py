@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cfpn import weights
 from cfpn.faces import DEVIATION, MEAN
 from cfpn.graph import Node
 from cfpn.heads import Head
@@ -18,11 +19,15 @@ from cfpn.schema import EXPRESSIONS
 from cfpn.training import State
 
 FORMAT = "cfpn-network-1"
+PREPROCESSING = {"mean": MEAN, "deviation": DEVIATION, "resize": "bilinear"}  # what `faces.images` does
 
 
-def about(network: Network, model: dict[str, Any], classes: tuple[str, ...] = EXPRESSIONS) -> dict[str, str]:
+def about(
+    network: Network, model: dict[str, Any], classes: tuple[str, ...] = EXPRESSIONS, **more: object
+) -> dict[str, str]:
     """Metadata from which `load` builds the network again; model: the fields of its dataclass.
 
+    more: what else a reader may want to know, as JSON values: how the network was trained, what it scores.
     One key alone: safetensors keeps several in random order.
     """
     text = {
@@ -30,8 +35,8 @@ def about(network: Network, model: dict[str, Any], classes: tuple[str, ...] = EX
         "model": model,
         "settings": network.settings,
         "classes": classes,
-        "preprocessing": {"mean": MEAN, "deviation": DEVIATION, "resize": "bilinear"},
-    }
+        "preprocessing": PREPROCESSING,
+    } | more
     return {"network": json.dumps(text)}
 
 
@@ -39,13 +44,15 @@ def _cfpn(model: dict[str, Any]) -> list[Node]:
     return build(CFPN(**model), 0)
 
 
-def load(path: Path | str, nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
-    """The network of a weights file, in evaluation mode, on the CPU; `network.names` are its classes.
+def load(path: Path | str = weights.BEST, nodes: Callable[[dict[str, Any]], list[Node]] = _cfpn) -> Network:
+    """The network of a weights file, in evaluation mode, on the CPU.
 
+    path: a file, or the name of weights that come with the library: "nbp", "bp", "deep_supervision".
+    `network.names` are its classes, `network.about` what the file's metadata say.
     nodes: makes the nodes from the metadata's "model"; the default knows the CFPN. Raises FileNotFoundError, or
     ValueError for a file that holds no such network: it names the file, and the tensor where there is one.
     """
-    path = Path(path)
+    path = weights.named(path) if isinstance(path, str) and weights.is_name(path) else Path(path)
     try:
         tensors, metadata = read(path)
         for name, value in tensors.items():
@@ -68,6 +75,9 @@ def described(metadata: dict[str, str], nodes: Callable[[dict[str, Any]], list[N
         settings = about["settings"]
         network = Network(nodes(about["model"]), **(settings | {"head": Head(**settings["head"])}))
         network.names = tuple(about["classes"])
+        network.about = about
+        if about.get("preprocessing", PREPROCESSING) != PREPROCESSING:
+            raise ValueError(f"preprocessing {about['preprocessing']}, but this version does {PREPROCESSING}")
         if len(network.names) != network.classes:
             raise ValueError(f"{len(network.names)} names for {network.classes} classes")
     except (KeyError, TypeError, ValueError, AttributeError) as error:

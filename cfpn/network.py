@@ -75,8 +75,7 @@ def _dense_blocks(model: CFPN) -> list[Node]:
 
 def _fusion1(model: CFPN) -> list[Node]:
     act, half = model.activation, model.width // 2
-    size = _size(model, model.blocks - 1)
-    deep = SeparableConvolution(model.width, half, act, size=size)
+    deep = SeparableConvolution(model.width, half, act, size=_size(model, model.blocks - 1))
     shallow = SeparableConvolution(model.width, half, act)
     return [  # eq (13); the two together are the base feature, 28x28x128
         Node("fusion1/deep", deep, _block(model, model.blocks)),  # 14x14x64, upsampled to 28x28x64
@@ -128,6 +127,7 @@ class Network(nn.Module):
     head, pool: the auxiliary network of hidden units and the side of the maps it takes (0: those of the unit).
     classifies: whether heads are trained to classify. vote: whether they predict together with the network's own
     classifier. seed draws the heads, not the nodes. settings: all of this but the seed, as JSON values.
+    names, about: the classes, and what the metadata say of a network that was loaded.
     """
 
     def __init__(
@@ -147,11 +147,10 @@ class Network(nn.Module):
         super().__init__()
         self.input_size, self.channels, self.classes = input_size, channels, classes
         self.classifies, self.vote = classifies, vote
-        self.names = tuple(map(str, range(classes)))
+        self.names, self.about = tuple(map(str, range(classes))), dict[str, Any]()
         self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
         shapes = self.shapes(nodes)
-        cuts = resolved(cuts, nodes, shapes)
-        self.units = units(nodes, cuts)
+        self.units = units(nodes, cuts := resolved(cuts, nodes, shapes))
         self.settings: dict[str, Any] = {
             "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
             "pool": pool, "classifies": classifies, "vote": vote,
@@ -176,11 +175,14 @@ class Network(nn.Module):
         for unit, inputs in walking:
             outputs = run(unit.nodes, inputs, unit.outputs)
             walking.send(outputs)
-            if unit is self.units[-1]:
-                result[unit.name] = outputs[unit.outputs[0]]
-            elif self.classifies:
-                result[unit.name] = cast(UnitHead, self.heads[unit.name]).logits(list(outputs.values()))
+            if self.classifies or unit is self.units[-1]:
+                result[unit.name] = self.logits(unit, outputs)
         return result
+
+    def logits(self, unit: Unit, outputs: dict[str, Tensor]) -> Tensor:
+        """Logits (n, classes) of the unit's own classifier for the unit's outputs, by name."""
+        last = unit is self.units[-1]
+        return outputs[unit.outputs[0]] if last else cast(UnitHead, self.heads[unit.name]).logits([*outputs.values()])
 
     def predicting(self) -> dict[str, Tensor]:
         """The part of the state_dict that predictions need: heads only where they classify."""

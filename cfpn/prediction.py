@@ -4,18 +4,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfpn import faces
+from cfpn import anytime, faces
+from cfpn.anytime import Opinions
 from cfpn.network import Network
 
 BATCH = 256
 
 
-def predict(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH) -> Tensor:
+def predict(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH, exit: float | None = None) -> Tensor:
     """Probabilities (n, classes) float32 for pixels (n, h, w) or (n, c, h, w) uint8, in their order.
 
-    Raises ValueError for pixels of another shape or type.
+    exit: a face leaves once the vote of the units so far gives a class this probability; None: all units vote.
+    Raises ValueError for pixels of another shape or type, and for an exit where units do not vote.
     """
+    if exit is not None:
+        return opinions(network, pixels, exit, batch).vote()
     return vote(unit_log_probabilities(network, pixels, batch), network.vote)
+
+
+def opinions(network: Network, pixels: Tensor | np.ndarray, exit: float, batch: int = BATCH) -> Opinions:
+    """What each unit says of faces that leave early, and how many units were asked; as `predict` with an exit."""
+    anytime.check(network, exit)
+    network.eval()
+    device = next(network.parameters()).device
+    with torch.no_grad():
+        chunks = [
+            anytime.opinions(network, faces.images(chunk.to(device), network.input_size), exit)
+            for chunk in torch.split(_checked(pixels, network.channels), batch)
+        ]
+    logs, asked = torch.cat([part.logs for part in chunks]), torch.cat([part.asked for part in chunks])
+    return Opinions(chunks[0].units, logs, asked)
 
 
 def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH) -> dict[str, Tensor]:

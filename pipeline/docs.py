@@ -1,7 +1,7 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
-`python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, and the curves
-docs/study/NAME.svg. `--check` writes nothing and fails where a table differs from its data.
+`python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
+docs/study/NAME.svg, and README's figure. `--check` writes nothing and fails where a table differs from its data.
 
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
@@ -9,6 +9,7 @@ Names of tables:
 - robustness: the methods on damaged faces, from docs/study/robustness.csv.
 - step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
 - headline: README's table, from main.csv and step.json.
+- claims: the paper's claims, from main.csv, width48.csv and step.json.
 """
 
 import argparse
@@ -21,7 +22,9 @@ import pandas as pd
 
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
-from pipeline.metrics import DASH, METRICS
+from pipeline.metrics import DASH
+from pipeline.page import claims
+from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
 from pipeline.process import InputError, atomic, run
@@ -30,11 +33,10 @@ from pipeline.runs.study import Outcome
 
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
-    "bp": "BP",
-    "nbp": "NBP, four units that vote",
-    "nbp_to_end": "the same, all units learn to the end",
-    "local_ce": "control: local classifiers, no HSIC",
-    "deep_supervision": "control: BP with the local losses and the vote of NBP",
+    "bp": "BP: back-propagation",
+    "nbp": "NBP: four units that vote",
+    "local_ce": "NBP without its HSIC term",
+    "deep_supervision": "Deep supervision: NBP's losses, gradients pass",
 }  # rows of README's table
 
 
@@ -51,6 +53,8 @@ def table(name: str, folder: Path) -> str:
         return robustness(pd.read_csv(folder / "robustness.csv"))
     if name == "step":
         return steps(records.read_json(folder / "step.json"))
+    if name == "claims":
+        return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":
         return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
     if name.endswith("-seeds"):
@@ -96,23 +100,28 @@ def seeds(outcomes: Sequence[Outcome]) -> str:
 
 
 def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
-    """README's table: the methods of LABELS that have runs."""
-    found = compare.compared(outcomes, REFERENCE)["methods"]
+    """README's table: the methods of LABELS that have runs, and a sentence on the test faces."""
+    comparison = compare.compared(outcomes, REFERENCE)
     cost = {row["method"]: row for row in bench["rows"]}
-    shown = [METRICS[1], METRICS[3], QUANTITIES[-1]]
-    header = ["", "seeds", PRIMARY.header, *(one.header for one in shown), "steps to BP's final accuracy"]
     rows = []
     for name, label in LABELS.items():
-        if name in found:
-            own = found[name]["quantities"]
-            mean, deviation = (PRIMARY.text(own[PRIMARY.name][key]) for key in ("mean", "sd"))
-            rest = [one.text(own[one.name]["mean"]) for one in shown]
-            share = (found[name]["steps"] or {}).get("share")
-            ratios = [cost.get(name, {}).get(key) for key in ("step_ratio", "peak_ratio")]
-            cells = [DASH if value is None else f"{value:.2f}" for value in (share, *ratios)]
-            accuracy = mean if deviation == DASH else f"{mean} ± {deviation}"
-            rows.append([label, str(len(found[name]["seeds"])), accuracy, *rest, *cells])
-    return lines([*header, "time of a step", "peak memory of a step"], rows)
+        if (one := comparison["methods"].get(name)) is not None:
+            own = one["quantities"][PRIMARY.name]
+            mean, deviation = (PRIMARY.text(own[key]) for key in ("mean", "sd"))
+            spread = "" if deviation == DASH else f" ± {deviation}"
+            share = (one["steps"] or {}).get("share")
+            time, memory = (cost.get(name, {}).get(key) for key in ("step_ratio", "peak_ratio"))
+            runs = f"{mean}{spread} ({len(one['seeds'])} seeds)"
+            rows.append([label, runs, ratio(share), f"{ratio(time)}; {ratio(memory)}"])
+    costs = ["steps to BP's final accuracy, all of BP's = 1", "time; memory of a step, BP's = 1"]
+    faces = f"{comparison['test_faces']:,}" if comparison["test_faces"] else "the"
+    table = lines(["method", PRIMARY.header, *costs], rows)
+    return f"{table}\n\nMean ± standard deviation over seeds, on {faces} PrivateTest faces."
+
+
+def ratio(value: float | None) -> str:
+    """A ratio with two digits; a dash where it is unknown."""
+    return DASH if value is None else f"{value:.2f}"
 
 
 def curves(outcomes: Sequence[Outcome]) -> bytes:
@@ -150,6 +159,8 @@ def main() -> None:
         if "epoch" in pd.read_csv(path, nrows=0):
             with atomic(path.with_suffix(".svg")) as temporary:
                 temporary.write_bytes(curves(study.read(path)))
+    with atomic(root / "docs/img/network.svg") as temporary:
+        temporary.write_bytes(svg(banner(root / "params.yaml", study.read(folder / "main.csv"))))
 
 
 if __name__ == "__main__":

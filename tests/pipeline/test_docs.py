@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from pipeline import docs
 from pipeline.process import InputError
@@ -35,11 +36,13 @@ def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytes
         docs.main()
     monkeypatch.setattr(sys, "argv", ["docs"])
     monkeypatch.setattr(docs, "curves", lambda outcomes: b"drawn")
+    monkeypatch.setattr(docs, "banner", lambda params, outcomes: Figure())
     docs.main()
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n<!-- table: plain -->\n\n| method |")
     assert text.endswith("\n<!-- end -->\nafter\n")
     assert (tmp_path / "docs/study/main.svg").read_bytes() == b"drawn"
+    assert (tmp_path / "docs/img/network.svg").read_bytes().startswith(b"<?xml")
     monkeypatch.setattr(sys, "argv", ["docs", "--check"])
     docs.main()
 
@@ -70,3 +73,11 @@ def test_curves_name_every_method_and_are_the_same_every_time() -> None:
     drawn = docs.curves(outcomes)
     assert drawn == docs.curves(outcomes)
     assert all(name in drawn.decode() for name in ("NBP", "BP", "hsic_class_means"))
+
+
+def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces() -> None:
+    found = docs.table("headline", STUDY).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in found if line.startswith("|")]
+    assert {len(row) for row in rows} == {4}
+    assert [row[0] for row in rows[2:]] == list(docs.LABELS.values())
+    assert found[-1].endswith("PrivateTest faces.")

@@ -1,0 +1,75 @@
+"""Faces in a picture: those that OpenCV's cascade finds where it is installed, else the middle square of the picture.
+
+The detector is that of Viola & Jones (CVPR 2001), of the kind that cut FER2013's faces out of their photographs.
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cfpn.schema import Description
+from pipeline.pictures.open import SMALLEST
+
+SIDE = Description().side  # of a face as the network was trained on it
+CROP = 2 * SIDE  # a picture whose longer side is at most this is a face that someone has cut out already
+LARGEST = 1024  # pixels of the longer side when faces are searched for
+CASCADE = "haarcascade_frontalface_default.xml"
+SCALE, NEIGHBOURS = 1.1, 6  # step between sizes; how many windows must agree
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the upright picture."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def available() -> bool:
+    """Whether OpenCV is installed."""
+    return find_spec("cv2") is not None
+
+
+@cache
+def cascade() -> Any:  # noqa: ANN401 - OpenCV has no types
+    """OpenCV's detector of frontal faces, in the file that it ships."""
+    import cv2
+
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).with_name("data") / CASCADE))
+
+
+def find(image: Image.Image) -> list[Box]:
+    """Boxes of the faces in an upright picture, from left to right; needs OpenCV."""
+    import cv2
+
+    shrink = max(1.0, max(image.size) / LARGEST)
+    small = image.convert("L").resize([round(side / shrink) for side in image.size], reducing_gap=2.0)
+    least = max(SMALLEST, round(SMALLEST / shrink))
+    even = cv2.equalizeHist(np.asarray(small))
+    found = cascade().detectMultiScale(even, scaleFactor=SCALE, minNeighbors=NEIGHBOURS, minSize=(least, least))
+    return sorted(Box(*(round(int(value) * shrink) for value in box)) for box in found)
+
+
+def middle(image: Image.Image) -> Box:
+    """The largest square in the middle of a picture."""
+    side = min(image.size)
+    return Box((image.width - side) // 2, (image.height - side) // 2, side, side)
+
+
+def cut(image: Image.Image, box: Box, channels: int) -> NDArray[np.uint8]:
+    """The face in a box as the network takes it: (channels, 48, 48) uint8, grey by ITU-R 601, averaged where shrunk.
+
+    A grey picture of 48x48 pixels comes out as it is.
+    """
+    corners = (box.x, box.y, box.x + box.width, box.y + box.height)
+    face = image.crop(corners).convert("L" if channels == 1 else "RGB")
+    if face.size != (SIDE, SIDE):
+        face = face.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    pixels = np.asarray(face)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

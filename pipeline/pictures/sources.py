@@ -1,0 +1,148 @@
+"""What stands on the command line -> pictures with their faces: files, folders, standard input, CSV files of faces."""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.data.csv_reader import Fault, parse_pixels, read_lines, split_line
+from pipeline.pictures import detect
+from pipeline.pictures.detect import SIDE, Box
+from pipeline.pictures.open import STREAM_LIMIT, SUFFIXES, Picture, open_picture, read, shown
+from pipeline.process import InputError
+
+Search = Literal["auto", "detect", "crop"]
+Report = Callable[[str], None]
+STANDARD_INPUT, ITS_NAME = "-", "standard input"
+HEADER_BYTES = 1 << 16  # in which a CSV's header must end to be known on standard input
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture and its faces: pixels (n, channels, 48, 48) uint8, and where each stands in the upright image.
+
+    found: whether a detector found the faces; else the middle square was taken for one.
+    """
+
+    name: str
+    image: Image.Image
+    boxes: Sequence[Box]
+    pixels: NDArray[np.uint8]
+    found: bool
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads items; what cannot be read goes to `report` as one line, what holds no face to `remark`.
+
+    channels: of the network. search: "detect" finds faces, "crop" takes the middle square; "auto" takes pictures of at
+    most 96 pixels, and all where there is no OpenCV, for faces that are cut out already. leave_out: a folder that is
+    not entered.
+    """
+
+    channels: int
+    search: Search
+    report: Report
+    remark: Report
+    leave_out: Path | None = None
+
+    def items(self, paths: Iterable[str]) -> Iterator[Item]:
+        """Items of all paths, in order; a folder's files by name, its subfolders' after them."""
+        for path in paths:
+            try:
+                yield from self.standard_input() if path == STANDARD_INPUT else self.below(Path(path))
+            except InputError as error:
+                self.report(str(error))
+
+    def below(self, path: Path) -> Iterator[Item]:
+        """Items of a file, or of the pictures in a folder."""
+        if not path.is_dir():
+            yield from self.file(path)
+            return
+        files = list(self.walk(path))
+        if not files:
+            raise InputError(f"{shown(path)}: no picture in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+        for file in files:
+            try:
+                yield from self.file(file)
+            except InputError as error:
+                self.report(str(error))
+
+    def walk(self, folder: Path) -> Iterator[Path]:
+        """Picture files below a folder; hidden ones and `leave_out` are passed over."""
+        for parent, folders, names in os.walk(folder):
+            left = self.leave_out.resolve() if self.leave_out else None
+            folders[:] = sorted(n for n in folders if n[0] != "." and Path(parent, n).resolve() != left)
+            wanted = (name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
+            yield from (path for path in (Path(parent, name) for name in wanted) if path.is_file())
+
+    def file(self, path: Path) -> Iterator[Item]:
+        """The item of a picture, or one per row of a CSV."""
+        if path.suffix.lower() != ".csv":
+            yield from self.item(open_picture(path))
+            return
+        try:
+            with path.open("rb") as file:
+                yield from self.rows(file, path)
+        except OSError as error:
+            raise InputError(f"{shown(path)}: {error.strerror or error}") from error
+
+    def standard_input(self) -> Iterator[Item]:
+        """A picture or a CSV; a column `pixels` in the first line tells."""
+        data = sys.stdin.buffer.read(STREAM_LIMIT)
+        header = data[:HEADER_BYTES].split(b"\n")[0].removeprefix(b"\xef\xbb\xbf")
+        if b"pixels" in [field.strip(b' "\r') for field in header.split(b",")]:
+            yield from self.rows(io.BytesIO(data), Path(ITS_NAME))
+        else:
+            yield from self.item(read(io.BytesIO(data), ITS_NAME))
+
+    def item(self, picture: Picture) -> Iterator[Item]:
+        """The picture with its faces; none where the detector finds no face."""
+        image, notes = picture.image, picture.notes
+        cut_out = max(image.size) <= detect.CROP or not detect.available()
+        if self.search == "crop" or (self.search == "auto" and cut_out):
+            boxes, found = [detect.middle(image)], False
+            if image.width != image.height:
+                notes += (f"middle square of {image.width}x{image.height}",)
+        elif not (boxes := detect.find(image)):
+            self.remark(f"{picture.name}: no face found; --faces crop takes the picture for one")
+            return
+        else:
+            found = True
+        pixels = np.stack([detect.cut(image, box, self.channels) for box in boxes])
+        yield Item(picture.name, image, boxes, pixels, found, notes)
+
+    def rows(self, file: IO[bytes], path: Path) -> Iterator[Item]:
+        """One item per row of a CSV with a column `pixels`; labels and other columns are not looked at."""
+        if self.channels != 1:
+            raise InputError(f"{shown(path)}: a CSV holds grey faces; these weights take {self.channels} channels")
+        lines = read_lines(file, path)
+        names = [field.decode("utf-8", "replace").strip() for field in split_line(_header(next(lines, b""))) or []]
+        if names.count("pixels") != 1:
+            raise InputError(
+                f"{shown(path)}: expected one column pixels, found the header {shown(','.join(names))[:80]}"
+            )
+        for number, line in enumerate(lines, 1):
+            fields = split_line(line)
+            if fields is None or len(fields) != len(names):
+                self.report(f"{shown(path)}, row {number}: expected {len(names)} fields")
+                continue
+            face = parse_pixels(fields[names.index("pixels")], number)
+            if isinstance(face, Fault):
+                self.report(f"{shown(path)}, row {number}, column pixels: found {face.found}; expected {face.expected}")
+                continue
+            pixels = face.reshape(1, 1, SIDE, SIDE)
+            image = Image.fromarray(pixels[0, 0])
+            yield Item(f"{shown(path)}:{number}", image, [Box(0, 0, SIDE, SIDE)], pixels, False, ())
+
+
+def _header(line: bytes) -> bytes:
+    return line.removeprefix(b"\xef\xbb\xbf")

@@ -1,0 +1,133 @@
+"""Command `predict`: pictures -> the expression of every face in them.
+
+`python -m pipeline.predict PATH...` takes picture files, folders, CSV files with a column `pixels`, and `-` for
+standard input, and writes one line per face. What cannot be read is told on standard error, the rest is done, and the
+exit code is then 2. pipeline/pictures/open.py says how a picture is read.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from cfpn import anytime, weights
+from cfpn.allocator import keep_freed_memory
+from cfpn.network import Network
+from pipeline.pictures import detect
+from pipeline.pictures.answers import Model, answers, load_model
+from pipeline.pictures.sources import Item, Reader
+from pipeline.pictures.writers import Lines, Objects, Pictures, Rows, Writer
+from pipeline.process import InputError, run
+
+EXAMPLE = """examples:
+  python -m pipeline.predict photo.jpg                       every face with its three most likely expressions
+  python -m pipeline.predict faces/ --csv > faces.csv        a table
+  python -m pipeline.predict photo.jpg --out seen --explain  pictures with boxes and what the network looked at
+"""
+FACES = """auto: search pictures of more than 96 pixels for faces where OpenCV is installed; detect: search all;
+crop: take the middle square of each for a face (default: %(default)s)"""
+EXIT = """a face leaves once the vote of the units so far gives a class this probability; without a number that of the
+weights"""
+BATCH = 64  # faces at once
+HELD = 50_000_000  # pixels of pictures that wait for their answer
+
+
+def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Items in groups of about BATCH faces, fewer where their pictures are large."""
+    group: list[Item] = []
+    for item in items:
+        group.append(item)
+        held = sum(one.image.width * one.image.height for one in group)
+        if sum(len(one.pixels) for one in group) >= BATCH or held >= HELD:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m pipeline.predict",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("paths", nargs="+", metavar="PATH", help="picture, folder, CSV, or - for standard input")
+    add("--weights", default=weights.BEST, metavar="NAME|FILE", help="of the network (default: %(default)s)")
+    add("--faces", choices=("auto", "detect", "crop"), default="auto", help=FACES)
+    add("--top", type=int, default=3, metavar="K", help="likeliest classes that are told (default: %(default)s)")
+    add("--exit", type=float, nargs="?", const=True, metavar="P", help=EXIT)
+    form = result.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object per line")
+    form.add_argument("--csv", action="store_true", help="a table")
+    add("--out", type=Path, metavar="DIR", help="write annotated pictures there")
+    add("--explain", action="store_true", help="what the network looked at: in the pictures of --out, in --json")
+    add("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    return result
+
+
+def checked(args: argparse.Namespace, network: Network) -> float | None:
+    """Raise InputError for arguments that do not fit together; returns the probability at which faces leave."""
+    if args.explain and not (args.out or args.json):
+        raise InputError("--explain: expected --out DIR or --json beside it, which show what the network looked at")
+    if args.faces == "detect" and not detect.available():
+        raise InputError("--faces detect: OpenCV is not installed; pip install 'cfpn-nbp[photo]'")
+    sure: float | None = network.about.get("exit") if args.exit is True else args.exit
+    if args.exit is True and sure is None:
+        raise InputError("--exit: these weights store no probability; give one, as --exit 0.6")
+    if sure is not None:
+        try:
+            anytime.check(network, sure)
+        except ValueError as error:
+            raise InputError(f"--{error}") from error
+    return sure
+
+
+def writers(args: argparse.Namespace, model: Model) -> list[Writer]:
+    """Where answers go."""
+    text: Writer = Lines(args.top)
+    if args.json:
+        text = Objects(model, args.top)
+    elif args.csv:
+        text = Rows(model)
+    return [text, Pictures(args.out)] if args.out else [text]
+
+
+def main() -> None:
+    """Command line of the stage."""
+    args = parser().parse_args()
+    if args.top < 1 or args.threads < 1:
+        raise InputError("--top, --threads: expected 1 or more")
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end the program
+        sys.stdout.reconfigure(errors="backslashreplace")
+    model = load_model(args.weights)
+    sure, outputs = checked(args, model.network), writers(args, model)
+    if not (args.json or args.csv):
+        print(f"weights {model.name}, sha256 {model.sha256[:12]}", file=sys.stderr)
+    faults: list[str] = []
+
+    def report(fault: str) -> None:
+        faults.append(fault)
+        print(f"error: {fault}", file=sys.stderr)
+
+    reader = Reader(model.network.channels, args.faces, report, lambda note: print(note, file=sys.stderr), args.out)
+    for group in batches(reader.items(args.paths)):
+        pixels = torch.cat([torch.tensor(item.pixels) for item in group])
+        found = iter(answers(model, pixels, sure, args.explain))
+        for item in group:
+            own = [next(found) for _ in item.boxes]
+            for output in outputs:
+                output(item, own)
+    if faults:
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    run(main)

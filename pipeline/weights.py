@@ -1,0 +1,101 @@
+"""Command `weights`: a run and its evaluation -> weights that come with the library, in cfpn/weights.
+
+`python -m pipeline.weights NAME RUN_DIR EVALUATION_DIR` adds to the run's weights how they were trained, what they
+score, and the probability at which a face may leave early. `make weights` makes the three files from the data on.
+
+The probability is the least of 0.40, 0.45 ... 0.95 with which the validation faces are classified as well as by the
+full vote, up to 0.2 points. The test faces have no part in it.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cfpn import checkpoint, prediction, weights
+from cfpn.faces import Faces
+from cfpn.faces import load as load_split
+from cfpn.network import Network
+from pipeline import networks
+from pipeline.process import InputError, atomic, run
+
+EXAMPLE = """example:
+  python -m pipeline.weights nbp runs/nbp_to_end-1 results/evaluate/nbp_to_end-1
+"""
+CANDIDATES = [number / 100 for number in range(40, 100, 5)]
+TOLERANCE = 0.002  # of accuracy
+SCORES = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "test_faces", "recall")
+
+
+def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder: Path = weights.FOLDER) -> Path:
+    """Write the weights under a name and return their path; raises InputError where a file is missing or unfit."""
+    if not weights.is_name(name):
+        raise InputError(f"NAME: expected letters, digits and underscores, found {name!r}")
+    path = run_folder / "model.safetensors"
+    about, scores = read(run_folder / "run.json"), read(evaluation / "metrics.json")
+    try:
+        network, faces = checkpoint.load(path, networks.described), load_split(validation)
+        tensors, metadata = checkpoint.read(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise InputError(str(error)) from error
+    training = {key: about.get(key) for key in ("method", "seed", "profile", "parameters", "data", "code")}
+    training["test"] = {key: scores.get(key) for key in SCORES}
+    own = json.loads(metadata["network"]) | {"training": training}
+    if network.vote:
+        own["exit"] = early_enough(network, faces)
+    with atomic(folder / f"{name}.safetensors") as temporary:
+        save_file(tensors, temporary, {"network": json.dumps(own)})
+    return folder / f"{name}.safetensors"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object of a run; raises InputError where there is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; expected what the stages train and evaluate write") from error
+    return found
+
+
+def early_enough(network: Network, faces: Faces) -> float | None:
+    """The least probability of CANDIDATES with which leaving early costs at most TOLERANCE; None where none will do."""
+    units = prediction.unit_log_probabilities(network, faces.pixels)
+    full = prediction.accuracy(prediction.vote(units, together=True), faces.labels)
+    scores = {sure: prediction.accuracy(leaving(units, sure), faces.labels) for sure in CANDIDATES}
+    return next((sure for sure, score in scores.items() if score >= full - TOLERANCE), None)
+
+
+def leaving(units: dict[str, Tensor], sure: float) -> Tensor:
+    """Probabilities (n, classes) of faces that leave early, from log probabilities (n, classes) of all units."""
+    logs = torch.stack([*units.values()], 1)
+    counts = torch.arange(1, logs.shape[1] + 1, device=logs.device)[:, None]
+    votes = (logs.cumsum(1) / counts).softmax(2)
+    enough = votes.amax(2) >= sure
+    enough[:, -1] = True
+    return votes[torch.arange(len(votes), device=logs.device), enough.int().argmax(1)]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.weights",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", help="under which cfpn.load finds them: nbp, bp, deep_supervision")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="model.safetensors and run.json are read")
+    parser.add_argument("evaluation", type=Path, metavar="EVALUATION_DIR", help="metrics.json is read")
+    parser.add_argument("--validation", type=Path, default=Path("data/splits/val.parquet"), help="default: %(default)s")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    path = add(args.name, args.run, args.evaluation, args.validation)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""A verdict follows from the numbers beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.page import claims
+
+STUDY = Path(__file__).resolve().parents[3] / "docs/study"
+
+
+def found(nbp: float, p: float | None = 0.01, share: float | None = 0.5) -> dict[str, Any]:
+    """A comparison of NBP at an accuracy with BP at 0.6."""
+
+    def one(mean: float) -> dict[str, Any]:
+        return {"quantities": {"accuracy": {"mean": mean, "sd": 0.01}}}
+
+    difference = {"accuracy": {"mean": nbp - 0.6, "p_holm": p}}
+    own = one(nbp) | {"against": {"quantities": difference}, "steps": {"share": share}}
+    return {"nbp": own, "bp": one(0.6), "local_ce": one(0.6), "deep_supervision": one(0.65)}
+
+
+@pytest.mark.parametrize(
+    ("nbp", "p", "verdict"),
+    [(0.65, 0.01, "holds"), (0.65, 0.2, "better, not beyond doubt"), (0.65, None, "better, not beyond doubt"),
+     (0.55, 0.01, "does not hold")],
+)  # fmt: skip
+def test_more_accurate_holds_only_beyond_doubt(nbp: float, p: float | None, verdict: str) -> None:
+    assert claims.accuracy(found(nbp, p)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"),
+    [(0.2, "holds"), (0.5, "fewer steps, but not a quarter"), (1.0, "does not hold"), (None, "does not hold")],
+)
+def test_a_quarter_of_the_steps_is_a_quarter(share: float | None, verdict: str) -> None:
+    assert claims.steps(found(0.65, share=share)).verdict == verdict
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(0.7, "holds"), (0.97, "about the same"), (1.2, "does not hold")])
+def test_a_cost_holds_where_it_is_clearly_less(ratio: float, verdict: str) -> None:
+    assert claims.cost("", "step_ratio", {"nbp": {"step_ratio": ratio}}).verdict == verdict
+
+
+def test_the_hsic_term_makes_a_difference_only_beyond_the_spread() -> None:
+    assert claims.term(found(0.61)).verdict == "adds nothing to accuracy"
+    assert claims.term(found(0.65)).verdict == "makes the difference"
+
+
+def test_what_stopped_gradients_cost_is_read_off_deep_supervision() -> None:
+    assert claims.control(found(0.64)).verdict == "costs accuracy"
+    assert claims.control(found(0.66)).verdict == "costs nothing"
+
+
+def test_the_tracked_study_answers_every_claim() -> None:
+    assert all(all(row) for row in claims.claims(STUDY))

@@ -1,0 +1,79 @@
+"""What an explanation calls important is what the answer hangs on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cfpn import load
+from cfpn.network import Network
+from cfpn.prediction import predict
+from pipeline.pictures.explain import blurred, deleted, importance, log_probability, patches
+from tests.pipeline.pictures.made import face
+
+COUNT = 24
+SHARE = 0.2
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return load()
+
+
+def drawn(count: int) -> Tensor:
+    return torch.stack([torch.from_numpy(face(number)) for number in range(count)])[:, None]
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    return drawn(COUNT)
+
+
+@pytest.fixture(scope="module")
+def answers(network: Network, pixels: Tensor) -> Tensor:
+    return predict(network, pixels).argmax(1)
+
+
+def lost(network: Network, pixels: Tensor, answers: Tensor, order: Tensor) -> float:
+    """How much of the probability goes when the pixels that come first are deleted, in the mean."""
+    before = log_probability(network, pixels.float(), answers).exp()
+    return (before - log_probability(network, deleted(pixels, order, SHARE), answers).exp()).mean().item()
+
+
+@pytest.mark.parametrize("count", [COUNT, pytest.param(500, marks=pytest.mark.slow)])
+def test_deleting_the_most_important_pixels_costs_more_than_deleting_random_ones_or_patches(
+    network: Network, count: int
+) -> None:
+    pixels = drawn(count)
+    answers = predict(network, pixels).argmax(1)
+    found = lost(network, pixels, answers, importance(network, pixels, answers))
+    random = torch.rand(count, 48, 48, generator=torch.Generator().manual_seed(0))
+    blocks = random[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert found > lost(network, pixels, answers, random) + 0.1
+    assert found > lost(network, pixels, answers, blocks) + 0.1
+
+
+def test_deleting_the_least_important_pixels_costs_least(network: Network, pixels: Tensor, answers: Tensor) -> None:
+    assert lost(network, pixels, answers, -importance(network, pixels, answers)) < 0
+
+
+def test_a_constant_face_has_no_important_pixel(network: Network) -> None:
+    flat = torch.full((1, 1, 48, 48), 90, dtype=torch.uint8)
+    torch.testing.assert_close(importance(network, flat, torch.tensor([3])), torch.zeros(1, 48, 48), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("sides", [(48, 48), (50, 61), (8, 8)])
+def test_patches_cover_the_face(sides: tuple[int, int]) -> None:
+    seen = torch.zeros(sides)
+    for rows, columns in patches(*sides):
+        assert seen[rows, columns].shape == (8, 8)
+        seen[rows, columns] += 1
+    assert seen.min() >= 1
+
+
+def test_the_share_of_pixels_that_is_asked_for_is_deleted() -> None:
+    pixels = torch.randint(0, 256, (2, 1, 48, 48), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    order = torch.rand(2, 48, 48, generator=torch.Generator().manual_seed(1))
+    changed = deleted(pixels, order, SHARE) != pixels
+    assert changed.flatten(1).sum(1).tolist() == pytest.approx([461, 461], abs=6)  # a few are as their blurred ones
+    assert order[changed[:, 0]].min() > order[~changed[:, 0]].median()
+    assert blurred(pixels).shape == pixels.shape

@@ -1,0 +1,290 @@
+"""Every face gets an answer that names the weights, and what is none costs one line and the exit code."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cfpn import load
+from cfpn.prediction import opinions, predict, unit_log_probabilities
+from pipeline import predict as command
+from pipeline.pictures import detect
+from pipeline.process import InputError
+from tests.pipeline.pictures.made import BP, HTML, coloured, encoded, face, grey, turned_jpeg, write_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNT = 5
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    return write_weights(tmp_path / "small.safetensors", exit=0.3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Drawn faces under names of many scripts."""
+    names = ["café.png", "얼굴.png", "😀.png", "two words.png", "plain.png"]
+    (tmp_path / "faces").mkdir()
+    for number, name in enumerate(names):
+        grey(number=number).save(tmp_path / "faces" / name)
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def call(weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["predict", "--weights", str(weights), *map(str, arguments)])
+        code = 0
+        try:
+            command.main()
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def expected(weights: Path, *numbers: int) -> torch.Tensor:
+    return predict(load(weights), np.stack([face(number) for number in numbers]))
+
+
+def probabilities(record: dict, weights: Path) -> list[float]:
+    return [record["probabilities"][name] for name in load(weights).names]
+
+
+def test_a_folders_faces_are_answered_one_per_line_in_the_order_of_their_names(
+    call: Call, folder: Path, weights: Path
+) -> None:
+    code, text, _ = call(folder, "--json", "--top", 7)
+    found = records(text)
+    names = sorted(path.name for path in folder.iterdir())
+    assert code == 0
+    assert [Path(record["picture"]).name for record in found] == names
+    by_name = {
+        name: number for number, name in enumerate(["café.png", "얼굴.png", "😀.png", "two words.png", "plain.png"])
+    }
+    values = torch.tensor([probabilities(record, weights) for record in found])
+    torch.testing.assert_close(values, expected(weights, *(by_name[name] for name in names)), rtol=0, atol=1e-6)
+
+
+def test_the_answer_names_the_weights_and_each_units_opinion(call: Call, folder: Path, weights: Path) -> None:
+    record = records(call(folder / "plain.png", "--json", "--top", 2)[1])[0]
+    units = unit_log_probabilities(load(weights), face(4)[None])
+    assert record["weights"]["name"] == str(weights)
+    assert len(record["weights"]["sha256"]) == 64
+    assert len(record["probabilities"]) == 2
+    assert record["expression"] == next(iter(record["probabilities"]))
+    assert list(record["units"]) == list(units)
+    for name, own in record["units"].items():
+        logs = dict(zip(load(weights).names, units[name][0].exp().tolist(), strict=True))
+        assert own == pytest.approx(logs, abs=1e-6)
+
+
+def test_a_table_has_a_row_per_face_and_a_column_per_class(call: Call, folder: Path, weights: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(call(folder, "--csv")[1])))
+    assert len(rows) == COUNT
+    values = [[float(row[name]) for name in load(weights).names] for row in rows]
+    np.testing.assert_allclose(np.sum(values, 1), 1, atol=1e-5)
+    assert all(row["expression"] == load(weights).names[np.argmax(own)] for row, own in zip(rows, values, strict=True))
+
+
+def test_text_says_how_the_face_was_found(call: Call, folder: Path) -> None:
+    _, text, told = call(folder / "plain.png")
+    assert text.count("\n") == 1
+    assert "taken as a face crop" in text
+    assert "sha256" in told
+
+
+BAD = {
+    "broken.jpg": encoded(coloured(), "JPEG")[:900],
+    "empty.jpg": b"",
+    "page.jpg": HTML,
+    "tiny.png": encoded(Image.new("L", (20, 20)), "PNG"),
+}
+
+
+def test_bad_files_are_told_and_the_rest_is_done(call: Call, folder: Path) -> None:
+    for name, data in BAD.items():
+        (folder / name).write_bytes(data)
+    code, text, told = call(folder, folder / "nothing.png", "--json")
+    assert code == 2
+    assert len(records(text)) == COUNT
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert [Path(line.split(": ")[1]).name for line in errors] == [*sorted(BAD), "nothing.png"]
+
+
+def test_a_folder_without_pictures_is_an_error(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    code, text, told = call(tmp_path / "none")
+    assert (code, text) == (2, "")
+    assert "no picture in this folder" in told
+
+
+def test_the_same_face_as_png_turned_and_in_a_csv_has_one_answer(call: Call, tmp_path: Path, weights: Path) -> None:
+    grey().save(tmp_path / "face.png")
+    Image.fromarray((face().astype(int) * 257).astype(np.uint16)).save(tmp_path / "deep.png")
+    grey().convert("RGB").quantize(256).save(tmp_path / "palette.png")
+    (tmp_path / "faces.csv").write_text("pixels\n" + " ".join(map(str, face().ravel())) + "\n")
+    names = ["face.png", "deep.png", "palette.png", "faces.csv"]
+    found = records(call(*(tmp_path / name for name in names), "--json", "--top", 7)[1])
+    values = torch.tensor([probabilities(record, weights) for record in found])
+    torch.testing.assert_close(values, expected(weights, 0, 0, 0, 0), rtol=0, atol=1e-6)
+    assert found[-1]["picture"].endswith("faces.csv:1")
+
+
+def test_a_turned_jpeg_has_the_answer_of_the_upright_one(call: Call, tmp_path: Path) -> None:
+    picture = grey(96).convert("RGB")
+    (tmp_path / "1.jpg").write_bytes(encoded(picture, "JPEG", quality=95))
+    (tmp_path / "6.jpg").write_bytes(turned_jpeg(picture, 6))
+    upright, turned = records(call(tmp_path / "1.jpg", tmp_path / "6.jpg", "--json", "--faces", "crop", "--top", 7)[1])
+    assert upright["probabilities"] == pytest.approx(turned["probabilities"], abs=0.02)
+
+
+def test_of_an_oblong_picture_the_middle_square_is_taken_and_told(call: Call, tmp_path: Path) -> None:
+    wide = Image.new("L", (96, 48), 90)
+    wide.paste(grey(), (24, 0))
+    wide.save(tmp_path / "wide.png")
+    grey().save(tmp_path / "face.png")
+    whole, face_alone = records(call(tmp_path / "wide.png", tmp_path / "face.png", "--json")[1])
+    assert whole["notes"] == ["middle square of 96x48"]
+    assert whole["box"] == [24, 0, 48, 48]
+    assert whole["probabilities"] == face_alone["probabilities"]
+
+
+def test_bad_rows_of_a_csv_are_told_by_number(call: Call, tmp_path: Path) -> None:
+    good = " ".join(["7"] * 2304)
+    (tmp_path / "f.csv").write_text(
+        f"emotion,pixels\n0,{good}\n0,{good[:-2]}\nx,{good}\n0,{good.replace('7', '300', 1)}\n"
+    )
+    code, text, told = call(tmp_path / "f.csv", "--json")
+    assert code == 2
+    assert [record["picture"].rsplit(":", 1)[1] for record in records(text)] == ["1", "3"]
+    assert "f.csv, row 2, column pixels: found 2,303 pixels" in told
+    assert 'f.csv, row 4, column pixels: found "300"' in told
+
+
+@pytest.mark.parametrize("kind", ["picture", "csv"])
+def test_standard_input_is_a_picture_or_a_csv(call: Call, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(grey(), "PNG") if kind == "picture" else b"pixels\r\n" + b" ".join([b"9"] * 2304) + b"\r\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    code, text, _ = call("-", "--json")
+    assert code == 0
+    assert records(text)[0]["picture"] == "standard input" + ("" if kind == "picture" else ":1")
+
+
+def test_without_a_detector_every_picture_is_a_crop_and_says_so(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "available", lambda: False)
+    coloured(200, 150).save(tmp_path / "large.png")
+    assert records(call(tmp_path / "large.png", "--json")[1])[0]["how"] == "taken as a face crop"
+    with pytest.raises(InputError, match="OpenCV is not installed"):
+        call(tmp_path / "large.png", "--faces", "detect")
+
+
+def test_with_a_detector_faces_have_boxes_and_a_picture_without_one_is_told(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    from matplotlib import cbook
+
+    hopper = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    coloured(200, 150).save(tmp_path / "none.png")
+    code, text, told = call(hopper, tmp_path / "none.png", "--json")
+    (record,) = records(text)
+    x, y, width, height = record["box"]
+    assert code == 0
+    assert record["how"] == "found by the detector"
+    assert x < 215 < x + width  # the nose
+    assert y < 235 < y + height
+    assert "none.png: no face found" in told
+
+
+def test_faces_leave_early_at_the_probability_given_or_stored(call: Call, folder: Path, weights: Path) -> None:
+    found = records(call(folder / "plain.png", "--json", "--exit", 0.3, "--top", 7)[1])[0]
+    stored = records(call(folder / "plain.png", "--json", "--top", 7, "--exit")[1])[0]
+    own = opinions(load(weights), face(4)[None], 0.3)
+    assert found == stored
+    assert probabilities(found, weights) == pytest.approx(own.vote()[0].tolist(), abs=1e-6)
+    assert len(found["units"]) == int(own.asked)
+    assert found["multiply_adds"] > 0
+
+
+def test_leaving_early_is_refused_where_units_do_not_vote(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_weights(tmp_path / "bp.safetensors", BP)
+    monkeypatch.setattr(sys, "argv", ["predict", "--weights", str(path), str(folder), "--exit", "0.5"])
+    with pytest.raises(InputError, match="--exit: the units of this network do not vote"):
+        command.main()
+
+
+@pytest.mark.parametrize("arguments", [["--explain"], ["--top", "0"], ["--exit", "2"], ["--threads", "0"]])
+def test_arguments_that_make_no_sense_are_refused(call: Call, folder: Path, arguments: list[str]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        call(folder, *arguments)
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.safetensors"])
+def test_missing_weights_are_an_error(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["predict", "--weights", name, str(folder)])
+    with pytest.raises(InputError, match="nothing"):
+        command.main()
+
+
+def test_annotated_pictures_are_written_beside_each_other_and_not_read_again(call: Call, folder: Path) -> None:
+    (folder / "below").mkdir()
+    grey(number=6).save(folder / "below" / "plain.png")
+    code, text, _ = call(folder, "--out", folder / "seen", "--explain", "--json")
+    again = call(folder, "--out", folder / "seen")[1]
+    assert code == 0
+    assert np.shape(records(text)[0]["importance"]) == (48, 48)
+    assert len(text.splitlines()) == len(again.splitlines()) == COUNT + 1
+    written = sorted(path.name for path in (folder / "seen").iterdir())
+    assert len(written) == 2 * (COUNT + 1)
+    assert {"plain.png", "plain-2.png"} <= set(written)
+    with Image.open(folder / "seen" / "plain.png") as picture:
+        assert (picture.mode, max(picture.size)) == ("RGB", 480)
+
+
+def test_the_command_imports_neither_ray_nor_dvc_nor_wandb(weights: Path, folder: Path) -> None:
+    code = (
+        "import sys\nfrom pipeline import predict\n"
+        f"sys.argv = ['predict', '--weights', {str(weights)!r}, {str(folder)!r}]\npredict.main()\n"
+        "found = {'ray', 'dvc', 'wandb', 'pandas', 'pydantic', 'matplotlib', 'scipy'} & sys.modules.keys()\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0
+
+
+def test_a_fault_ends_the_process_with_code_2_and_no_traceback(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "page.jpg").write_bytes(HTML)
+    arguments = [sys.executable, "-m", "pipeline.predict", "--weights", str(weights), str(tmp_path / "page.jpg")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_with_escapes(weights: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.predict", "--weights", str(weights), str(folder / "얼굴.png")]
+    own = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
+    assert "\\uc5bc\\uad74.png: " in done.stdout
