@@ -8,7 +8,7 @@ from cfpn.schema import EXPRESSIONS
 from pipeline.metrics import DASH, wilson
 from pipeline.runs import records
 
-Table = tuple[Sequence[str], list[Sequence[str]]]  # header, rows
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header, rows
 
 FACES = {
     "val": "PublicTest, on which the epoch was chosen",
