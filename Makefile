@@ -59,6 +59,8 @@ weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
 	python -m pipeline.weights nbp runs/nbp_to_end-1 results/evaluate/nbp_to_end-1
 	python -m pipeline.weights bp runs/bp-1 results/evaluate/bp-1
 	python -m pipeline.weights deep_supervision runs/deep_supervision-1 results/evaluate/deep_supervision-1
+	python -m bench.card
+	python -m pipeline.docs
 
 # dvc.lock and the small results, so that a fresh clone has something to compare with. Commit what it prints.
 baseline: $(READY) ## run the default profile and show what belongs into git

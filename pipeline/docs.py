@@ -10,6 +10,8 @@ Names of tables:
 - step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
 - headline: README's table, from main.csv and step.json.
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
+- card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
+  writes.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import claims
+from pipeline.page import cards, claims
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -53,6 +55,8 @@ def table(name: str, folder: Path) -> str:
         return robustness(pd.read_csv(folder / "robustness.csv"))
     if name == "step":
         return steps(records.read_json(folder / "step.json"))
+    if name in cards.TABLES:
+        return lines(*cards.TABLES[name](folder))
     if name == "claims":
         return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":

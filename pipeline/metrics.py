@@ -85,6 +85,14 @@ def negative_log_likelihood(probabilities: Tensor, labels: Tensor, copies: Tenso
     return F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item()
 
 
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Ends of the 95 % interval of a share of `count` independent cases (Wilson 1927); columns will do too."""
+    z = 1.96
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5 / (1 + z**2 / count)
+    return middle - half, middle + half
+
+
 METRICS = (
     Metric("accuracy", "Test accuracy", 1, True, accuracy),
     Metric("accuracy_without_copies", "Without copies", 1, True, accuracy_without_copies),

@@ -1,7 +1,8 @@
 """Command `weights`: a run and its evaluation -> weights that come with the library, in cfpn/weights.
 
 `python -m pipeline.weights NAME RUN_DIR EVALUATION_DIR` adds to the run's weights how they were trained, what they
-score, and the probability at which a face may leave early. `make weights` makes the three files from the data on.
+score, where their card is, and the probability at which a face may leave early. `make weights` makes the three files
+from the data on.
 
 The probability is the least of 0.40, 0.45 ... 0.95 with which the validation faces are classified as well as by the
 full vote, up to 0.2 points. The test faces have no part in it.
@@ -28,6 +29,7 @@ EXAMPLE = """example:
 """
 CANDIDATES = [number / 100 for number in range(40, 100, 5)]
 TOLERANCE = 0.002  # of accuracy
+CARD = "docs/model-card.md"  # of the project: what the weights are for and what they must not decide
 SCORES = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "test_faces", "recall")
 
 
@@ -44,7 +46,7 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
         raise InputError(str(error)) from error
     training = {key: about.get(key) for key in ("method", "seed", "profile", "parameters", "data", "code")}
     training["test"] = {key: scores.get(key) for key in SCORES}
-    own = json.loads(metadata["network"]) | {"training": training}
+    own = json.loads(metadata["network"]) | {"training": training, "card": CARD}
     if network.vote:
         own["exit"] = early_enough(network, faces)
     with atomic(folder / f"{name}.safetensors") as temporary:

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
+from pipeline.metrics import wilson
 from pipeline.page.html import Picture, method_name
 
 Pixels = NDArray[np.uint8]
@@ -168,11 +169,9 @@ def bins(predictions: pd.DataFrame) -> pd.DataFrame:
     correct = (predictions["label"] == predictions["predicted"]).astype(float)
     place = np.ceil(confidence * BINS).clip(1, BINS).astype(int)
     grouped = pd.DataFrame({"confidence": confidence, "accuracy": correct}).groupby(place)
-    table, count, z = grouped.mean(), grouped.size(), 1.96
-    middle = (table["accuracy"] + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = np.sqrt(table["accuracy"] * (1 - table["accuracy"]) / count + z**2 / (4 * count**2)) * z
-    half = spread / (1 + z**2 / count)
-    return table.assign(low=middle - half, high=middle + half, share=count / len(predictions))
+    table, count = grouped.mean(), grouped.size()
+    low, high = wilson(table["accuracy"], count)
+    return table.assign(low=low, high=high, share=count / len(predictions))
 
 
 @style.context(STYLE)

@@ -14,7 +14,7 @@ from cfpn.faces import load as load_split
 from cfpn.prediction import accuracy, opinions, predict, unit_log_probabilities
 from cfpn.schema import EXPRESSIONS, Description, write
 from pipeline.process import InputError
-from pipeline.weights import TOLERANCE, add, early_enough, leaving
+from pipeline.weights import CARD, TOLERANCE, add, early_enough, leaving
 from tests.pipeline.pictures.made import BP, VOTING, face, write_weights
 
 COUNT = 40
@@ -46,6 +46,7 @@ def test_added_weights_predict_as_the_runs_and_say_where_they_come_from(run: Pat
     assert own.about["training"]["method"] == "nbp"
     assert own.about["training"]["code"] == {"commit": "abc"}
     assert own.about["training"]["test"]["accuracy"] == 0.5
+    assert own.about["card"] == CARD
     assert 0 < own.about["exit"] <= 1 or own.about["exit"] is None
 
 
@@ -98,6 +99,7 @@ def test_weights_in_the_repository_say_how_they_were_made(name: str) -> None:
     assert training["code"]["commit"]
     assert training["test"]["test_faces"] > 1000
     assert training["test"]["accuracy"] > 0.55
+    assert network.about["card"] == CARD
     assert network.vote == ("exit" in network.about)
 
 
