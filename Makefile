@@ -9,6 +9,8 @@ READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
+# DVC asks for the user's name; a container may have none.
+export LOGNAME ?= $(shell id -un 2>/dev/null || id -u)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro runs sweep lint test test-fast bench docs weights baseline clean
