@@ -19,6 +19,7 @@ from cfpn.learner import Learner, unit_loss
 from cfpn.objectives import Bottleneck, Targets
 from cfpn.training import Method, State
 
+FEWEST_FACES = 4  # for validation: the unbiased HSIC divides by n - 3
 INFORMATION_FACES = 512
 PROBE_FACES = 2048
 RIDGE = 1e-2  # of the features' unit variance
