@@ -110,7 +110,8 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
 
 def whole(state: State) -> list[Learner]:
     """All nodes as one unit, whose loss is the cross-entropy of the network: back-propagation."""
-    return [Learner(units([node for unit in state.network.units for node in unit.nodes], "network")[0])]
+    one = units([node for unit in state.network.units for node in unit.nodes], "network")[0]
+    return [Learner(one, weights=state.learners[-1].weights)]
 
 
 def block_gradients(
