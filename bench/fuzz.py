@@ -40,10 +40,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LONGEST = timedelta(seconds=5)
 AT_ONCE = 200  # inputs from one seed of the command
 USAGES = ("Training", "PublicTest", "PrivateTest")
-TOKENS = (
-    [b"", b",", b";", b"\t", b'"', b"\n", b"\r", b"\0", b" ", b"-1", b"256", b"1e9", b"nan", b"\xff", b"\xef\xbb\xbf"]
-    + [b"emotion", b"pixels", b"Usage", b"PublicTest", b"{", b"[", b": ", b"&a", b"*a", b"!!python/name:os.system"]
-)  # fmt: skip
+TOKENS = [
+    *[b"", b",", b";", b"\t", b'"', b"\n", b"\r", b"\0", b" ", b"-1", b"256", b"1e9", b"nan", b"\xff", b"\xef\xbb\xbf"],
+    *[b"emotion", b"pixels", b"Usage", b"PublicTest", b"{", b"[", b": ", b"&a", b"*a", b"!!python/name:os.system"],
+]
 WORDS = [None, True, -1, 0, 1, 3.5, 10**30, "", "nbp", "block1", "none", "cfpn", float("inf"), float("nan"), [], {}]
 PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
