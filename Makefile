@@ -9,9 +9,11 @@ READY := $(VENV)/.ready
 export PATH := $(abspath $(BIN)):$(PATH)
 export RAY_USAGE_STATS_ENABLED := 0
 export DVC_NO_ANALYTICS := 1
+# DVC asks for the user's name; a container may have none.
+export LOGNAME ?= $(shell id -un 2>/dev/null || id -u)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro runs sweep lint test test-fast bench docs weights baseline clean
+.PHONY: help setup scm repro runs sweep lint test test-fast bench docs weights baseline clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,14 +27,19 @@ $(READY): requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
 	touch $@
 
-repro: $(READY) ## run the whole workflow on the profile of params.yaml; the page is report/index.html
+# A ZIP of the repository has no .git, which DVC asks for unless it is told to do without.
+scm: $(READY)
+	@test -e .git || { echo "no .git here: DVC works without; after git init: dvc config --local --unset core.no_scm"; \
+	for folder in . sweeps; do dvc --cd $$folder config --local core.no_scm true; done; }
+
+repro: scm ## run the whole workflow on the profile of params.yaml; the page is report/index.html
 	dvc repro
 	@echo "report: report/index.html"
 
-runs: $(READY) ## a table of the workspace and all experiments: what they reach, nothing else
+runs: scm ## a table of the workspace and all experiments: what they reach, nothing else
 	dvc exp show --no-pager --drop '.*' --keep 'Experiment|Created|.*accuracy|.*macro_f1|training_faces'
 
-sweep: $(READY) ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
+sweep: scm ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
 	dvc repro inputs
 	dvc --cd sweeps repro $(if $(filter models methods cost report,$(NAME)),$(NAME),sweep@$(NAME))
 

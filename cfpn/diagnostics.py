@@ -19,6 +19,7 @@ from cfpn.learner import Learner, unit_loss
 from cfpn.objectives import Bottleneck, Targets
 from cfpn.training import Method, State
 
+FEWEST_FACES = 4  # for validation: the unbiased HSIC divides by n - 3
 INFORMATION_FACES = 512
 PROBE_FACES = 2048
 RIDGE = 1e-2  # of the features' unit variance
@@ -109,7 +110,8 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
 
 def whole(state: State) -> list[Learner]:
     """All nodes as one unit, whose loss is the cross-entropy of the network: back-propagation."""
-    return [Learner(units([node for unit in state.network.units for node in unit.nodes], "network")[0])]
+    one = units([node for unit in state.network.units for node in unit.nodes], "network")[0]
+    return [Learner(one, weights=state.learners[-1].weights)]
 
 
 def block_gradients(

@@ -31,9 +31,9 @@ class LinearClassifier:
 
     name: Literal["linear"] = "linear"
 
-    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
-        """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,)."""
-        return cross_entropy(head.classifier(embedding), labels)
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead", weights: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,); see `cross_entropy`."""
+        return cross_entropy(head.classifier(embedding), labels, weights)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,11 @@ class ClassMeans:
         if not self.temperature > 0:
             raise ValueError(f"classifier.temperature: expected more than 0, found {self.temperature}")
 
-    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead") -> Tensor:
-        """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count."""
+    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead", weights: Tensor | None = None) -> Tensor:
+        """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count.
+
+        weights: (classes,), by which the terms of the faces are multiplied.
+        """
         similarity = Cosine()(embedding)
         classes = F.one_hot(labels, head.classifier.out_features).to(similarity.dtype)
         others = classes.sum(0) - classes
@@ -60,13 +63,27 @@ class ClassMeans:
             sums = similarity.fill_diagonal_(0.0) @ classes
         logits = sums / others.clamp_min(1.0) / self.temperature + others.log()
         alone = others.gather(1, labels[:, None])[:, 0] == 0
-        loss = F.cross_entropy(logits, labels.masked_fill(alone, IGNORED), ignore_index=IGNORED, reduction="sum")
+        counted, weights = labels.masked_fill(alone, IGNORED), None if weights is None else weights.to(logits.dtype)
+        loss = F.cross_entropy(logits, counted, weights, ignore_index=IGNORED, reduction="sum")
         return loss / (~alone).sum().clamp_min(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least."""
-    return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least.
+
+    weights: (classes,), by which the terms of the faces are multiplied. The sum is divided by n, not by the sum of the
+    weights in the batch as in torch: so every batch counts each class as much as the whole data say.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if weights is None:
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits, labels, weights.to(logits.dtype), reduction="sum") / len(labels)
+
+
+def balanced(labels: Tensor, classes: int) -> Tensor:
+    """Weights (classes,) float32 that let all classes of labels (n,) count the same; their mean over the faces is 1."""
+    counts = labels.bincount(minlength=classes)
+    return len(labels) / (counts.count_nonzero() * counts.clamp_min(1)).float()
 
 
 class UnitHead(nn.Module):

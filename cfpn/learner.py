@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from cfpn.graph import Unit, run, walk
-from cfpn.heads import UnitHead, cross_entropy
+from cfpn.heads import UnitHead, balanced, cross_entropy
 from cfpn.objectives import LocalLoss, Targets
 
 Precision = Literal["float32", "bfloat16"]
+ClassWeights = Literal["none", "balanced"]
 
 
 class DivergedError(FloatingPointError):
@@ -27,6 +28,7 @@ class Learner:
     optimizer: over the unit's and its head's parameters; None where nothing is trained.
     precision: "bfloat16" runs the forward pass under autocast. recompute: every node runs again in the backward pass,
     which trades time for memory; the numbers stay the same.
+    weights: (classes,) of the classes in every cross-entropy; None: all count the same.
     """
 
     unit: Unit
@@ -35,6 +37,7 @@ class Learner:
     optimizer: torch.optim.Adam | None = None
     precision: Precision = "float32"
     recompute: bool = False
+    weights: Tensor | None = None
 
     @property
     def adam(self) -> torch.optim.Adam:
@@ -66,8 +69,14 @@ def unit_loss(learner: Learner, features: dict[str, Tensor], targets: Targets) -
 
 def _loss(learner: Learner, outputs: list[Tensor], targets: Targets) -> Tensor:
     if learner.loss is None or learner.head is None:
-        return cross_entropy(outputs[0], targets.labels)
-    return learner.loss(outputs, targets, learner.head)
+        return cross_entropy(outputs[0], targets.labels, learner.weights)
+    return learner.loss(outputs, targets._replace(weights=learner.weights), learner.head)
+
+
+def weigh(learners: Sequence[Learner], how: ClassWeights, labels: Tensor, classes: int) -> None:
+    """Give all learners the class weights that the training labels (n,) ask for."""
+    for learner in learners:
+        learner.weights = balanced(labels, classes) if how == "balanced" else None
 
 
 def update(learners: Sequence[Learner], loss: Tensor, rates: Sequence[float]) -> None:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfpn import anytime, faces
 from cfpn.anytime import Opinions
+from cfpn.faces import Faces
 from cfpn.network import Network
 
 BATCH = 256
@@ -63,6 +65,19 @@ def vote(units: dict[str, Tensor], together: bool) -> Tensor:
 def accuracy(scores: Tensor, labels: Tensor) -> float:
     """Share of rows of scores (n, classes) whose largest stands at the label."""
     return (scores.argmax(1) == labels).double().mean().item()
+
+
+def validate(network: Network, validation: Faces) -> dict[str, float]:
+    """Loss and accuracy over all faces, each counted once; also of each unit's classifier and of their vote."""
+    found = unit_log_probabilities(network, validation.pixels)
+    probabilities = vote(found, network.vote)
+    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), validation.labels)
+    result = {"val/loss": loss.item(), "val/accuracy": accuracy(probabilities, validation.labels)}
+    if len(found) > 1:
+        together = vote(found, together=True)
+        result["val/vote_accuracy"] = accuracy(together, validation.labels)
+        result |= {f"unit/{name}/accuracy": accuracy(own, validation.labels) for name, own in found.items()}
+    return result
 
 
 def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -19,7 +18,7 @@ from cfpn import prediction
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import UnitHead
-from cfpn.learner import DivergedError, Learner, Precision, joint_step, local_step, scalars
+from cfpn.learner import ClassWeights, DivergedError, Learner, Precision, joint_step, local_step, scalars, weigh
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
 from cfpn.schedule import Schedule
@@ -58,7 +57,8 @@ class Recipe:
     """What is equal for all methods: length, batch, augmentation and arithmetic.
 
     precision: "bfloat16" is autocast. average, in [0, 1): decay per step of the moving average of the weights, which
-    is what validation sees and a run keeps; 0: the weights themselves.
+    is what validation sees and a run keeps; 0: the weights themselves. class_weights: "balanced" lets all classes of
+    the training faces count the same in every cross-entropy of training, "none" all faces.
     """
 
     epochs: int = 10
@@ -66,12 +66,15 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     precision: Precision = "float32"
     average: float = 0.0
+    class_weights: ClassWeights = "none"
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 4:
             raise ValueError(f"train: expected epochs >= 1 and batch >= 4, found {self.epochs} and {self.batch}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"train.precision: expected float32 or bfloat16, found {self.precision!r}")
+        if self.class_weights not in get_args(ClassWeights):
+            raise ValueError(f"train.class_weights: expected none or balanced, found {self.class_weights!r}")
         if not 0 <= self.average < 1:
             raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
 
@@ -131,6 +134,7 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
     step) alone. Raises DivergedError at the first loss that is not finite.
     """
     per_epoch = len(faces) // recipe.batch
+    weigh(state.learners, recipe.class_weights, faces.labels, state.network.classes)
     for epoch in range(state.epoch, recipe.epochs):
         begin, values = time.perf_counter(), defaultdict(list)
         state.network.train()
@@ -148,7 +152,8 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
             yield Record(epoch, step + 1, time.perf_counter() - begin, losses, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
-        means = {name: statistics.fmean(found) for name, found in values.items()} | validate(state.averaged, validation)
+        means = {name: statistics.fmean(found) for name, found in values.items()}
+        means |= prediction.validate(state.averaged, validation)
         if not math.isfinite(means["val/loss"]):
             raise DivergedError(f"epoch {epoch + 1}: the validation loss is {means['val/loss']}")
         yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, means, complete=True)
@@ -185,16 +190,3 @@ def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) ->
         [t for t in module.state_dict().values() if t.is_floating_point()] for module in (averaged, network)
     )
     update_averages(means, values, None)
-
-
-def validate(network: Network, faces: Faces) -> dict[str, float]:
-    """Loss and accuracy over all faces, each counted once; also of each unit's classifier and of their vote."""
-    found = prediction.unit_log_probabilities(network, faces.pixels)
-    probabilities = prediction.vote(found, network.vote)
-    loss = F.nll_loss(probabilities.clamp_min(1e-12).log(), faces.labels)
-    result = {"val/loss": loss.item(), "val/accuracy": prediction.accuracy(probabilities, faces.labels)}
-    if len(found) > 1:
-        together = prediction.vote(found, together=True)
-        result["val/vote_accuracy"] = prediction.accuracy(together, faces.labels)
-        result |= {f"unit/{name}/accuracy": prediction.accuracy(own, faces.labels) for name, own in found.items()}
-    return result

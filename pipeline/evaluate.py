@@ -28,7 +28,7 @@ from cfpn import checkpoint, prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, load
 from cfpn.network import Network
-from cfpn.schema import EXPRESSIONS
+from cfpn.schema import EXPRESSIONS, reader
 from pipeline import networks
 from pipeline.metrics import METRICS
 from pipeline.process import InputError, atomic, only_one, run
@@ -95,10 +95,13 @@ def copies(faces: Faces, train: Path) -> Tensor:
     own = [face.tobytes() for face in faces.pixels.numpy()]
     wanted, found = set(own), set()
     try:
-        for batch in pq.ParquetFile(train).iter_batches(ROWS_AT_ONCE, columns=["pixels"]):
-            found |= wanted.intersection(batch["pixels"].to_pylist())
-    except (FileNotFoundError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(f"{train}: {error}; expected a split written by the ingest stage") from error
+        with reader(train, ROWS_AT_ONCE) as (_, _, batches):
+            for batch in batches:
+                found |= wanted.intersection(face.tobytes() for face in batch.pixels)
+    except FileNotFoundError as error:
+        raise InputError(f"{train}: no such file; expected a split written by the ingest stage") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
     return torch.tensor([face in found for face in own])
 
 

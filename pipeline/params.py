@@ -217,11 +217,9 @@ def load_sweeps(path: Path = Path("sweeps/params.yaml")) -> dict[str, Sweep]:
 def read(path: Path) -> Raw:
     """A YAML file as it stands; raises InputError where it is missing or no mapping."""
     try:
-        raw = YAML(typ="safe").load(path)
+        raw = _yaml(path, str(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except YAMLError as error:
-        raise InputError(f"{path}: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: expected a mapping of parameters")
     return raw
@@ -234,8 +232,16 @@ def assignments(texts: list[str]) -> Raw:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"expected NAME=VALUE, found {text!r}")
-        result[name] = YAML(typ="safe").load(value)
+        result[name] = _yaml(value, name)
     return result
+
+
+def _yaml(source: Path | str, name: str) -> Any:  # noqa: ANN401
+    """The value that a file or a text holds; raises InputError, which begins with the name, where it is no YAML."""
+    try:
+        return YAML(typ="safe").load(source)
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8, the 31st of June
+        raise InputError(f"{name}: no YAML: {' '.join(str(error).split())}") from error
 
 
 def described(params: Params, method: str) -> Raw:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import getpass
 import json
 import os
 import re
@@ -31,6 +32,7 @@ def run(main: Callable[[], None]) -> None:
     for SIGINT and SIGTERM, which end it in order.
     """
     die_with_parent()
+    name_user()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sweep(OUTPUTS)
@@ -52,6 +54,14 @@ def die_with_parent() -> None:
     """
     if sys.platform == "linux" and "DVC_STAGE" in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def name_user() -> None:
+    """Name the user where the system has no name for the number, as in many containers: libraries ask for one."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -220,3 +221,23 @@ def test_the_committed_results_are_those_of_the_committed_lock() -> None:
     assert len(kept) == 6
     for one in kept:
         assert hashlib.md5((ROOT / one["path"]).read_bytes()).hexdigest() == one["md5"], one["path"]
+
+
+def test_a_copy_without_git_works_once_make_has_told_dvc(tmp_path: Path) -> None:
+    for name in (".dvc", "sweeps", "profiles"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("cache", "tmp", "config.local"))
+    for name in ("Makefile", "dvc.yaml", "params.yaml", "methods.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    how: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}}
+    told = subprocess.run(["make", "scm", "READY="], capture_output=True, text=True, check=True, **how)
+    assert told.stdout.startswith("no .git here: ")
+    for folder in (".", "sweeps"):
+        done = subprocess.run(["dvc", "--cd", folder, "stage", "list"], capture_output=True, text=True, **how)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="needs the git repository")
+def test_git_ignores_data_and_takes_the_files_by_which_dvc_knows_them() -> None:
+    assert ignored("data/raw/fer2013.csv")
+    assert not ignored("data/raw/fer2013.csv.dvc")

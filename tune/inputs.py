@@ -57,14 +57,13 @@ def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
 
 
 def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
-    """Raise InputError for a batch larger than the faces there are, and for units that a network does not have."""
+    """Raise InputError for splits that are too small, and for units that a network does not have."""
     seen: set[Any] = set()
     for config in spaces.configs(sweep):
         what = spaces.training(sweep, config, 1, "cpu")
         train, own = what.params.train, faces[what.params.train.faces]
         count = min(train.limit or len(own.labels), len(own.labels))
-        if train.batch > count:
-            raise InputError(f"train.batch: expected at most the {count} faces there are, found {train.batch}")
+        sessions.check_counts(train.batch, count, len(faces["val"].labels))
         key = repr((what.params.model, what.how.units))
         if key not in seen:
             check_units(what, own, names.label(config))

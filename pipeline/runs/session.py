@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cfpn import checkpoint, training
-from cfpn.diagnostics import diagnose
+from cfpn.diagnostics import FEWEST_FACES, diagnose
 from cfpn.faces import Faces
 from cfpn.network import CFPN
 from cfpn.training import Method, Record, State
@@ -69,15 +69,22 @@ def advance(
 ) -> Iterator[Record]:
     """Train on from where the session stands; a complete record is noted in the session before it is yielded.
 
-    A complete record carries the diagnostics of every block as well. Raises InputError for fewer faces than a batch.
+    A complete record carries the diagnostics of every block as well. Raises InputError as `check_counts` does.
     """
-    if params.train.batch > len(faces):
-        raise InputError(f"train.batch: expected at most the {len(faces)} faces there are, found {params.train.batch}")
+    check_counts(params.train.batch, len(faces), len(validation))
     for record in _records(session, params, method, seed, faces, validation):
         if record.complete:
             record.scalars.update(diagnose(session.state, method, faces, validation))
             session.note(record)
         yield record
+
+
+def check_counts(batch: int, faces: int, validation: int) -> None:
+    """Raise InputError for fewer faces than a batch, and for fewer validation faces than the diagnostics need."""
+    if batch > faces:
+        raise InputError(f"train.batch: expected at most the {faces} faces there are, found {batch}")
+    if validation < FEWEST_FACES:
+        raise InputError(f"validation split: expected {FEWEST_FACES} faces or more, found {validation}")
 
 
 def _records(

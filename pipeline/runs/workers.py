@@ -21,12 +21,12 @@ import ray
 import torch
 from torch import Tensor, nn
 
-from cfpn import checkpoint, training
+from cfpn import checkpoint, prediction, training
 from cfpn import faces as data
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
-from cfpn.learner import DivergedError, unit_step
+from cfpn.learner import DivergedError, unit_step, weigh
 from cfpn.network import CFPN, Network
 from cfpn.partition import balanced, node_costs
 from cfpn.training import Method, Recipe, Record, State
@@ -87,6 +87,7 @@ class Segment:
             networks.build(model, task.seed), task.method, task.recipe, model.input_size, task.seed, device,
             model.channels, model.classes,
         )  # fmt: skip
+        weigh(self.state.learners, task.recipe.class_weights, self.faces.labels, model.classes)
         self.learners = [self.state.learners[place] for place in places]
         self.places, self.last = places, places.stop == len(self.state.learners)
         self.needed = {name for learner in self.state.learners[places.stop :] for name in learner.unit.inputs}
@@ -186,6 +187,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
     An epoch in which a worker dies is repeated from the state before it, by new workers. Raises DivergedError.
     """
     cluster.check_resources(workers, task.threads, int(task.device == "cuda"))
+    weigh(state.learners, task.recipe.class_weights, faces.labels, state.network.classes)
     shared = ray.put(faces.pixels.cpu().numpy()), ray.put(faces.labels.cpu().numpy())
     crew: list[Any] = []
     try:
@@ -203,7 +205,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
                         raise WorkerLostError(f"epoch {epoch + 1}: a worker died {RETRIES + 1} times") from error
                     print(f"epoch {epoch + 1}: a worker died; the epoch begins again", file=sys.stderr)
             means = {name: statistics.fmean(found) for name, found in values.items()}
-            means |= training.validate(state.averaged, validation)
+            means |= prediction.validate(state.averaged, validation)
             if not math.isfinite(means["val/loss"]):
                 raise DivergedError(f"epoch {epoch + 1}: the validation loss is {means['val/loss']}")
             steps = task.steps // task.recipe.epochs

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import robustness
-from cfpn import checkpoint, training
+from cfpn import checkpoint, prediction, training
 from cfpn.faces import Faces
 from cfpn.network import CFPN, Network, build
 from cfpn.training import Method, Recipe
@@ -68,7 +68,7 @@ def test_damaged_faces_are_the_same_every_time_and_those_of_none_are_whole() -> 
 def test_a_row_holds_the_accuracy_of_a_runs_weights(tmp_path: Path) -> None:
     write(tmp_path, "bp", 3)
     table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
-    own = training.validate(untrained(3), faces())["val/accuracy"]
+    own = prediction.validate(untrained(3), faces())["val/accuracy"]
     assert table.set_index("damage").loc["none", "accuracy"] == pytest.approx(own)
     assert set(table["method"]) == {"bp"}
     assert set(table["seed"]) == {3}

@@ -18,7 +18,8 @@ from cfpn.graph import IMAGE, Node, prefix
 from cfpn.heads import Head
 from cfpn.network import CFPN, build
 from cfpn.objectives import LocalLoss
-from cfpn.training import Method, Recipe, State, start, train, validate
+from cfpn.prediction import validate
+from cfpn.training import Method, Recipe, State, start, train
 from tests.cfpn import plain
 
 SIZE = 16

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead, cross_entropy, pooled, rows
+from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead, balanced, cross_entropy, pooled, rows
 
 N, CLASSES = 12, 7
 
@@ -144,3 +144,30 @@ def test_a_head_has_as_many_classes_as_the_data() -> None:
     assert of(draw(N, 10, 4, 4)).shape == (N, 20)
     assert of.logits([draw(N, 10, 4, 4)]).shape == (N, 10)
     assert ClassMeans()(z, ten, of).isfinite()
+
+
+def test_weighted_cross_entropy_is_torchs_sum_over_the_number_of_faces() -> None:
+    logits, weights = draw(N, CLASSES), draw(CLASSES, seed=1).abs()
+    mean = F.cross_entropy(logits, labels(), weights)  # torch divides by the weights of the batch
+    torch.testing.assert_close(cross_entropy(logits, labels(), weights), mean * weights[labels()].sum() / N)
+    of, embedding = head(Head(1, 5)), draw(N, 20)
+    nn.init.normal_(of.classifier.weight)
+    expected = F.cross_entropy(of.classifier(embedding), labels(), weights, reduction="sum") / N
+    torch.testing.assert_close(LinearClassifier()(embedding, labels(), of, weights), expected)
+
+
+def test_weights_of_one_change_no_classifiers_loss() -> None:
+    of, embedding, ones = head(Head(1, 5)), draw(N, 20), torch.ones(CLASSES)
+    for classifier in (LinearClassifier(), ClassMeans()):
+        found = classifier(embedding, labels(), of, ones)
+        torch.testing.assert_close(found, classifier(embedding, labels(), of))
+        torch.testing.assert_close(classifier(embedding, labels(), of, 2 * ones), 2 * found)
+
+
+def test_balanced_weights_let_every_class_count_the_same_and_their_mean_over_the_faces_is_one() -> None:
+    some = torch.tensor([0] * 6 + [1] * 3 + [3])  # none of class 2
+    weights = balanced(some, 4)
+    sums = torch.zeros(4).index_add(0, some, weights[some])
+    torch.testing.assert_close(sums, torch.tensor([10 / 3, 10 / 3, 0, 10 / 3]))
+    torch.testing.assert_close(weights[some].mean(), torch.tensor(1.0))
+    assert weights.isfinite().all()

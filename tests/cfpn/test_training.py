@@ -13,17 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpn import schema, training
+from cfpn import prediction, schema, training
 from cfpn.checkpoint import tensors
-from cfpn.faces import load
+from cfpn.diagnostics import diagnose
+from cfpn.faces import augment, batches, generator, images, load
 from cfpn.graph import IMAGE, Cuts, Node
-from cfpn.heads import ClassMeans
+from cfpn.heads import ClassMeans, balanced
 from cfpn.hsic import Gaussian
 from cfpn.network import build
 from cfpn.objectives import Bottleneck, LocalLoss
-from cfpn.prediction import predict
+from cfpn.prediction import predict, validate
 from cfpn.schedule import Schedule
-from cfpn.training import DivergedError, Method, Recipe, State, start, train, validate
+from cfpn.training import SEED_AUGMENTATION, DivergedError, Method, Recipe, State, start, train, train_step
 from tests.cfpn.small import (
     ALONE,
     BATCH,
@@ -241,7 +242,7 @@ def test_a_kernel_matrix_that_cannot_be_inverted_is_a_divergence_of_its_unit() -
 
 def test_a_validation_loss_that_is_not_finite_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     how = method("network")
-    monkeypatch.setattr(training, "validate", lambda *_, **__: {"val/loss": math.nan, "val/accuracy": 0.1})
+    monkeypatch.setattr(prediction, "validate", lambda *_, **__: {"val/loss": math.nan, "val/accuracy": 0.1})
     with pytest.raises(DivergedError, match="epoch 1: the validation loss is nan"):
         list(train(begin(how), how, RECIPE, faces(20), faces(9), 0))
 
@@ -400,3 +401,37 @@ def test_colour_faces_of_another_side_with_ten_classes_train(
     found = predict(state.averaged, some.pixels)
     assert found.shape == (20, 10)
     torch.testing.assert_close(found.sum(1), torch.ones(20))
+
+
+@partition
+@pytest.mark.parametrize("gradients", ["stop", "pass"])
+def test_balanced_classes_weigh_every_units_cross_entropy(cuts: Cuts, gradients: Literal["stop", "pass"]) -> None:
+    how = method(cuts, gradients=gradients, local_loss=replace(LOSS, hsic_weight=0.0))
+    some = faces(BATCH)
+    recipe = replace(RECIPE, epochs=1, batch=len(some), class_weights="balanced")
+    state, by_hand = begin(how), begin(how)
+    record, _ = train(state, how, recipe, some, some, 0)
+    x, labels = next(iter(batches(some, len(some), 0, 0)))
+    for learner in by_hand.learners:
+        learner.weights = balanced(some.labels, 7)
+    by_hand.network.train()
+    random = generator(0, SEED_AUGMENTATION, 0, 0)
+    x = augment(images(x, SIZE), recipe.augmentation, random, some.side)
+    expected = train_step(by_hand, how, x, labels, how.schedule.rates(0, 1, len(state.learners)))
+    assert record.scalars == expected
+    unweighted = next(train(begin(how), how, replace(recipe, class_weights="none"), some, some, 0)).scalars
+    assert unweighted["train/accuracy"] == record.scalars["train/accuracy"]
+    assert unweighted["train/loss"] != expected["train/loss"]
+
+
+def test_gradients_of_balanced_back_propagation_are_those_that_diagnostics_compare_with() -> None:
+    some = faces(3 * BATCH)
+    state, recipe = begin(BP), replace(RECIPE, epochs=1, class_weights="balanced")
+    list(train(state, BP, recipe, some, some, 0))
+    found = diagnose(state, BP, some, some)
+    assert all(value == pytest.approx(1.0) for name, value in found.items() if name.endswith("bp_cosine"))
+
+
+def test_unknown_class_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.class_weights: expected none or balanced, found 'some'"):
+        Recipe(class_weights="some")

@@ -299,12 +299,15 @@ def test_a_checkpoint_of_an_unknown_model_or_method_is_refused(tmp_path: Path, t
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
-@pytest.mark.parametrize("damage", ["missing", "garbage", "columns"])
+@pytest.mark.parametrize("damage", ["missing", "garbage", "columns", "page"])
 def test_a_split_that_cannot_be_read_is_refused_naming_the_file(
     inputs: tuple[Path, Path], tmp_path: Path, split: str, damage: str
 ) -> None:
     path = inputs[1] / f"{split}.parquet"
+    content = path.read_bytes()
     path.unlink()
+    if damage == "page":  # the footer is whole
+        path.write_bytes(b"," * 64 + content[64:])
     if damage == "garbage":
         path.write_bytes(b"no parquet at all")
     elif damage == "columns":

@@ -372,3 +372,15 @@ def test_every_value_that_a_sweep_of_the_project_tries_is_a_parameter() -> None:
 def test_a_sweep_that_is_none_is_refused(tmp_path: Path, content: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_sweeps(write(tmp_path, {"params.yaml": content}))
+
+
+@pytest.mark.parametrize("value", ["\x1f", "[", "2001-99-99", "[" * 5000])
+def test_an_override_that_is_no_yaml_is_refused_in_one_line(value: str) -> None:
+    with pytest.raises(InputError, match=r"^train\.epochs: no YAML: [^\n]+$"):
+        assignments([f"train.epochs={value}"])
+
+
+def test_a_parameter_file_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes(b"profile: \xff\n")
+    with pytest.raises(InputError, match=r"params\.yaml: no YAML: [^\n]+$"):
+        read(tmp_path / "params.yaml")

@@ -1,5 +1,7 @@
 import errno
+import getpass
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -287,3 +289,28 @@ def test_a_killed_holder_leaves_no_lock_behind(tmp_path: Path) -> None:
         holder.wait()
     with only_one(tmp_path):
         pass
+
+
+DRAWS = """
+from pipeline import evaluate, report
+from pipeline.page import figures
+import torch
+
+evaluate.metrics(torch.eye(7), torch.arange(7), torch.zeros(7, dtype=torch.bool))
+"""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "no_backend"])
+def test_the_environments_backend_of_matplotlib_ends_no_stage(backend: str) -> None:
+    environment = os.environ | {"MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", DRAWS], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_user_without_a_name_has_one_in_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LOGNAME", "")  # so that it is as before at the end
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    run(lambda: None)
+    assert getpass.getuser() == f"uid{os.getuid()}"

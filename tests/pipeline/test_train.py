@@ -142,6 +142,21 @@ def test_a_diverging_run_ends_with_step_unit_and_value(folder: Path, train: Trai
     assert not (folder / "runs" / "nbp-0" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_too_few_validation_faces_are_refused_before_the_first_step(folder: Path, train: Train, count: int) -> None:
+    write_split(folder / "data" / "splits" / "val.parquet", count, 1)
+    result = train()
+    assert result.code == 2
+    assert f"error: validation split: expected 4 faces or more, found {count}" in result.err
+    assert "Traceback" not in result.err
+    assert not (folder / "runs").exists()
+
+
+def test_four_validation_faces_are_enough(folder: Path, train: Train) -> None:
+    write_split(folder / "data" / "splits" / "val.parquet", 4, 1)
+    assert train().code == 0
+
+
 def test_a_run_stuck_at_the_majority_share_says_so(folder: Path, train: Train) -> None:
     write_split(folder / "data" / "splits" / "val.parquet", 20, 1, label=3)
     write_split(folder / "data" / "splits" / "train.parquet", 80, 0, label=3)

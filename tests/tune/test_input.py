@@ -49,13 +49,20 @@ def test_help_imports_neither_torch_nor_ray() -> None:
 def test_what_the_faces_or_the_network_forbid_is_known_before_ray_starts(sets: list[str], message: str) -> None:
     sweep = spaces.read(ROOT / "params.yaml", "x", sets, {}, None, None)
     with pytest.raises(InputError, match=message.replace(".", r"\.")):
-        inputs.check(sweep, {"original": FACES})
+        inputs.check(sweep, {"original": FACES, "val": FACES})
     assert not ray.is_initialized()
+
+
+def test_too_few_validation_faces_are_known_before_ray_starts() -> None:
+    few = FACES._replace(labels=FACES.labels[:3], pixels=FACES.pixels[:3], rows=FACES.rows[:3])
+    sweep = spaces.read(ROOT / "params.yaml", "x", ["train.batch=32"], {}, None, None)
+    with pytest.raises(InputError, match="validation split: expected 4 faces or more, found 3"):
+        inputs.check(sweep, {"original": FACES, "val": few})
 
 
 def test_the_units_of_every_network_of_the_project_are_there() -> None:
     sweep = spaces.read(ROOT / "params.yaml", "models", ["train.batch=32"], {}, None, 1)
-    inputs.check(replace(sweep, axes={}), {"original": FACES})
+    inputs.check(replace(sweep, axes={}), {"original": FACES, "val": FACES})
 
 
 def test_a_missing_split_is_named_with_what_makes_it(tmp_path: Path) -> None:

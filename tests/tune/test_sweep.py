@@ -465,3 +465,15 @@ def test_a_sweep_over_methods_is_compared(cluster: str, tmp_path: Path) -> None:
     tool += ["--evaluations", "sweeps/results/methods/evaluate"]
     subprocess.run(tool, cwd=folder, env=ENVIRONMENT, check=True, capture_output=True)
     assert json.loads((folder / "again/compare.json").read_text()) == comparison
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_ray_state_was_cut_off_by_a_kill_resumes(cluster: str, tmp_path: Path) -> None:
+    folder, there = project(tmp_path / "broken"), (*GRID, "--address", cluster)
+    assert interrupted(folder, signal.SIGKILL, "ray/activation/outcomes/*.npz", 1, *there).code == -signal.SIGKILL
+    before = ended(folder)
+    (folder / "ray/activation/tuner.pkl").write_bytes(b"")
+    last = sweep(folder, *there, "--resume")
+    assert last.code == 0, last
+    assert "trials go on from their checkpoints" in last.error
+    assert {name: ended(folder)[name] for name in before} == before

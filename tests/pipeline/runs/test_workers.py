@@ -45,8 +45,8 @@ def parameters(workers: int, **changes: object) -> Params:
     return PARAMS.model_copy(update={"compute": Compute(device="cpu", workers=workers)} | changes)
 
 
-def trained(workers: int, method: str = "nbp", epochs: int = 3) -> Session:
-    params = parameters(workers)
+def trained(workers: int, method: str = "nbp", epochs: int = 3, **changes: object) -> Session:
+    params = parameters(workers, **changes)
     own = begin(params, params.methods[method], 0, faces(80, 1))
     go_on(own, params, method, epochs)
     return own
@@ -86,6 +86,14 @@ def test_several_workers_give_the_bits_of_one(workers: int, alone: Session, conn
 @pytest.mark.slow
 def test_units_cut_inside_a_block_that_rest_give_the_bits_of_one(connected: None) -> None:
     assert_equal(trained(2, "balanced"), trained(1, "balanced"))
+
+
+@pytest.mark.slow
+def test_balanced_classes_give_the_bits_of_one_worker(alone: Session, connected: None) -> None:
+    train = replace(PARAMS.train, class_weights="balanced", epochs=1)
+    one = trained(1, train=train, epochs=1)
+    assert_equal(trained(2, train=train, epochs=1), one)
+    assert one.history[0]["train/loss"] != alone.history[0]["train/loss"]
 
 
 @pytest.mark.slow

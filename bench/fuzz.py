@@ -1,0 +1,332 @@
+"""Damaged input of every kind into every reader: each must take it or refuse it as documented.
+
+`python -m bench.fuzz --minutes 60` draws inputs until the time is up; --only names some kinds. tests/test_fuzz.py runs
+a few hundred of the same. The property of a reader: it returns, or raises InputError that begins with the file's name
+(and is one line, but for the rows of a CSV); no part of an output is left; no input takes more than five seconds.
+"""
+
+import argparse
+import contextlib
+import gzip
+import io
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+
+from cfpn import checkpoint, schema, training
+from cfpn.network import CFPN, build
+from cfpn.training import Method, Recipe
+from pipeline import evaluate, params
+from pipeline.ingest import ingest
+from pipeline.pictures.open import open_picture
+from pipeline.process import InputError, run
+from pipeline.runs import session as sessions
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = timedelta(seconds=5)
+AT_ONCE = 200  # inputs from one seed of the command
+USAGES = ("Training", "PublicTest", "PrivateTest")
+TOKENS = [
+    *[b"", b",", b";", b"\t", b'"', b"\n", b"\r", b"\0", b" ", b"-1", b"256", b"1e9", b"nan", b"\xff", b"\xef\xbb\xbf"],
+    *[b"emotion", b"pixels", b"Usage", b"PublicTest", b"{", b"[", b": ", b"&a", b"*a", b"!!python/name:os.system"],
+]
+WORDS: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    3.5,
+    10**30,
+    "",
+    "nbp",
+    "block1",
+    "none",
+    "cfpn",
+    float("inf"),
+    float("nan"),
+    [],
+    {},
+]
+PICTURES = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One damage: `token` in place of `length` bytes at a share of the content."""
+
+    place: float
+    length: int
+    token: bytes
+
+    def __call__(self, content: bytes) -> bytes:
+        """The damaged content."""
+        start = int(self.place * len(content))
+        return content[:start] + self.token + content[start + self.length :]
+
+
+def edits(most: int = 4) -> st.SearchStrategy[list[Edit]]:
+    """A few damages, many of a byte, some of a whole part."""
+    lengths = st.one_of(st.integers(0, 3), st.sampled_from([64, 5000, 1 << 30]))
+    tokens = st.one_of(st.sampled_from(TOKENS), st.binary(max_size=8))
+    return st.lists(st.builds(Edit, st.floats(0, 1), lengths, tokens), max_size=most)
+
+
+def damaged(content: bytes, changes: list[Edit]) -> bytes:
+    """The content after all changes."""
+    for change in changes:
+        content = change(content)
+    return content
+
+
+def zipped(content: bytes) -> bytes:
+    """A ZIP with the content as fer2013.csv."""
+    with io.BytesIO() as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("fer2013/fer2013.csv", content)
+        return file.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    """A tar archive with the content as fer2013.csv."""
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            member = tarfile.TarInfo("fer2013/fer2013.csv")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        return file.getvalue()
+
+
+PACKINGS: dict[str, list[Callable[[bytes], bytes]]] = {
+    "csv": [],
+    "gz": [gzip.compress],
+    "zip": [zipped],
+    "tar": [tarred],
+    "tar.gz": [tarred, gzip.compress],
+    "zip.gz": [zipped, gzip.compress],
+}
+
+
+@cache
+def some_csv() -> bytes:
+    """A whole CSV with two faces of each split."""
+    random = np.random.default_rng(0)
+    rows = [f"{i % 7},{' '.join(map(str, random.integers(0, 256, 2304)))},{USAGES[i % 3]}" for i in range(6)]
+    return "\n".join(["emotion,pixels,Usage", *rows, ""]).encode()
+
+
+@cache
+def some_split() -> bytes:
+    """A whole split as Parquet."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (9, 1, 48, 48), np.uint8)
+    return written(lambda path: schema.write(path, pixels, np.arange(9) % 7, np.arange(9), schema.Description()))
+
+
+@cache
+def some_state() -> training.State:
+    """A small training before its first step."""
+    model = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
+    return training.start(build(model, 0), Method(units="block"), Recipe(), 16, 0, torch.device("cpu"))
+
+
+@cache
+def some_weights() -> bytes:
+    """The weights file of that network."""
+    network = some_state().network
+    about = checkpoint.about(network, {"name": "cfpn", "input_size": 16, "width": 16, "blocks": 2, "layers": 1,
+                                       "pyramids": 1}, schema.EXPRESSIONS)  # fmt: skip
+    return written(lambda path: sessions.write(network.predicting(), about, path))
+
+
+@cache
+def some_checkpoint() -> bytes:
+    """The checkpoint of that training."""
+    return written(lambda path: sessions.save(sessions.Session(some_state()), path))
+
+
+@cache
+def some_picture(form: str) -> bytes:
+    """A whole picture of a format."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 32, 3), np.uint8))
+    with io.BytesIO() as file:
+        picture.save(file, form)
+        return file.getvalue()
+
+
+def written(write: Callable[[Path], object]) -> bytes:
+    """What a function writes into a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder) / "file")
+        return (Path(folder) / "file").read_bytes()
+
+
+def refused(read: Callable[[], object], name: str | Path = "", lines: int = 1) -> bool:
+    """Whether a reader refuses its input as documented; raises AssertionError where it does so in another way."""
+    try:
+        read()
+    except InputError as error:
+        text = str(error)
+        assert text.startswith(str(name)), f"the message does not begin with {name}: {text}"
+        assert len(text.splitlines()) <= lines, f"more than {lines} lines: {text}"
+        return True
+    return False
+
+
+def check_ingest(packing: str, inside: list[Edit], outside: list[Edit]) -> None:
+    """A damaged CSV, packed and damaged again: four files or none."""
+    content = damaged(some_csv(), inside)
+    for pack in PACKINGS[packing]:
+        content = pack(content)
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / f"fer2013.{packing}", Path(folder) / "splits"
+        source.write_bytes(damaged(content, outside))
+        wrong = refused(lambda: ingest(source, out), source, lines=100)
+        left = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        assert left == ([] if wrong else ["audit.json", "test.parquet", "train.parquet", "val.parquet"])
+        if not wrong:
+            evaluate.load_faces(out / "train.parquet")
+
+
+def check_split(changes: list[Edit]) -> None:
+    """A damaged Parquet file as faces, and as the training split in which copies are looked for."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, whole = Path(folder) / "train.parquet", Path(folder) / "test.parquet"
+        path.write_bytes(damaged(some_split(), changes))
+        whole.write_bytes(some_split())
+        refused(lambda: evaluate.load_faces(path), path)
+        refused(lambda: evaluate.copies(evaluate.load_faces(whole), path), path)
+
+
+def check_weights(changes: list[Edit]) -> None:
+    """A damaged file of weights, and a damaged checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(damaged(some_weights(), changes))
+        refused(lambda: evaluate.load_network(path), path)
+        path.write_bytes(damaged(some_checkpoint(), changes))
+        refused(lambda: sessions.restore(sessions.Session(some_state()), path), path)
+
+
+def check_picture(form: str, changes: list[Edit]) -> None:
+    """A damaged picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "picture"
+        path.write_bytes(damaged(some_picture(form), changes))
+        refused(lambda: open_picture(path), path)
+
+
+def check_files(name: str, changes: list[Edit]) -> None:
+    """Damaged text of a parameter file beside the whole others."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, files = Path(folder) / "damaged.yaml", some_files()
+        path.write_bytes(damaged((ROOT / name).read_bytes(), changes))
+
+        def load() -> params.Params:
+            raw = params.read(path)
+            if name == "params.yaml":
+                return params.resolve(files._replace(common=raw))
+            if name == "methods.yaml":
+                return params.resolve(files._replace(methods=raw))
+            return params.resolve(files._replace(profiles=files.profiles | {"sample": raw}))
+
+        refused(load, lines=20)
+
+
+def check_overrides(overrides: dict[str, Any], texts: list[str]) -> None:
+    """Overrides by name, and as texts of a command line."""
+    refused(lambda: params.resolve(some_files(), overrides), lines=20)
+    refused(lambda: params.resolve(some_files(), params.assignments(texts)), lines=20)
+
+
+@cache
+def some_files() -> params.Files:
+    """The parameter files of the project."""
+    return params.read_files(ROOT / "params.yaml")
+
+
+def names(value: object, prefix: str = "") -> list[str]:
+    """Dotted names of all groups and values of a parameter file."""
+    if not isinstance(value, dict):
+        return [prefix]
+    return [prefix] * bool(prefix) + [n for k, v in value.items() for n in names(v, f"{prefix}.{k}".strip("."))]
+
+
+def overrides() -> st.SearchStrategy[tuple[dict[str, Any], list[str]]]:
+    """Names that there are and others, with values of any kind."""
+    files = some_files()
+    known = names(files.common | files.profiles["sample"] | {"methods": files.methods})
+    name = st.one_of(st.sampled_from(known), st.text(max_size=12), st.sampled_from(known).map(lambda n: n + ".x"))
+    leaf = st.one_of(st.sampled_from(WORDS), st.text(max_size=8), st.integers(), st.floats())
+    value = st.recursive(leaf, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=6), v, max_size=3))
+    text = st.builds("{}{}{}".format, name, st.sampled_from(["=", "", "=="]), st.text(max_size=12))
+    return st.tuples(st.dictionaries(name, value, max_size=3), st.lists(text, max_size=3))
+
+
+TARGETS: dict[str, tuple[Callable[..., None], Callable[[], st.SearchStrategy[tuple[Any, ...]]]]] = {
+    "ingest": (check_ingest, lambda: st.tuples(st.sampled_from(list(PACKINGS)), edits(), edits(2))),
+    "split": (check_split, lambda: st.tuples(edits())),
+    "weights": (check_weights, lambda: st.tuples(edits())),
+    "picture": (check_picture, lambda: st.tuples(st.sampled_from(PICTURES), edits())),
+    "files": (
+        check_files,
+        lambda: st.tuples(st.sampled_from(["params.yaml", "methods.yaml", "profiles/sample.yaml"]), edits()),
+    ),
+    "overrides": (check_overrides, overrides),
+}
+
+
+def fuzz(target: str, count: int, seed: int) -> None:
+    """Check `count` inputs of one kind that are drawn from a seed; raises what a reader must not raise."""
+    check, inputs = TARGETS[target]
+
+    def one(drawn: tuple[Any, ...]) -> None:
+        check(*drawn)
+
+    how = hypothesis.settings(
+        max_examples=count, deadline=LONGEST, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    hypothesis.seed(seed)(how(hypothesis.given(inputs())(one)))()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), help="kinds of input")
+    parser.add_argument("--seed", type=int, default=0, help="the first one (default: %(default)s)")
+    args = parser.parse_args()
+    end, seed, faults = time.monotonic() + 60 * args.minutes, args.seed, 0
+    while time.monotonic() < end:
+        for target in args.only:
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):
+                    fuzz(target, AT_ONCE, seed)
+            except (Exception, ExceptionGroup) as error:
+                faults += 1
+                notes = " ".join(getattr(error, "__notes__", []))
+                print(f"{target}, seed {seed}: {type(error).__name__}: {error}\n{notes}", file=sys.stderr)
+        seed += 1
+    print(f"{(seed - args.seed) * AT_ONCE} inputs of each of {', '.join(args.only)}: {faults} faults")
+    if faults:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)
