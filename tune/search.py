@@ -3,7 +3,7 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,23 +106,22 @@ def fit(
     trainable = tune.with_resources(shared, {"cpu": args.cpus_per_trial, "gpu": args.gpus_per_trial})
     space = param_space(sweep, args.search)
     Observers.present = [Tidy(sweep, kept), *callbacks]
-    anew = partial(tune.Tuner, trainable, param_space=space, tune_config=strategy(sweep, args))
-    anew = partial(anew, run_config=running(args, kept))
-    restored = partial(tune.Tuner.restore, storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True,
-                       param_space=space)  # fmt: skip
     try:
-        return fitted(restored if resume else anew)
+        if resume and args.search != "grid":  # what the strategy has learnt stands in Ray's own record alone
+            return fitted(tune.Tuner.restore(
+                storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True, param_space=space
+            ))  # fmt: skip
+        # Trials go on from their checkpoints and outcomes. Ray's record may be cut off by a kill, or name deleted ones.
+        return fitted(tune.Tuner(
+            trainable, param_space=space, tune_config=strategy(sweep, args), run_config=running(args, kept)
+        ))  # fmt: skip
     except (OSError, EOFError, TuneError) as error:
         storage.probe(kept)
-        if not resume or isinstance(error, OSError):
-            raise InputError(f"{storage.uri(kept)}: Ray Tune lost its state there: {error!r}") from error
-        print(f"note: Ray's own record is cut off ({error!r}); trials go on from their checkpoints", file=sys.stderr)
-    return fitted(anew)
+        raise InputError(f"{storage.uri(kept)}: Ray Tune lost its state there: {error!r}") from error
 
 
-def fitted(make: Callable[[], tune.Tuner]) -> tune.ResultGrid:
+def fitted(tuner: tune.Tuner) -> tune.ResultGrid:
     """The results of a tuner; raises KeyboardInterrupt when asked to stop, with the state kept."""
-    tuner = make()
     with stopping() as stopped:
         grid: tune.ResultGrid = tuner.fit()
     if stopped:

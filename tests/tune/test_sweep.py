@@ -475,5 +475,4 @@ def test_a_sweep_whose_ray_state_was_cut_off_by_a_kill_resumes(cluster: str, tmp
     (folder / "ray/activation/tuner.pkl").write_bytes(b"")
     last = sweep(folder, *there, "--resume")
     assert last.code == 0, last
-    assert "trials go on from their checkpoints" in last.error
     assert {name: ended(folder)[name] for name in before} == before
