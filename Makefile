@@ -62,8 +62,8 @@ docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/s
 
 # Hours on a CPU. FER2013 is where README says; the seed is that of the weights in the repository.
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
-	dvc exp run -S profile=fer2013-cpu -S source=$(FER2013) -S 'run.methods=[nbp_to_end,bp,deep_supervision]' -S 'run.seeds=[1]'
-	python -m pipeline.weights nbp runs/nbp_to_end-1 results/evaluate/nbp_to_end-1
+	dvc exp run -S profile=fer2013-cpu -S source=$(FER2013) -S 'run.methods=[nbp,bp,deep_supervision]' -S 'run.seeds=[1]'
+	python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
 	python -m pipeline.weights bp runs/bp-1 results/evaluate/bp-1
 	python -m pipeline.weights deep_supervision runs/deep_supervision-1 results/evaluate/deep_supervision-1
 	python -m bench.card

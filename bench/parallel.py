@@ -35,7 +35,7 @@ EXAMPLE = """example:
   python -m bench.parallel --set profile=fer2013-cpu --steps 30 --out results/parallel.json
 """
 WARM_UP = 3  # steps that do not count
-ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp_to_end", "nbp_to_end 2 workers", "nbp_to_end twice",
+ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice",
         "deep_supervision", "deep_supervision 2 threads")  # fmt: skip
 
 

@@ -36,8 +36,8 @@ from pipeline.runs.study import Outcome
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
-    "nbp_to_end": "NBP: four units that vote",
-    "nbp": "NBP whose units stop early",
+    "nbp": "NBP: four units that vote",
+    "nbp_early": "NBP whose units stop early",
     "deep_supervision": "Deep supervision: NBP's losses, gradients pass",
 }  # rows of README's table
 

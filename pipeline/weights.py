@@ -25,7 +25,7 @@ from pipeline import networks
 from pipeline.process import InputError, atomic, run
 
 EXAMPLE = """example:
-  python -m pipeline.weights nbp runs/nbp_to_end-1 results/evaluate/nbp_to_end-1
+  python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
 """
 CANDIDATES = [number / 100 for number in range(40, 100, 5)]
 TOLERANCE = 0.002  # of accuracy

@@ -231,7 +231,7 @@ def test_a_copy_without_git_works_once_make_has_told_dvc(tmp_path: Path) -> None
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     how: dict[str, Any] = {"cwd": tmp_path, "env": os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}}
     told = subprocess.run(["make", "scm", "READY="], capture_output=True, text=True, check=True, **how)
-    assert told.stdout.startswith("no .git here: ")
+    assert "no .git here: " in told.stdout
     for folder in (".", "sweeps"):
         done = subprocess.run(["dvc", "--cd", folder, "stage", "list"], capture_output=True, text=True, **how)
         assert done.returncode == 0, done.stderr

@@ -18,14 +18,14 @@ def params() -> Params:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ["bp", "bp 2 threads", "bp_ddp", "nbp_to_end twice"])
+@pytest.mark.parametrize("row", ["bp", "bp 2 threads", "bp_ddp", "nbp twice"])
 def test_every_way_to_use_the_cores_gives_faces_per_second(params: Params, row: str) -> None:
     assert parallel.in_a_process(parallel.measured, params, row, 4)["faces_per_second"] > 0
 
 
 @pytest.mark.slow
 def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params) -> None:
-    found = parallel.in_a_process(parallel.measured, params, "nbp_to_end 2 workers", 4)
+    found = parallel.in_a_process(parallel.measured, params, "nbp 2 workers", 4)
     assert found["faces_per_second"] > 0
     assert min(found["busy_ms"]) > 0
     assert found["sent_mib"][0] > found["sent_mib"][1] == 0

@@ -72,7 +72,7 @@ def test_curves_name_every_method_and_are_the_same_every_time() -> None:
     outcomes = study.read(STUDY / "plain.csv")
     drawn = docs.curves(outcomes)
     assert drawn == docs.curves(outcomes)
-    assert all(name in drawn.decode() for name in ("NBP", "BP", "hsic_class_means"))
+    assert all(name in drawn.decode() for name in ("nbp_early", "BP", "hsic_class_means"))
 
 
 def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces() -> None:

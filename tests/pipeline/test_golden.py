@@ -13,8 +13,11 @@ from tests.cfpn.test_golden import RECIPES, RECORDED
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {  # of methods that have another name today
     "paper/nbp": "paper_eq4",
-    "paper/blocks": "nbp",
-    "paper/blocks_recompute": "nbp_recompute",
+    "paper/blocks": "nbp_early",
+    "paper/blocks_recompute": "nbp_early_recompute",
+    "sample/nbp": "nbp_early",
+    "fer2013-cpu/nbp": "nbp_early",
+    "fer2013-cpu/local_ce": "local_ce_early",
 }
 
 

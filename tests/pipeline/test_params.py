@@ -51,8 +51,11 @@ FILES: dict[str, dict[str, Any]] = {
 }
 NEW_NAMES = {
     "paper/nbp": "paper/paper_eq4",
-    "paper/blocks": "paper/nbp",
-    "paper/blocks_recompute": "paper/nbp_recompute",
+    "paper/blocks": "paper/nbp_early",
+    "paper/blocks_recompute": "paper/nbp_early_recompute",
+    "sample/nbp": "sample/nbp_early",
+    "fer2013-cpu/nbp": "fer2013-cpu/nbp_early",
+    "fer2013-cpu/local_ce": "fer2013-cpu/local_ce_early",
 }  # of methods of commit 6abfb10 that are called otherwise today
 
 
@@ -105,14 +108,14 @@ def test_a_profile_averages_and_augments_as_it_did(profile: str) -> None:
 def test_nbp_means_one_thing_in_every_profile(profile: str) -> None:
     method, schedule = load(PROJECT, {"profile": profile}).methods["nbp"], load(PROJECT).methods["nbp"].schedule
     assert asdict(method) | {"schedule": None} == asdict(load(PROJECT).methods["nbp"]) | {"schedule": None}
-    assert method.schedule.first_unit_stops_at == schedule.first_unit_stops_at == 0.65
+    assert method.schedule.first_unit_stops_at == schedule.first_unit_stops_at == 1.0
 
 
 @pytest.mark.parametrize("name", ["nbp", "local_ce"])
-def test_to_end_is_the_same_method_whose_units_all_learn_to_the_end(name: str) -> None:
+def test_early_is_the_same_method_whose_units_stop_one_after_the_other(name: str) -> None:
     methods = load(PROJECT).methods
-    early, late = asdict(methods[name]), asdict(methods[f"{name}_to_end"])
-    assert late == early | {"schedule": early["schedule"] | {"first_unit_stops_at": 1.0}}
+    late, early = asdict(methods[name]), asdict(methods[f"{name}_early"])
+    assert early == late | {"schedule": late["schedule"] | {"first_unit_stops_at": 0.65}}
 
 
 def test_the_paper_profile_is_what_the_paper_states() -> None:
