@@ -24,6 +24,7 @@ from torch import nn
 from cfpn import faces as data
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
+from cfpn.averaging import average
 from cfpn.faces import Faces
 from pipeline import networks
 from pipeline import params as parameters
@@ -157,7 +158,7 @@ def ddp_rate(place: int, count: int, port: int, params: Params, steps: int) -> f
         torch.autograd.backward(F.cross_entropy(next(iter(parallel(images).values())), labels[here]))
         optimizer.step()
         optimizer.zero_grad()
-        training.average(state.averaged, state.network, params.train.average, i)
+        average(state.averaged, state.network, params.train.average, i)
         moments.append(time.perf_counter())
     torch.distributed.destroy_process_group()
     return batch * steps / (moments[-1] - moments[WARM_UP - 1])

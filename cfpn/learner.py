@@ -1,9 +1,10 @@
 """A unit with all that its learning needs: its loss, its step, and the step of several units together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -148,3 +149,28 @@ def scalars(losses: Losses, correct: Tensor) -> dict[str, float]:
             raise DivergedError(f"the loss of unit {name} is {value}")
     result = {f"unit/{name}/loss": value for name, value in zip(names[:-1], values, strict=False)}
     return result | {"train/loss": values[-1], "train/accuracy": accuracy}
+
+
+class Step(NamedTuple):
+    """Number of a step (from 0), losses of its units, share of faces named rightly: on the device, not read yet."""
+
+    number: int
+    losses: Losses
+    correct: Tensor
+
+
+def read(steps: list[Step]) -> Iterator[dict[str, float]]:
+    """What `scalars` says of each step; the list is empty afterwards. Raises DivergedError, which names the step."""
+    while steps:
+        step = steps.pop(0)
+        with naming(step.number):
+            yield scalars(step.losses, step.correct)
+
+
+@contextmanager
+def naming(step: int) -> Iterator[None]:
+    """Name the step (from 0) in a DivergedError."""
+    try:
+        yield
+    except DivergedError as error:
+        raise DivergedError(f"step {step + 1}: {error}") from error

@@ -10,20 +10,21 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor
 
 from cfpn import faces as data
-from cfpn import prediction
+from cfpn import learner, prediction
+from cfpn.averaging import average
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import UnitHead
-from cfpn.learner import ClassWeights, DivergedError, Learner, Precision, joint_step, local_step, scalars, weigh
+from cfpn.learner import ClassWeights, DivergedError, Learner, Losses, Precision, Step, naming, read, scalars, weigh
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
 from cfpn.schedule import Schedule
 
 SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key
+READ_EVERY = {"cuda": 50}  # steps, elsewhere 1: to read a loss waits for all that the device still has to do
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ class Recipe:
 
 
 class Record(NamedTuple):
-    """What training says: after a step its losses, after an epoch also the validation; seconds are of this epoch."""
+    """What training says: after a step its losses, after an epoch also the validation; seconds are of this epoch.
+
+    On CUDA the losses of steps are read together; until then a step's record holds those read last.
+    """
 
     epoch: int
     step: int
@@ -136,7 +140,8 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
     per_epoch = len(faces) // recipe.batch
     weigh(state.learners, recipe.class_weights, faces.labels, state.network.classes)
     for epoch in range(state.epoch, recipe.epochs):
-        begin, values = time.perf_counter(), defaultdict(list)
+        begin, values, losses = time.perf_counter(), defaultdict(list), {}
+        unread: list[Step] = []
         state.network.train()
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
@@ -144,11 +149,13 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
             images = data.images(pixels, state.network.input_size)
             images = data.augment(images, recipe.augmentation, random, faces.side)
             rates = method.schedule.rates(step, recipe.epochs * per_epoch, len(state.learners))
-            losses = _step(state, method, images, labels, rates, step, random.initial_seed())
+            unread.append(_step(state, method, images, labels, rates, step, random.initial_seed()))
             if recipe.average:
                 average(state.averaged, state.network, recipe.average, step)
-            for name, value in losses.items():
-                values[name].append(value)
+            if len(unread) == READ_EVERY.get(images.device.type, 1) or i + 1 == per_epoch:
+                for losses in read(unread):
+                    for name, value in losses.items():
+                        values[name].append(value)
             yield Record(epoch, step + 1, time.perf_counter() - begin, losses, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
@@ -161,13 +168,10 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
 
 def _step(
     state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float], step: int, seed: int
-) -> dict[str, float]:
-    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+) -> Step:
+    with torch.random.fork_rng([images.device] if images.is_cuda else []), naming(step):
         torch.manual_seed(seed)  # for the dropout of comparison networks
-        try:
-            return train_step(state, method, images, labels, rates)
-        except DivergedError as error:
-            raise DivergedError(f"step {step + 1}: {error}") from error
+        return Step(step, *launch(state, method, images, labels, rates))
 
 
 def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]) -> dict[str, float]:
@@ -175,18 +179,14 @@ def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rat
 
     rates: the learning rate of every unit, 0 where a hidden one rests. Raises DivergedError.
     """
+    return scalars(*launch(state, method, images, labels, rates))
+
+
+def launch(state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]) -> tuple[Losses, Tensor]:
+    """`train_step` without waiting for the device: losses of the units, and the share of faces named rightly."""
     hidden = len(state.learners) > 1
     nothing = Targets(labels, labels, labels)
     targets = method.local_loss.targets(images, labels, state.network.classes) if hidden else nothing
-    step = local_step if method.gradients == "stop" else joint_step
+    step = learner.local_step if method.gradients == "stop" else learner.joint_step
     losses, logits = step(state.learners, {IMAGE: images}, targets, rates)
-    return scalars(losses, (logits.argmax(1) == labels).float().mean())
-
-
-def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
-    """Move averaged weights towards a network's after `step`, faster in the first steps, when they still say little."""
-    update_averages = get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))  # type: ignore[no-untyped-call]
-    means, values = (
-        [t for t in module.state_dict().values() if t.is_floating_point()] for module in (averaged, network)
-    )
-    update_averages(means, values, None)
+    return losses, (logits.argmax(1) == labels).float().mean()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from cfpn import checkpoint, prediction, training
 from cfpn import faces as data
 from cfpn.allocator import keep_freed_memory
+from cfpn.averaging import average
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
 from cfpn.learner import DivergedError, unit_step, weigh
@@ -120,7 +121,7 @@ class Segment:
         except DivergedError as error:
             raise DivergedError(f"step {step + 1}: {error}") from error
         if task.recipe.average:
-            training.average(self.averaged, self.network, task.recipe.average, step)
+            average(self.averaged, self.network, task.recipe.average, step)
         accuracy = None
         if self.last:
             logits = live[self.learners[-1].unit.outputs[0]]

@@ -20,6 +20,7 @@ from cfpn.faces import augment, batches, generator, images, load
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import ClassMeans, balanced
 from cfpn.hsic import Gaussian
+from cfpn.learner import Losses
 from cfpn.network import build
 from cfpn.objectives import Bottleneck, LocalLoss
 from cfpn.prediction import predict, validate
@@ -191,12 +192,12 @@ def test_heads_are_drawn_from_the_seed_and_leave_the_networks_weights_as_they_ar
 def test_all_methods_see_the_same_images_in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[Tensor]] = {}
 
-    def spy(state: State, how: Method, x: Tensor, labels: Tensor, rates: list[float]) -> dict[str, float]:
+    def spy(state: State, how: Method, x: Tensor, labels: Tensor, rates: list[float]) -> tuple[Losses, Tensor]:
         numbers = torch.cat([x.flatten(), labels, torch.tensor(rates[-1:])])
         seen.setdefault(f"{how.units} {state.learners[-1].precision}", []).append(numbers)
-        return {}
+        return [("block1", x.new_zeros(()))], x.new_zeros(())
 
-    monkeypatch.setattr(training, "train_step", spy)
+    monkeypatch.setattr(training, "launch", spy)
     for cuts in ("network", "block", "layer"):
         epochs(begin(method(cuts)), method(cuts, schedule=ONE_CYCLE), RECIPE)
     first, *others = seen.values()
@@ -228,6 +229,27 @@ def test_divergence_in_train_names_the_step_counted_over_all_epochs() -> None:
     for _ in range(3):
         next(records)
     poison(state, -1, math.nan)
+    with pytest.raises(DivergedError, match="step 3: the loss of unit network is nan"):
+        next(records)
+
+
+@pytest.mark.parametrize("every", [2, 3, 99])
+def test_losses_that_are_read_together_change_no_number(monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+    how = method("block", schedule=ONE_CYCLE)
+    one_by_one, together = begin(how), begin(how)
+    expected = epochs(one_by_one, how, RECIPE)
+    monkeypatch.setattr(training, "READ_EVERY", {"cpu": every})
+    assert [record.scalars for record in epochs(together, how, RECIPE)] == [record.scalars for record in expected]
+    assert not differing(together.network.state_dict(), one_by_one.network.state_dict())
+
+
+def test_a_divergence_that_is_read_late_names_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "READ_EVERY", {"cpu": 5})
+    state = begin(BP)
+    records = train(state, BP, RECIPE, faces(20 * BATCH), faces(9), 0)
+    assert [next(records).scalars for _ in range(2)] == [{}, {}]
+    poison(state, -1, math.nan)
+    assert [next(records).scalars for _ in range(2)] == [{}, {}]
     with pytest.raises(DivergedError, match="step 3: the loss of unit network is nan"):
         next(records)
 
