@@ -1,0 +1,134 @@
+"""Train several networks side by side on one GPU, in a given time, and measure training steps there.
+
+It needs torch, numpy, pyarrow, safetensors and Pillow alone. The number of epochs is chosen so that all trainings end
+in time, the same for all of them. The same command goes on where it was ended.
+"""
+
+import argparse
+import csv
+import heapq
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from bench.gpu import data, plan, train
+from bench.gpu.crew import Crew, Row, measurements, title
+from bench.gpu.plan import Plan, Training
+from cfpn import checkpoint
+from pipeline.process import InputError, atomic, run
+
+EXAMPLE = """examples:
+  python -m bench.gpu --write-plan strong                 # here: writes strong.json
+  python -m bench.gpu strong.json --faces data/splits --minutes 8 --at-once 4 --out results/gpu   # where the GPU is
+"""
+SPARE = 1.25  # of the time that steps take: validation, and what a probe cannot know
+
+
+@dataclass
+class Table:
+    """results.csv: what was measured, every epoch and every test; it is written anew with every row."""
+
+    path: Path
+    rows: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def add(self, row: Row) -> None:
+        """Append a row, tell it, and write the file."""
+        self.rows.append(row)
+        print(", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+        names = list(dict.fromkeys(name for each in self.rows for name in each))
+        with atomic(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def epochs(self) -> int:
+        """The number of epochs that was chosen before, 0 where none was."""
+        return max((int(row["epochs"]) for row in self.rows if row.get("epochs")), default=0)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.gpu",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("plan", type=Path, nargs="?", metavar="PLAN.json")
+    parser.add_argument("--write-plan", choices=plan.OUTLINES, metavar="NAME", help=f"{', '.join(plan.OUTLINES)}")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="from which a plan is written")
+    parser.add_argument("--faces", type=Path, default=Path("data/splits"), help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=8, help="after which everything has ended")
+    parser.add_argument("--at-once", type=int, default=4, help="trainings side by side")
+    parser.add_argument("--out", type=Path, default=Path("results/gpu"))
+    args = parser.parse_args()
+    if args.write_plan:
+        path = args.plan or Path(f"{args.write_plan}.json")
+        plan.write(plan.outlined(args.write_plan, args.params), path)
+        print(f"{path}: written; where the GPU is: python -m bench.gpu {path} --faces FACES --out OUT")
+        return
+    if args.plan is None or args.minutes <= 0 or args.at_once < 1:
+        raise InputError("expected PLAN.json, and --minutes and --at-once of more than 0; see --help")
+    carry_out(plan.read(args.plan), args.faces, args.out, time.time() + 60 * args.minutes, args.at_once)
+
+
+def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int) -> None:
+    """Measure and train as planned until `deadline` (time.time()); what earlier calls did is not done again."""
+    count = len(data.load(faces)["train"])
+    out.mkdir(parents=True, exist_ok=True)
+    table = Table(out / "results.csv")
+    about = {"plan": what.name, "machine": machine()}
+    done = {row["cell"] for row in table.rows if row.get("cell")}
+    cells = [cell for cell in what.cells if title(cell) not in done]
+    for row in measurements(cells, time.time() + what.share * (deadline - time.time())):
+        table.add(about | row)
+    left = [task for task in what.trainings if not finished(out / f"{task.name}.safetensors")]
+    if not left:
+        return
+    with Crew(min(at_once, len(left)), faces, out) as crew:
+        epochs = table.epochs() or chosen(crew, left, count, deadline)
+        for task, row in crew.work([("train", task, epochs, deadline) for task in left], deadline):
+            own = {"kind": "test" if "test/accuracy" in row else "epoch", "run": task.name, "seed": task.seed}
+            table.add(about | own | {"epochs": epochs, "at_once": crew.size} | row)
+    for task in left:
+        if not finished(out / f"{task.name}.safetensors"):
+            print(f"{task.name}: the time was over before its {epochs} epochs; the same command goes on with it")
+
+
+def machine() -> str:
+    """The card, or the processor, and torch's version."""
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
+    return f"{card}, torch {torch.__version__}"
+
+
+def finished(path: Path) -> bool:
+    """Whether a run's file holds the weights of a complete training."""
+    return path.exists() and train.KEY not in checkpoint.read(path)[1]
+
+
+def chosen(crew: Crew, tasks: list[Training], faces: int, deadline: float) -> int:
+    """The epochs, at least 1, that all trainings can have before `deadline`, from their first steps side by side."""
+    probed = crew.work([("probe", task, 0, 0.0) for task in tasks], deadline)
+    seconds = {task.name: row["step_seconds"] for task, row in probed}
+    if len(seconds) < len(tasks):
+        raise InputError("--minutes: the time was over before every training had made its first steps")
+    steps = {task.name: faces // task.recipe.batch for task in tasks}
+    ends = [0.0] * crew.size  # of the processes, if each takes the next training once it is free
+    for task in tasks:
+        heapq.heappush(ends, heapq.heappop(ends) + SPARE * seconds[task.name] * steps[task.name])
+    longest = max(task.recipe.epochs for task in tasks)
+    return max(1, min(longest, int((deadline - time.time()) / max(ends))))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    run(main)
