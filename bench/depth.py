@@ -20,11 +20,11 @@ from cfpn.network import CFPN
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, run
+from pipeline.process import InputError, run, write_json
 from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
-  python -m bench.depth --methods bp nbp --batch 4 --set profile=paper model.width=64
+  python -m bench.depth --methods bp nbp --batch 4 --set profile=paper model.width=64 --out depth.json
 """
 
 
@@ -41,11 +41,15 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
     parser.add_argument("--batch", type=int, default=4, help="faces in a step")
     parser.add_argument("--added", type=int, nargs="+", default=[0, 1, 5], help="numbers of blocks to add")
+    parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     if len(args.added) < 2 or min(args.added) < 0:
         raise InputError(f"--added: expected two or more numbers from 0 on, found {args.added}")
     params = parameters.load(args.params, parameters.assignments(args.set))
-    print(json.dumps([growth(params, name, args.batch, args.added) for name in args.methods], indent=2))
+    found = [growth(params, name, args.batch, args.added) for name in args.methods]
+    print(json.dumps(found, indent=2))
+    if args.out:
+        write_json(args.out, {"rows": found})
 
 
 def growth(params: Params, name: str, batch: int, added: list[int]) -> dict[str, object]:

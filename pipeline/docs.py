@@ -53,8 +53,12 @@ def table(name: str, folder: Path) -> str:
     """A table by its name; folder: docs/study."""
     if name == "robustness":
         return robustness(pd.read_csv(folder / "robustness.csv"))
-    if name == "step":
-        return steps(records.read_json(folder / "step.json"))
+    if name in ("step", "step224"):
+        return steps(records.read_json(folder / f"{name}.json"))
+    if name == "depth":
+        return depth(records.read_json(folder / "depth.json")["rows"])
+    if name == "roofline":
+        return roofline(pd.read_csv(folder / "roofline.csv"))
     if name in cards.TABLES:
         return lines(*cards.TABLES[name](folder))
     if name == "claims":
@@ -91,6 +95,29 @@ def steps(bench: Mapping[str, Any]) -> str:
         known = [f"{row[key]:,.0f}" if key in row else DASH for key in ("step_ms", "peak_mib")]
         rows.append([row["method"], time, f"{row['peak_ratio']:.2f}", *known])
     return lines(["method", f"time / {first} (quartiles)", f"peak memory / {first}", "ms", "MiB"], rows)
+
+
+def depth(found: Sequence[Mapping[str, Any]]) -> str:
+    """Peak memory of a step as blocks are added; growth is that from one added block on."""
+    added = list(found[0]["peak_mib"])
+    rows = [
+        [
+            row["method"],
+            *(f"{row['peak_mib'][count]:,.0f}" for count in added),
+            f"{row['ratio_of_the_last_two'] - 1:+.1%}",
+        ]
+        for row in found
+    ]
+    return lines(["method", *(f"{count} added, MiB" for count in added), f"{added[-2]} to {added[-1]}"], rows)
+
+
+def roofline(parts: pd.DataFrame) -> str:
+    """Every part of a step with its time and the limit of the machine."""
+    rows = [
+        [str(row.part), f"{row.measured_ms:.2f}", f"{row.limit_ms:.2f}", str(row.limit), f"{row.times_limit:.2f}"]
+        for row in parts.itertuples()
+    ]
+    return lines(["part", "ms", "limit, ms", "which limit", "time / limit"], rows)
 
 
 def seeds(outcomes: Sequence[Outcome]) -> str:

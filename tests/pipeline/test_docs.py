@@ -81,3 +81,17 @@ def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces
     assert {len(row) for row in rows} == {4}
     assert [row[0] for row in rows[2:]] == list(docs.LABELS.values())
     assert found[-1].endswith("PrivateTest faces.")
+
+
+def test_depth_tells_the_growth_from_one_added_block_on() -> None:
+    found = [{"method": "nbp", "peak_mib": {"0": 95.0, "1": 100.0, "5": 101.0}, "ratio_of_the_last_two": 1.01}]
+    assert docs.depth(found).splitlines() == [
+        "| method | 0 added, MiB | 1 added, MiB | 5 added, MiB | 1 to 5 |",
+        "| --- | --- | --- | --- | --- |",
+        "| nbp | 95 | 100 | 101 | +1.0% |",
+    ]
+
+
+def test_roofline_tells_each_part_beside_its_limit() -> None:
+    parts = {"part": ["block1"], "measured_ms": [3.0], "limit_ms": [2.0], "limit": ["memory"], "times_limit": [1.5]}
+    assert docs.roofline(pd.DataFrame(parts)).splitlines()[-1] == "| block1 | 3.00 | 2.00 | memory | 1.50 |"
