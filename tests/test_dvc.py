@@ -1,8 +1,10 @@
 """Claims about dvc.yaml and sweeps/dvc.yaml, read as files: what stages depend on, name and write."""
 
 import ast
+import functools
 import hashlib
 import json
+import operator
 import os
 import re
 import shutil
@@ -212,15 +214,42 @@ def test_dvc_draws_a_line_for_every_setting_of_a_sweep(tmp_path: Path) -> None:
     assert [f"{row['setting']}{row['epoch']}" for row in spec["data"]["values"]] == ["A1", "A2", "B1", "B2"]
 
 
-@pytest.mark.skipif(not (ROOT / "dvc.lock").exists(), reason="no baseline is committed; `make baseline` makes one")
+def staged(path: str) -> bytes | None:
+    """A file as it will be committed, whatever an experiment has made of it since; None where git does not track it."""
+    found = subprocess.run(["git", "show", f":{path}"], cwd=ROOT, capture_output=True, check=False)
+    return None if found.returncode else found.stdout
+
+
+BASELINE = staged("dvc.lock")
+baseline = pytest.mark.skipif(BASELINE is None, reason="no dvc.lock is in git; `make baseline` makes one")
+
+
+def locked() -> dict[str, dict[str, Any]]:
+    assert BASELINE is not None
+    stages: dict[str, dict[str, Any]] = YAML(typ="safe").load(BASELINE)["stages"]
+    return stages
+
+
+@baseline
 def test_the_committed_results_are_those_of_the_committed_lock() -> None:
-    locked = YAML(typ="safe").load(ROOT / "dvc.lock")["stages"]
-    kept = [
-        one for stage in locked.values() for one in stage["outs"] if re.match(r"results/(metrics|plots)", one["path"])
-    ]
+    kept = {
+        one["path"]: one["md5"]
+        for stage in locked().values()
+        for one in stage["outs"]
+        if re.match(r"results/(metrics\.json|plots/)", one["path"])
+    }
     assert len(kept) == 6
-    for one in kept:
-        assert hashlib.md5((ROOT / one["path"]).read_bytes()).hexdigest() == one["md5"], one["path"]
+    found = {path: content and hashlib.md5(content).hexdigest() for path in kept for content in [staged(path)]}
+    assert found == kept, "`make baseline` makes lock and results together"
+
+
+@baseline
+def test_the_committed_lock_is_of_the_committed_parameters() -> None:
+    for name, stage in locked().items():
+        for path, values in stage.get("params", {}).items():
+            content = YAML(typ="safe").load(staged(path))
+            now = {key: functools.reduce(operator.getitem, key.split("."), content) for key in values}
+            assert now == values, f"{name}: {path} has changed; `make baseline` makes dvc.lock and results anew"
 
 
 def test_a_copy_without_git_works_once_make_has_told_dvc(tmp_path: Path) -> None:
