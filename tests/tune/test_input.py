@@ -13,7 +13,8 @@ import ray
 
 from cfpn.schema import EXPRESSIONS
 from pipeline.process import InputError
-from tune import cluster, inputs, spaces
+from pipeline.runs.cluster import reach
+from tune import inputs, spaces
 from tune.trial import Arrays
 
 ROOT = Path(__file__).parents[2]
@@ -74,14 +75,14 @@ def test_a_missing_split_is_named_with_what_makes_it(tmp_path: Path) -> None:
 def test_an_address_with_nothing_there_is_said_at_once(address: str) -> None:
     begin = time.monotonic()
     with pytest.raises(InputError, match=f"--address {address}: nothing answers there"):
-        cluster.reach(address)
+        reach(address, "--address")
     assert time.monotonic() - begin < 5
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:", "ray://127.0.0.1:10001"])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(InputError, match="--address"):
-        cluster.reach(address)
+        reach(address, "--address")
 
 
 @pytest.mark.slow
@@ -91,7 +92,7 @@ def test_a_tmpdir_that_is_too_long_for_sockets_is_said_in_one_line(
     long = tmp_path / ("x" * 140)
     long.mkdir()
     monkeypatch.setattr(os, "environ", os.environ | {"TMPDIR": str(long), "RAY_TMPDIR": str(long)})
-    command = "from tune import cluster; cluster.start(1, {})"
+    command = "from pipeline.runs import cluster; cluster.start(1, {})"
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=os.environ, capture_output=True, text=True,
                           timeout=60)  # fmt: skip
     assert done.stderr.splitlines()[-1].endswith(f"cannot lie below {long}: set TMPDIR to a shorter path")
