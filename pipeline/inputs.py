@@ -8,12 +8,11 @@ the code. When augment.sigma changes and the profile learns from the original fa
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from pipeline import params as parameters
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, file_hash, run, write_json
 from pipeline.runs.about import ROOT, code_files, digest
 
 WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/train.py")  # what a run's files hold comes of them
@@ -37,8 +36,7 @@ def describe(learnt: Path, validation: Path) -> dict[str, Any]:
 def _hashed(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the ingest and augment stages write it")
-    with path.open("rb") as file:
-        return {"file": path.as_posix(), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"file": path.as_posix(), "sha256": file_hash(path)}
 
 
 def main() -> None:

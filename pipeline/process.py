@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -182,6 +183,19 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def workspace() -> Path:
+    """The user's workspace, also from a copy that DVC makes for `exp run --temp` and its queue, and deletes."""
+    folder = Path.cwd()
+    copies = [parent for parent in folder.parents if parent.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else folder
+
+
+def file_hash(path: Path, how: str = "sha256") -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, how).hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:

@@ -16,14 +16,14 @@ from cfpn.faces import Faces
 from cfpn.faces import load as load_split
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, only_one, run, write_json
+from pipeline.process import InputError, atomic, only_one, run, workspace, write_json
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
 from pipeline.runs.session import Session
 from pipeline.sinks import Sink
 from pipeline.sinks.dvclive import dvclive
 from pipeline.sinks.progress import progress_bar
-from pipeline.sinks.wandb import wandb
+from pipeline.sinks.wandb import dvc, wandb
 
 EXAMPLE = """example:
   python -m pipeline.train runs/nbp-0 --method nbp --seed 0
@@ -69,12 +69,18 @@ def train(params: Params, args: argparse.Namespace) -> None:
     faces = faces.first(params.train.limit)
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
-    checkpoint = args.checkpoints / args.out.name / f"{identity(about)}.safetensors"
+    checkpoint = kept(args, identity(about))
     resume(session, checkpoint)
     print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation):.4f}")
-    epochs(session, params, args, about, faces, validation, checkpoint)
-    write(session, params, args, about, faces, majority(validation))
+    epochs(session, params, args, about, files, faces, validation, checkpoint)
     shutil.rmtree(checkpoint.parent)
+
+
+def kept(args: argparse.Namespace, identity: str) -> Path:
+    """The checkpoint's file. In a copy of the workspace, which DVC deletes, it goes to the workspace itself."""
+    if workspace() == Path.cwd():
+        return Path(args.checkpoints, args.out.name, f"{identity}.safetensors")
+    return Path(workspace(), args.checkpoints, f"{args.out.name}-{identity}", f"{identity}.safetensors")
 
 
 def resume(session: Session, checkpoint: Path) -> None:
@@ -99,20 +105,22 @@ def epochs(
     params: Params,
     args: argparse.Namespace,
     about: dict[str, Any],
+    files: list[Path],
     faces: Faces,
     validation: Faces,
     checkpoint: Path,
 ) -> None:
-    """Train to the end, a checkpoint after every epoch and every record to every sink."""
+    """Train to the end, a checkpoint after every epoch and every record to every sink; then write the outputs."""
     method, share = params.methods[args.method], majority(validation)
     with ExitStack() as stack:
-        outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, about, checkpoint)]
+        outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, about, files)]
         for record in sessions.advance(session, params, method, args.seed, faces, validation):
             if record.complete:
                 sessions.save(session, checkpoint)
                 warn_if_collapsed(session, share)
             for output in outputs:
                 output(record)
+        write(session, params, args, about, faces, share)
 
 
 def majority(faces: Faces) -> float:
@@ -121,7 +129,7 @@ def majority(faces: Faces) -> float:
 
 
 def destinations(
-    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], checkpoint: Path
+    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], files: list[Path]
 ) -> list[AbstractContextManager[Sink]]:
     """Progress bar, DVCLive and a W&B run, which stands in a group with the others of its experiment or profile."""
     name, per_epoch = args.out.name, about["data"]["faces"] // params.train.batch
@@ -130,7 +138,14 @@ def destinations(
         progress_bar(name, params.train.epochs * per_epoch, session.state.epoch * per_epoch),
         dvclive(args.live / name, session.history),
         wandb(
-            args.project or params.tracking.project, group, name, checkpoint.stem, about, session.history, Path.cwd()
+            args.project or params.tracking.project,
+            group,
+            name,
+            identity(about),
+            about | {"dvc": dvc(files)},
+            session.history,
+            workspace(),
+            args.out / "model.safetensors",
         ),
     ]
 

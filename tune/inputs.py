@@ -1,6 +1,5 @@
 """The faces of a sweep, and every fault of its input that can be known before Ray starts."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 
 from cfpn.graph import units
 from pipeline import evaluate, networks
-from pipeline.process import InputError
+from pipeline.process import InputError, file_hash
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions
 from tune import names, spaces, trial
@@ -33,8 +32,7 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
     for name, path in files.items():
         if not path.exists():
             raise InputError(f"{path}: no such file; `dvc repro ingest augment` makes the faces")
-        with path.open("rb") as file:
-            result[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        result[name] = file_hash(path)
     return result
 
 

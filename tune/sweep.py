@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # `python tune/sweep.py`: the packages stand beside this folder, not in it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipeline.process import InputError, only_one, run
+from pipeline.process import InputError, only_one, run, workspace
+from pipeline.runs.cluster import reach
 from tune import cluster
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def main() -> None:
     """Command line; what takes seconds to import is imported behind it."""
     args = arguments()
     if args.address is not None:
-        cluster.reach(args.address)
+        reach(args.address, cluster.ADDRESS)
     from tune import inputs, progress, results, spaces, storage
 
     sweep = planned(args)
@@ -164,22 +165,24 @@ def trained(
     """Run all trials, say what happens and tell W&B; returns how every trial ended."""
     from pipeline.sinks import forgiving
     from pipeline.sinks import wandb as sink
-    from tune import names, progress, search, spaces, storage, track
+    from tune import inputs, names, progress, search, spaces, storage, track
     from tune.wandb_runs import Project, Shown, Writer
 
     mode, epochs = None, {names.identifier(config): search.epochs_of(sweep, config) for config in spaces.configs(sweep)}
     project = args.project or spaces.resolve(sweep, sweep.fixed).tracking.project
     with forgiving("no W&B runs, the sweep goes on without"):
-        mode = sink.mode(Path.cwd())
+        mode = sink.mode(workspace())
+    files = inputs.needed(sweep, args.splits, args.augmented)
+    source = {"commit": data.code["commit"], "dvc": sink.dvc(files.values())}
     with cluster.cluster(args):
         at_once = cluster.fits(args)
-        tracked = f"{mode}, project {project}, group {track.group(about)}, folder {Path.cwd() / 'wandb'}"
+        tracked = f"{mode}, project {project}, group {track.group(about)}, folder {workspace() / 'wandb'}"
         places = {"tables": str(args.out / args.name), "checkpoints": storage.uri(kept),
                   "W&B runs": tracked if mode not in (None, "disabled") else "none"}  # fmt: skip
         print(progress.announcement(sweep, list(epochs.values()), at_once, resources(args), places), flush=True)
         shown = Shown(*data.faces["val"][:2], data.faces["val"].classes)
-        writer = Writer(Project(Path.cwd(), project, track.group(about)), shown, mode)
-        tracker = track.Tracker(sweep, about, kept, writer, data.code["commit"])
+        writer = Writer(Project(workspace(), project, track.group(about)), shown, mode)
+        tracker = track.Tracker(sweep, about, kept, writer, source)
         try:
             callbacks = [progress.Progress(sweep, epochs), tracker]
             grid = search.fit(sweep, args, place, data, kept, resume, callbacks)

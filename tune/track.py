@@ -9,6 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from pipeline.sinks.wandb import shown
 from tune import names, outcome, spaces, storage, trial
 from tune.names import Config
 from tune.outcome import Outcome
@@ -16,16 +17,14 @@ from tune.spaces import Sweep, Training
 from tune.storage import Storage
 from tune.wandb_runs import Begin, End, Log, Writer
 
-LOGGED = ("train/", "val/", "unit/", "block/", "system/")  # beginnings of the metrics in a run
-
 
 class Tracker(tune.Callback):
     """Tells the writer of W&B runs what happens to trials, when it happens."""
 
     def __init__(
-        self, sweep: Sweep, about: dict[str, Any], kept: Storage, writer: Writer, commit: str | None = None
+        self, sweep: Sweep, about: dict[str, Any], kept: Storage, writer: Writer, source: dict[str, Any]
     ) -> None:
-        self.sweep, self.about, self.kept, self.writer, self.commit = sweep, about, kept, writer, commit
+        self.sweep, self.about, self.kept, self.writer, self.source = sweep, about, kept, writer, source
         self.begun: set[str] = set()
 
     def on_trial_result(
@@ -37,7 +36,7 @@ class Tracker(tune.Callback):
         if name not in self.begun:
             self.begin(config, history(self.kept, name, int(result["epoch"])))
         if not result.get("reason"):
-            self.writer.send(Log(name, row(result)))
+            self.writer.send(Log(name, shown(result)))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A run that nobody has begun yet."""
@@ -62,9 +61,9 @@ class Tracker(tune.Callback):
         what = spaces.training(self.sweep, config, self.about["threads"], self.about["device"])
         name = names.identifier(config)
         self.begun.add(name)
-        shown = settings(self.sweep, self.about, config, what) | {"commit": self.commit}
+        told = settings(self.sweep, self.about, config, what) | self.source
         run_id = identity([self.about, config])
-        self.writer.send(Begin(name, names.title(config, what.method), run_id, shown, rows))
+        self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
 
     def end(self, one: Outcome) -> None:
         """Finish the run of a trial."""
@@ -85,11 +84,6 @@ class Tracker(tune.Callback):
                 self.end(one)
 
 
-def row(result: dict[str, Any]) -> dict[str, float]:
-    """What of a report belongs into a run."""
-    return {name: value for name, value in result.items() if name in ("epoch", "step") or name.startswith(LOGGED)}
-
-
 def history(kept: Storage, name: str, before: int) -> list[dict[str, float]]:
     """The epochs before `before` of a trial, from its newest whole checkpoint or its outcome."""
     ended = outcome.read(kept, name)
@@ -106,7 +100,7 @@ def history(kept: Storage, name: str, before: int) -> list[dict[str, float]]:
 
 def whole(one: Outcome) -> list[dict[str, float]]:
     """The rows of all complete epochs, each with what the epoch took of the machine it ran on."""
-    return [row(trial.row(metrics, place)) for metrics, place in
+    return [shown(trial.row(metrics, place)) for metrics, place in
             zip(one.summary.history, one.summary.places, strict=True)]  # fmt: skip
 
 

@@ -210,8 +210,8 @@ def gpu_percent() -> dict[str, float]:
 
 
 def row(metrics: Mapping[str, float], place: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune is told of an epoch: its metrics, and what it took of the machine as "system/..."."""
-    used = {f"system/{name}": place[name] for name in USE if name in place}
+    """What Tune is told of an epoch: its metrics, and what it took of the machine as "worker/..."."""
+    used = {f"worker/{name}": place[name] for name in USE if name in place}
     return dict(metrics) | used | {"diverged": 0, "reason": ""}
 
 

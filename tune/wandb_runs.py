@@ -110,18 +110,17 @@ def take(message: Begin | Log | End, runs: "dict[str, Run]", project: Project, s
 
 
 def end(run: "Run", message: End, shown: Shown) -> None:
-    """Pictures of the predictions and the summary, and the run is whole."""
+    """The summary with tables of the predictions, and the run is whole."""
     try:
-        if message.probabilities is not None:
-            last = int(message.summary["epochs"])
-            run.log({"epoch": last} | pictures(message.probabilities, shown), step=last)
         run.summary.update(message.summary)
+        if message.probabilities is not None:  # in the history, numbers of rows and columns would get charts
+            run.summary.update(tables(message.probabilities, shown))
     finally:
         run.finish(exit_code=0 if message.summary.get("status") in ("complete", "stopped") else 1)
 
 
-def pictures(probabilities: np.ndarray, faces: Shown) -> dict[str, Any]:
-    """Confusion matrix and example predictions of probabilities (n, classes) on the faces, as W&B shows them."""
+def tables(probabilities: np.ndarray, faces: Shown) -> dict[str, Any]:
+    """Confusions and example predictions of probabilities (n, classes) on the faces, as W&B shows them."""
     import wandb as client
 
     predicted, certain = probabilities.argmax(1), probabilities.max(1)
@@ -133,11 +132,14 @@ def pictures(probabilities: np.ndarray, faces: Shown) -> dict[str, Any]:
         [client.Image(picture(faces.pixels[i])), names[faces.labels[i]], names[predicted[i]], float(certain[i])]
         for i in [*wrong, *right]
     ]
-    matrix = client.plot.confusion_matrix(
-        y_true=faces.labels.tolist(), preds=predicted.tolist(), class_names=list(names), title="Validation faces"
-    )
-    table = client.Table(columns=["face", "label", "predicted", "probability"], data=rows)
-    return {"confusion": matrix, "examples": table}
+    counts = [
+        [label, other, int(((faces.labels == i) & (predicted == j)).sum())]
+        for i, label in enumerate(names)
+        for j, other in enumerate(names)
+    ]
+    confusion = client.Table(columns=["label", "predicted", "faces"], data=counts)
+    examples = client.Table(columns=["face", "label", "predicted", "probability"], data=rows)
+    return {"confusion": confusion, "examples": examples}
 
 
 def picture(pixels: np.ndarray) -> np.ndarray:

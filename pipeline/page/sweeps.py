@@ -4,7 +4,6 @@ Per sweep: under which conditions it ran, validation accuracy over epochs, over 
 numbers with how the trials ended.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +26,7 @@ from pipeline.page.html import (
     percent,
     plain,
 )
-from pipeline.process import InputError
+from pipeline.process import InputError, file_hash
 from pipeline.runs.records import read_json
 
 if TYPE_CHECKING:
@@ -97,14 +96,8 @@ def read_sweep(folder: Path, faces: Mapping[str, Path]) -> Sweep:
     spread = [f"{VALIDATION}/{how}" for how in ("mean", "min", "max")]
     curves = read_table(folder / "curves.csv", ["setting", *axes, "epoch", "n", *spread])
     networks = read_networks(folder, RATE in axes) if NETWORK in axes else None
-    own = all(faces[name].exists() and sha256(faces[name]) == digest for name, digest in about["data"].items())
+    own = all(faces[name].exists() and file_hash(faces[name]) == digest for name, digest in about["data"].items())
     return Sweep(folder.name, about, axes, curves, trials, networks, own)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:

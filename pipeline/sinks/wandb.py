@@ -9,11 +9,12 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pipeline.process import file_hash
 from pipeline.sinks import Row, Sink, forgiving
 
 if TYPE_CHECKING:
@@ -24,17 +25,25 @@ if TYPE_CHECKING:
 PATIENCE = 2.0  # seconds for the server's first answer
 Mode = Literal["online", "offline", "disabled", "shared"]
 MODE = "WANDB_MODE"
+SHOWN = ("train/", "val/", "unit/", "worker/")  # beginnings of metrics; those of blocks stand in history.csv alone
 OWN_FOLDERS = ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")  # by default in the home folder
 
 
 @contextmanager
 def wandb(
-    project: str, group: str, name: str, identity: str, config: dict[str, Any], history: Sequence[Row], folder: Path
+    project: str,
+    group: str,
+    name: str,
+    identity: str,
+    config: dict[str, Any],
+    history: Sequence[Row],
+    folder: Path,
+    weights: Path,
 ) -> Iterator[Sink]:
     """One W&B run below `folder`/wandb; an offline run begun before is replaced by a replay of the history.
 
-    An online run begun before gets the rows of the history that it lacks. Trouble with W&B is said on standard error
-    and never ends a training.
+    An online run begun before gets the rows of the history that it lacks. A block that ends well has written `weights`,
+    and the run links them. Trouble with W&B is said on standard error and never ends a training.
     """
     run = None
     with forgiving("no W&B run, the training goes on without"):
@@ -43,10 +52,13 @@ def wandb(
     def log(record: "Record") -> None:
         if run is not None and record.complete:
             with forgiving(f"epoch {record.epoch} is not in W&B"):
-                run.log({"epoch": record.epoch, "step": record.step} | record.scalars, step=record.epoch)
+                run.log(shown({"epoch": record.epoch, "step": record.step} | record.scalars), step=record.epoch)
 
     try:
         yield log
+        if run is not None:
+            with forgiving("W&B does not link the weights"):
+                link(run, name, weights)
     finally:
         if run is not None:
             with forgiving("the W&B run was not finished"):
@@ -69,8 +81,28 @@ def begin(
     first = run.step if how == "online" else 0  # of an online run: one behind its last row
     for row in history:
         if row["epoch"] >= first:
-            run.log(row, step=int(row["epoch"]))
+            run.log(shown(row), step=int(row["epoch"]))
     return run
+
+
+def shown(row: Row) -> Row:
+    """What of an epoch W&B gets: dashboards sort by name, and the many metrics of blocks would come first."""
+    return {name: value for name, value in row.items() if name in ("epoch", "step") or name.startswith(SHOWN)}
+
+
+def link(run: "Run", name: str, weights: Path) -> None:
+    """An artifact that refers to the weights where they lie; the MD5 sum finds them in DVC's cache later."""
+    import wandb as client
+
+    artifact = client.Artifact(name, type="model", metadata={"md5": file_hash(weights, "md5")})
+    artifact.add_reference(weights.resolve().as_uri(), name=weights.name)
+    run.log_artifact(artifact)
+
+
+def dvc(files: Iterable[Path]) -> dict[str, Any]:
+    """Which state of DVC a run belongs to: its experiment, if it is of one, and data by the MD5 sums of dvc.lock."""
+    data = {file.as_posix(): file_hash(file, "md5") for file in files}
+    return {"experiment": os.environ.get("DVC_EXP_NAME"), "data": data}
 
 
 def _begin(

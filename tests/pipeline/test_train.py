@@ -206,6 +206,22 @@ def test_what_a_user_got_wrong_is_named_with_exit_code_two(
     assert not (folder / "runs").exists()
 
 
+def test_in_a_copy_of_dvc_checkpoints_and_runs_of_wandb_lie_in_the_workspace(
+    folder: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = folder / "project/.dvc/tmp/exps/tmpabc"
+    shutil.copytree(folder, copy, ignore=lambda where, names: {"project"} & set(names))
+    monkeypatch.chdir(copy)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    seen = []
+    monkeypatch.setattr(train_stage, "warn_if_collapsed", lambda *_: seen.extend(folder.rglob("*.safetensors")))
+    assert train().code == 0
+    assert {path.relative_to(folder).parts[:2] for path in seen} == {("project", ".checkpoints")}
+    assert (copy / "runs/nbp-0/model.safetensors").exists()
+    assert len(list((folder / "project/wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert not list((folder / "project/.checkpoints").rglob("*.safetensors"))
+
+
 def test_a_second_process_on_the_same_run_is_refused(folder: Path, train: Train) -> None:
     with process.only_one(folder / ".checkpoints" / "nbp-0"):
         result = train()

@@ -252,8 +252,11 @@ def shown(summary: dict[str, Any], history: list[dict[str, Any]]) -> None:
     assert summary["config"]["train"]["schedule"]["learning_rate"] == 0.005
     assert summary["config"]["sweep_name"] == "learning_rate"
     assert [row["epoch"] for row in history] == [1, 2]
-    assert {"val/accuracy", "train/loss", "system/memory_mib", "system/cpu_percent"} <= history[1].keys()
-    assert summary["summary"]["confusion_table"]["nrows"] == 49
+    assert {"val/accuracy", "train/loss", "worker/memory_mib", "worker/cpu_percent"} <= history[1].keys()
+    parts = {name.partition("/")[0] for name in history[1] if not name.startswith("_")}
+    assert parts == {"epoch", "step", "train", "unit", "val", "worker"}
+    assert len(summary["config"]["dvc"]["data"]) == 2
+    assert summary["summary"]["confusion"]["nrows"] == 49
     assert summary["summary"]["examples"]["ncols"] == 4
 
 

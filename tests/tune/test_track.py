@@ -33,12 +33,12 @@ class Listener:
 def tracker(folder: Path) -> tuple[Tracker, Listener]:
     """A tracker over an empty storage."""
     listener: Any = Listener()
-    return Tracker(SWEEP, ABOUT, storage.at(str(folder), "activation"), listener, "abc"), listener
+    return Tracker(SWEEP, ABOUT, storage.at(str(folder), "activation"), listener, {"commit": "abc"}), listener
 
 
 def result(epoch: int) -> dict[str, Any]:
     """What Tune hands over of an epoch, with keys of its own."""
-    return {"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5, "system/seconds": 1.0, "time_total_s": 9, "pid": 1}
+    return {"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5, "worker/seconds": 1.0, "time_total_s": 9, "pid": 1}
 
 
 def ended(epochs: int) -> Ended:
@@ -57,7 +57,7 @@ def test_a_trial_is_told_while_it_runs_and_its_scores_at_its_end(tmp_path: Path)
     begin, log, end = heard.messages
     assert isinstance(begin, Begin) and (begin.title, begin.history) == ("activation=relu seed=0", [])
     assert begin.config["commit"] == "abc" and begin.config["axes"] == {"activation": "relu", "seed": 0}
-    assert log == Log(NAME, {"epoch": 1, "step": 3, "val/accuracy": 0.5, "system/seconds": 1.0})
+    assert log == Log(NAME, {"epoch": 1, "step": 3, "val/accuracy": 0.5, "worker/seconds": 1.0})
     assert isinstance(end, End) and (end.summary["status"], end.summary["test/recall/sad"]) == ("complete", 1.0)
 
 

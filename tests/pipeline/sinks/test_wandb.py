@@ -1,5 +1,6 @@
 """What W&B shows is the history, also after a resumed run, and nothing about W&B ends or delays a training."""
 
+import hashlib
 import json
 import os
 import socket
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -35,7 +37,17 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def wandb_run(folder: Path, history: list[dict[str, float]]) -> AbstractContextManager[Sink]:
-    return wandb("project", "group", "nbp-0", "abc123", {"seed": 0}, history, folder)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    weights = folder / "model.safetensors"
+    return wandb("project", "group", "nbp-0", "abc123", {"seed": 0}, history, folder, weights)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """What W&B's own reader says of the one offline run."""
+    (run,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return [json.loads(line) for line in said.splitlines() if line.startswith("{")]
 
 
 def test_an_offline_wandb_run_resumed_holds_every_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,14 +57,43 @@ def test_an_offline_wandb_run_resumed_holds_every_epoch_once(tmp_path: Path, mon
     with wandb_run(tmp_path, HISTORY[:1]) as sink:
         sink(EPOCHS[1])
         sink(EPOCHS[2])
-    (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
-    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(run)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    items = [record["history"]["item"] for record in records if record.get("type") == "history"]
+    items = [record["history"]["item"] for record in records(tmp_path) if record["type"] == "history"]
     assert [(i["_step"], i["epoch"], i["val/accuracy"]) for i in items] == [
         (row["epoch"], row["epoch"], row["val/accuracy"]) for row in HISTORY
     ]
+
+
+def test_an_offline_run_links_the_weights_that_its_block_has_written_and_copies_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with wandb_run(tmp_path, HISTORY):
+        (tmp_path / "model.safetensors").write_bytes(b"better weights")
+    (artifact,) = (record["artifact"] for record in records(tmp_path) if record["type"] == "artifact")
+    (file,) = artifact["manifest"]["contents"]
+    assert file["ref"] == (tmp_path / "model.safetensors").as_uri()
+    assert json.loads(artifact["metadata"]) == {"md5": hashlib.md5(b"better weights").hexdigest()}
+    assert not list((tmp_path / "wandb").rglob("*.safetensors"))
+
+
+def test_a_training_that_fails_links_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(FloatingPointError), wandb_run(tmp_path, HISTORY):
+        raise FloatingPointError
+    assert not any(record["type"] == "artifact" for record in records(tmp_path))
+
+
+def test_metrics_of_blocks_stay_out_of_a_run_since_dashboards_would_show_them_first() -> None:
+    row = {"epoch": 1, "step": 5, "block/block1/cka_label": 0.5, "unit/block1/accuracy": 0.5, "val/loss": 2.0}
+    assert list(sink.shown(row)) == ["epoch", "step", "unit/block1/accuracy", "val/loss"]
+
+
+def test_a_run_names_dvcs_experiment_and_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "val.parquet").write_bytes(b"faces")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_EXP_NAME", "rapid-newt")
+    data = {"val.parquet": hashlib.md5(b"faces").hexdigest()}
+    assert sink.dvc([Path("val.parquet")]) == {"experiment": "rapid-newt", "data": data}
 
 
 class Online:
@@ -68,6 +109,9 @@ class Online:
     def log(self, row: dict[str, float], step: int) -> None:
         assert step >= self.step
         self.rows.append((step, row["val/accuracy"]))
+
+    def log_artifact(self, _: object) -> None:
+        pass
 
     def finish(self) -> None:
         raise RuntimeError("the connection is gone")
@@ -145,11 +189,14 @@ sink.own_folders(Path.cwd())
 import wandb
 
 seconds = []
+weights = Path("weights")
+weights.touch()
 for number in range(2):
     begin = time.perf_counter()
     mode = sink.mode(Path.cwd())
     seconds.append(time.perf_counter() - begin)
-    with sink.wandb("project", "group", "name", f"abc{number}", {}, [{"epoch": 1, "val/accuracy": 0.5}], Path.cwd()):
+    with sink.wandb("project", "group", "name", f"abc{number}", {}, [{"epoch": 1, "val/accuracy": 0.5}], Path.cwd(),
+                    weights):
         pass
 assert mode == "offline", mode
 assert seconds[0] < sink.PATIENCE + 1.5 and seconds[1] < 0.1, seconds
