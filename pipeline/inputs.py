@@ -11,7 +11,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cfpn.schema import reader
 from pipeline import params as parameters
+from pipeline.params import Params
 from pipeline.process import InputError, file_hash, run, write_json
 from pipeline.runs.about import ROOT, code_files, digest
 
@@ -33,6 +35,27 @@ def describe(learnt: Path, validation: Path) -> dict[str, Any]:
     }
 
 
+def drawn(path: Path) -> bool:
+    """Whether the faces of a split are drawn, as the file itself says."""
+    try:
+        with reader(path) as (_, description, _):
+            return description.drawn
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def refuse_drawn(params: Params, drawn: bool, allow: str) -> None:
+    """Raise InputError where drawn faces meet a profile for photographs, which would train long for nothing.
+
+    allow: the option that lets them pass.
+    """
+    if drawn and params.photographs:
+        raise InputError(
+            f"profile {params.profile} is for photographs, and the faces of {params.source} are drawn: "
+            f"name your file by -S source=FILE, or train on drawn faces by {allow}"
+        )
+
+
 def _hashed(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the ingest and augment stages write it")
@@ -51,8 +74,11 @@ def main() -> None:
     parser.add_argument("--splits", type=Path, default=Path("data/splits"), help="default: %(default)s")
     parser.add_argument("--augmented", type=Path, default=Path("data/augmented.parquet"), help="default: %(default)s")
     args = parser.parse_args()
-    faces = parameters.load(args.params).train.faces
-    write_json(args.out, describe(*files(faces, args.splits, args.augmented)))
+    params = parameters.load(args.params)
+    learnt, validation = files(params.train.faces, args.splits, args.augmented)
+    content = describe(learnt, validation)
+    refuse_drawn(params, drawn(learnt), f"-S profiles/{params.profile}.yaml:photographs=false")
+    write_json(args.out, content)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,10 @@ class Training(Recipe):
 
 
 class Params(BaseModel):
-    """Every parameter of the workflow, the methods with their whole schedules."""
+    """Every parameter of the workflow, the methods with their whole schedules.
+
+    photographs: whether the profile refuses drawn faces.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -116,6 +119,7 @@ class Params(BaseModel):
     ingest: Ingest = Ingest()
     augment: Augment = Augment()
     bench: Bench = Bench()
+    photographs: bool = False
     model: CFPN | Baseline
     train: Training
     methods: dict[str, Method]
@@ -148,7 +152,7 @@ class Sweep:
     test: bool = False
 
 
-OF_PROFILE = ("model", "train", "methods")  # sections of profiles/NAME.yaml
+OF_PROFILE = ("photographs", "model", "train", "methods")  # sections of profiles/NAME.yaml
 OF_ALL = tuple(name for name in Params.model_fields if name not in OF_PROFILE)  # sections of params.yaml
 
 

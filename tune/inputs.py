@@ -7,6 +7,7 @@ import torch
 
 from cfpn.graph import units
 from pipeline import evaluate, networks
+from pipeline.inputs import refuse_drawn
 from pipeline.process import InputError, file_hash
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions
@@ -55,11 +56,12 @@ def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
 
 
 def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
-    """Raise InputError for splits that are too small, and for units that a network does not have."""
+    """Raise InputError for faces that the profile refuses, splits too small, and units that a network does not have."""
     seen: set[Any] = set()
     for config in spaces.configs(sweep):
         what = spaces.training(sweep, config, 1, "cpu")
         train, own = what.params.train, faces[what.params.train.faces]
+        refuse_drawn(what.params, own.drawn, "--set photographs=false")
         count = min(train.limit or len(own.labels), len(own.labels))
         sessions.check_counts(train.batch, count, len(faces["val"].labels))
         key = repr((what.params.model, what.how.units))

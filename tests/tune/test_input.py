@@ -54,6 +54,14 @@ def test_what_the_faces_or_the_network_forbid_is_known_before_ray_starts(sets: l
     assert not ray.is_initialized()
 
 
+def test_a_profile_for_photographs_refuses_drawn_faces_before_ray_starts() -> None:
+    drawn = {"original": FACES._replace(drawn=True), "val": FACES}
+    own = ["profile=fer2013-cpu", "train.batch=32"]
+    with pytest.raises(InputError, match=r"profile fer2013-cpu is for photographs.*--set photographs=false"):
+        inputs.check(spaces.read(ROOT / "params.yaml", "x", own, {}, None, None), drawn)
+    inputs.check(spaces.read(ROOT / "params.yaml", "x", [*own, "photographs=false"], {}, None, None), drawn)
+
+
 def test_too_few_validation_faces_are_known_before_ray_starts() -> None:
     few = FACES._replace(labels=FACES.labels[:3], pixels=FACES.pixels[:3], rows=FACES.rows[:3])
     sweep = spaces.read(ROOT / "params.yaml", "x", ["train.batch=32"], {}, None, None)
