@@ -95,20 +95,16 @@ def head_share(one: Run) -> float | None:
 
 
 def figures_note(inputs: Inputs) -> Section | None:
-    """Where paper Figs 9 to 11 come from, on a page without them."""
-    shown = {"activation", "learning_rate", "models"} & {sweep.name for sweep in inputs.sweeps}
-    if len(shown) == 3:
+    """Where paper Figs 9 to 11 come from, on a page without them; the workflow's page links the one of the sweeps."""
+    known = {sweep.name for sweep in inputs.sweeps}
+    missing = [name for name in ("activation", "learning_rate", "models") if name not in known]
+    if not missing:
         return None
-    commands = [
-        f"python tune/sweep.py {name}" for name in ("activation", "learning_rate", "models") if name not in shown
-    ]
-    return Section(
-        "More figures of the paper",
-        [
-            Text(
-                "Figs 9, 10 and 11 of the paper compare activation functions, learning rates and networks. They need "
-                f"many trainings and have commands of their own: {listed(commands)}. Then dvc repro "
-                "sweeps/dvc.yaml:report writes this page with them to results/sweeps-report."
-            )
-        ],
+    commands = [f"make sweep NAME={name}" for name in missing]
+    text = (
+        "Figs 9, 10 and 11 of the paper compare activation functions, learning rates and networks. They need many "
+        f"trainings and have commands of their own: {listed(commands)}. Then make sweep NAME=report writes a page like "
+        "this one with their figures"
     )
+    note = Text(f"{text}.") if inputs.sweeps else Text(f"{text}:", link="../sweeps/report/index.html")
+    return Section("More figures of the paper", [note])

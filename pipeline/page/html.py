@@ -57,10 +57,11 @@ class Table(NamedTuple):
 
 
 class Text(NamedTuple):
-    """A paragraph; mark "note" or "warning" puts it into a box."""
+    """A paragraph; mark "note" or "warning" puts it into a box. link: of a page beside this one, shown at its end."""
 
     text: str
     mark: str = ""
+    link: str = ""
     kind: str = "text"
 
 

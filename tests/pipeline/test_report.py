@@ -71,7 +71,8 @@ def test_the_page_needs_nothing_beside_it(root: Path) -> None:
     page, parser = build(root), References()
     parser.feed(page)
     assert parser.open == []
-    assert all(target.startswith(("data:", "#")) for target in parser.found)
+    beside = [target for target in parser.found if not target.startswith(("data:", "#"))]
+    assert beside == ["../sweeps/report/index.html"], "the page of the sweeps, which the page can do without"
     assert {target[1:] for target in parser.found if target.startswith("#")} <= set(parser.ids)
     assert not re.search(r"@import|url\(|<script|https?://", re.sub(r'"data:[^"]*"', "", page))
 
@@ -196,6 +197,16 @@ def test_sweeps_and_networks_have_sections_of_their_own_where_there_are_any(root
     text = read(root)
     assert "Sweeps Activation functions (paper Fig 9): profile sample" in text
     assert "Networks compared Networks (paper Fig 11): profile sample" in text
+    assert "commands of their own: make sweep NAME=learning_rate. Then" in text
+    assert "../sweeps" not in text
+
+
+def test_the_page_names_the_commands_for_the_figures_that_it_lacks_and_links_their_page(root: Path) -> None:
+    text = read(root)
+    stages = (Path(__file__).parents[2] / "sweeps/dvc.yaml").read_text()
+    for name in ("activation", "learning_rate", "models"):
+        assert f"make sweep NAME={name}" in text and name in stages
+    assert "make sweep NAME=report writes a page like this one with their figures: ../sweeps/report/index.html" in text
 
 
 def test_the_audit_shows_every_count_of_the_file(root: Path) -> None:
