@@ -12,9 +12,11 @@ Names of tables:
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
+- any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
 import argparse
+import csv
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,7 +52,7 @@ def filled(text: str, folder: Path, where: Path) -> str:
 
 
 def table(name: str, folder: Path) -> str:
-    """A table by its name; folder: docs/study."""
+    """A table by its name; folder: docs/study. A CSV that is of no runs stands as it is."""
     if name == "robustness":
         return robustness(pd.read_csv(folder / "robustness.csv"))
     if name in ("step", "step224"):
@@ -67,7 +69,12 @@ def table(name: str, folder: Path) -> str:
         return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
     if name.endswith("-seeds"):
         return seeds(study.read(folder / f"{name.removesuffix('-seeds')}.csv"))
-    return compare.markdown(compare.compared(study.read(folder / f"{name}.csv"), REFERENCE))
+    path = folder / f"{name}.csv"
+    if path.exists() and "epoch" not in pd.read_csv(path, nrows=0):
+        with path.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        return lines(header, rows)
+    return compare.markdown(compare.compared(study.read(path), REFERENCE))
 
 
 def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

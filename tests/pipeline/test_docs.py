@@ -59,6 +59,16 @@ def test_a_mark_without_data_or_end_is_an_input_error(text: str, message: str) -
         docs.filled(text, STUDY, Path("README.md"))
 
 
+def test_a_table_that_is_of_no_runs_stands_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "beta.csv").write_text('beta,"accuracy, %"\n1,25.0\n"1,000",37.3 ± 1\n')
+    assert docs.table("beta", tmp_path).splitlines() == [
+        "| beta | accuracy, % |",
+        "| --- | --- |",
+        "| 1 | 25.0 |",
+        "| 1,000 | 37.3 ± 1 |",
+    ]
+
+
 def test_the_table_of_robustness_has_a_column_per_method_with_means_over_seeds() -> None:
     rows = [("bp", 0, 0.5), ("bp", 1, 0.6), ("nbp", 0, 0.7)]
     table = pd.DataFrame([{"method": m, "seed": s, "damage": "noise", "level": 8.0, "accuracy": a} for m, s, a in rows])
