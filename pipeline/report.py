@@ -1,8 +1,8 @@
-"""Stage `report`: everything the workflow found out -> one self-contained HTML page and its pictures.
+"""Stage `report`: everything the workflow found out -> one self-contained HTML page, its pictures, and README.md.
 
 `python -m pipeline.report OUT_DIR` reads the runs, their evaluations, the splits with their audit, the augmented faces,
-the comparison and the measurements. It writes OUT_DIR/index.html with every picture beside it as a file of its own. The
-same input on the same day gives the same bytes. Runs are those that params.yaml names under `run`, of its profile.
+the comparison and the measurements. It writes OUT_DIR/index.html with every picture beside it as a file of its own, and
+the same as Markdown for git hosts. The same input on the same day gives the same bytes. Runs are those that params.yaml names under `run`, of its profile.
 Others in the folder are left out, so that a page never mixes settings.
 
 A section is a function `Inputs -> Section | None` in SECTIONS; None leaves it out.
@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.page import architecture, audit, comparison, costs, faces, heading, results, sweeps, yardsticks
 from pipeline.page.html import Picture, render
 from pipeline.page.inputs import Inputs, Paths, read_inputs
+from pipeline.page.markdown import markdown
 from pipeline.process import atomic, only_one, run
 
 SECTIONS = (
@@ -51,24 +52,26 @@ PATHS = {
 
 
 def report(out: Path, inputs: Inputs) -> None:
-    """Write index.html and the pictures into `out`: all of them or none."""
+    """Write index.html, README.md and the pictures into `out`: all of them or none."""
     sections = [section for build in SECTIONS if (section := build(inputs)) is not None]
     pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
-    page = render(head=heading.heading(inputs), sections=sections)
+    head = heading.heading(inputs)
+    pages = {"index.html": render(head=head, sections=sections), "README.md": markdown(head, sections)}
     with only_one(out), ExitStack() as outputs:
         for picture in pictures:
             outputs.enter_context(atomic(out / picture.name)).write_bytes(picture.content)
-        outputs.enter_context(atomic(out / "index.html")).write_text(page, encoding="utf-8", newline="\n")
+        for name, page in pages.items():
+            outputs.enter_context(atomic(out / name)).write_text(page, encoding="utf-8", newline="\n")
 
 
 def main() -> None:
     """Command line of the stage."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.report",
-        description="Write one self-contained HTML page about data, training and results, and its pictures.",
+        description="Write one self-contained HTML page about data, training and results, its pictures, and README.md.",
         epilog="example: python -m pipeline.report results/report --runs runs --evaluations results/evaluate",
     )
-    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where index.html and the pictures go")
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where they go")
     for name, text in PATHS.items():
         default = Paths._field_defaults[name]
         parser.add_argument(f"--{name}", type=Path, default=default, help=f"{text} (default: %(default)s)")

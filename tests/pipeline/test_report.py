@@ -84,8 +84,22 @@ def test_every_picture_is_a_file_too_and_two_reports_are_the_same_bytes(root: Pa
     names = sorted(path.name for path in (root / "a").iterdir())
     for name in names:
         assert (root / "a" / name).read_bytes() == (root / "b" / name).read_bytes()
-    assert page.count('<figure class="picture') == len(names) - 1
+    assert page.count('<figure class="picture') == len(names) - 2
     assert {"learning-curves.svg", "confusion-bp-0.svg", "predictions-nbp-0.png", "augmentation.png"} <= set(names)
+
+
+def test_the_page_as_markdown_has_the_same_tables_and_the_pictures_beside_it(root: Path) -> None:
+    page = build(root)
+    text = (root / "out/README.md").read_text()
+    headings = re.findall(r"<h[12]>(.*?)</h[12]>", page)
+    assert [unescape(one) for one in headings] == [
+        unescape(one) for one in re.findall(r"^##? (.*)$", text, re.MULTILINE)
+    ]
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", text)
+    assert sorted([*pictures, "README.md", "index.html"]) == sorted(path.name for path in (root / "out").iterdir())
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == page.count("<thead>") + 1
+    assert all(len({line.replace("\\|", "").count("|") for line in rows}) == 1 for rows in tables)
 
 
 def test_figures_4_to_8_of_the_paper_are_named(root: Path) -> None:
