@@ -2,8 +2,8 @@
 
 `python -m pipeline.report OUT_DIR` reads the runs, their evaluations, the splits with their audit, the augmented faces,
 the comparison and the measurements. It writes OUT_DIR/index.html with every picture beside it as a file of its own, and
-the same as Markdown for git hosts. The same input on the same day gives the same bytes. Runs are those that params.yaml names under `run`, of its profile.
-Others in the folder are left out, so that a page never mixes settings.
+README.md, the same for git hosts. The same input on the same day gives the same bytes. Runs are those that params.yaml
+names under `run`, of its profile. Others in the folder are left out, so that a page never mixes settings.
 
 A section is a function `Inputs -> Section | None` in SECTIONS; None leaves it out.
 """
