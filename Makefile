@@ -21,10 +21,11 @@ help: ## this list
 setup: $(READY) ## create the virtual environment with everything pinned in requirements.lock
 
 # torch first and by its exact name, since its dependencies differ between CPU and CUDA builds; the rest as locked.
+# A terminal sees how far pip is.
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements.lock
+	[ -t 1 ] || quiet=--quiet; $(BIN)/python -m pip install $$quiet "$$(grep '^torch==' requirements.lock)"
+	[ -t 1 ] || quiet=--quiet; $(BIN)/python -m pip install $$quiet --no-deps -r requirements.lock
 	touch $@
 
 # A ZIP of the repository has no .git, which DVC asks for unless it is told to do without.
