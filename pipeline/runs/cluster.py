@@ -7,6 +7,7 @@ servers of a Ray that it started end with it. Two idle agents of Ray follow with
 import logging
 import os
 import secrets
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -38,10 +39,12 @@ def connected(address: str | None, cpus: int | None = None, name: str = "compute
     for variable, value in QUIET.items():
         os.environ.setdefault(variable, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    before = signal.getsignal(signal.SIGTERM)
     if address is None:
         start(cpus, options)
     else:
         _join(address, options, name)
+    signal.signal(signal.SIGTERM, before)  # Ray's own would abort this process
     try:
         yield
     finally:
