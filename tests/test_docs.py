@@ -22,7 +22,7 @@ HISTORY = ROOT / "docs/lab-notebook.md"  # kept as it was written
 TODAY = [page for page in PAGES if page != HISTORY]
 WORDS, CHARACTERS, LINES = 30, 400, 130  # at most: of a sentence, of a paragraph, of README
 PACKAGES = ("cfpn", "pipeline", "tune", "bench")
-MADE = ("dvc.lock", "data/", "runs/", "results/", "report/", "sweeps/results/", "wandb/", ".venv")  # by commands, not in git
+MADE = ("dvc.lock", "data/", "runs/", "results/", "report/", "sweeps/results/", "wandb/", ".venv")  # not in git
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 page = pytest.mark.parametrize("path", TODAY, ids=lambda path: path.name)
