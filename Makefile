@@ -40,9 +40,10 @@ repro: scm ## run the whole workflow on the profile of params.yaml; the page is 
 runs: scm ## a table of the workspace and all experiments: what they reach, nothing else
 	dvc exp show --no-pager --drop '.*' --keep 'Experiment|Created|.*accuracy|.*macro_f1|training_faces'
 
-sweep: scm ## run one sweep of sweeps/params.yaml: make sweep NAME=beta
-	dvc repro inputs
-	dvc --cd sweeps repro $(if $(filter models methods cost report,$(NAME)),$(NAME),sweep@$(NAME))
+# The report shows the sweeps that have run. By itself DVC would first run all that have not.
+sweep: scm ## run one sweep of sweeps/params.yaml: make sweep NAME=beta; NAME=report shows those that ran on a page
+	dvc repro $(if $(filter report,$(NAME)),,inputs)
+	dvc --cd sweeps repro $(if $(filter models methods cost,$(NAME)),$(NAME),$(if $(filter report,$(NAME)),--single-item report,sweep@$(NAME)))
 
 lint: $(READY) ## ruff and mypy
 	ruff check .

@@ -170,6 +170,17 @@ def test_a_sweep_depends_on_the_methods_that_it_trains() -> None:
         assert set(named(own[name], "../methods.yaml")) == {entry.method for entry in sweeps["models"].models.values()}
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("beta", "sweep@beta"), ("models", "models"), ("methods", "methods"), ("cost", "cost"),
+     ("report", "--single-item report")],
+)  # fmt: skip
+def test_make_sweep_runs_the_one_stage_that_it_names(name: str, target: str) -> None:
+    words = ["make", "--dry-run", "READY=", "sweep", f"NAME={name}"]
+    said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == f"dvc --cd sweeps repro {target}"
+
+
 def present(raw: dict[str, Any], name: str) -> bool:
     for part in name.split("."):
         if not isinstance(raw, dict) or part not in raw:
