@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export LOGNAME ?= $(shell id -un 2>/dev/null || id -u)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup scm repro runs sweep lint test test-fast bench docs weights baseline clean
+.PHONY: help setup scm repro runs sweep lint test test-fast bench docs demo weights baseline clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(READY) ## paired measurements of the training step
 
 docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/study
 	python -m pipeline.docs
+
+demo: $(READY) ## the demo page as a folder in which the browser runs the network; npm fetches its runtime
+	python -m pipeline.site demo
 
 # Hours on a CPU. FER2013 is where README says; the seed is that of the weights in the repository.
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights

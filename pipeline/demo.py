@@ -29,13 +29,15 @@ from pipeline.pictures.writers import FOUND, TAKEN, drawn
 from pipeline.process import InputError, run
 
 LOOPBACK, PORT = "127.0.0.1", 8848
-PAGE = Path(pictures.__file__).with_name("demo.html")
+FOLDER = Path(pictures.__file__).parent
+FILES = {"/": "demo.html", "/page.js": "page.js", "/answers.js": "server.js"}  # path -> file in FOLDER
+KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 LARGEST = 10_000_000  # bytes of an upload
 SECONDS = 20.0  # in which an upload must be here
 WAITING = 5  # uploads at once, the one that is worked on included
 CHUNK = 1 << 16
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -101,17 +103,18 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET / is the page; POST /predict takes a picture file and answers with JSON."""
+    """GET gives the page's files; POST /predict takes a picture file and answers with JSON."""
 
     server: Server
     timeout = SECONDS  # of a single read
 
     def do_GET(self) -> None:
-        """The page."""
+        """A file of the page."""
         if not self.is_ours():
             self.reply(HTTPStatus.FORBIDDEN, "text/plain", b"asked for under another name than the loopback address")
-        elif self.path == "/":
-            self.reply(HTTPStatus.OK, "text/html; charset=utf-8", PAGE.read_bytes())
+        elif (name := FILES.get(self.path)) is not None:
+            file = FOLDER / name
+            self.reply(HTTPStatus.OK, KINDS[file.suffix], file.read_bytes())
         else:
             self.reply(HTTPStatus.NOT_FOUND, "text/plain", b"there is nothing here")
 

@@ -40,7 +40,7 @@ def test_the_wheel_holds_every_module_and_what_modules_read(installed: Path) -> 
         path.relative_to(ROOT)
         for name in PACKAGES
         for path in (ROOT / name).rglob("*")
-        if path.suffix in (".py", ".html", ".safetensors")
+        if path.suffix in (".py", ".html", ".js", ".safetensors")
     ]
     assert [path for path in wanted if not (installed / path).is_file()] == []
 

@@ -1,6 +1,7 @@
 """The ONNX file gives PyTorch's probabilities for faces as they are, or it is not written."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cfpn.prediction import predict, unit_log_probabilities
+from cfpn.schema import Description, write
 from pipeline import export as command
 from pipeline.pictures.answers import load_model
 from pipeline.process import InputError
@@ -72,6 +74,24 @@ def test_a_file_that_differs_is_not_written(
     with pytest.raises(InputError, match="not written; a probability differs by"):
         command.export(load_model(str(folder / "small.safetensors")), tmp_path / "it.onnx", pixels())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bits_change_probabilities_a_little_and_say_what_they_cost(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = np.arange(COUNT) % 7
+    write(tmp_path / "split.parquet", pixels().numpy(), labels, np.arange(1, COUNT + 1), Description())
+    arguments = ["--weights", folder / "small.safetensors", "--split", tmp_path / "split.parquet"]
+    called = ["export", tmp_path / "it.onnx", *arguments, "--int8", tmp_path / "split.parquet"]
+    monkeypatch.setattr(sys, "argv", [str(one) for one in called])
+    command.main()
+    before, after = (command.predicted(path, [pixels()])[0] for path in (folder / "small.onnx", tmp_path / "it.onnx"))
+    assert 0 < np.abs(after - before).max() < 0.2
+    own = {weight.data_type for weight in onnx.load(tmp_path / "it.onnx").graph.initializer if len(weight.dims) == 4}
+    assert own == {onnx.TensorProto.INT8}
+    scores = [f"{(found.argmax(1) == labels).mean():.2%}" for found in (after, before)]
+    assert f"accuracy {scores[0]} instead of {scores[1]}" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["it.onnx", "split.parquet"]
 
 
 def test_another_network_is_found_to_differ(folder: Path, tmp_path: Path) -> None:

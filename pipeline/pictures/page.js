@@ -1,0 +1,62 @@
+// The page: pictures in, tables out. answers.js, its source of answers, gives answer(blob).
+const at = (id) => document.getElementById(id);
+
+async function send(blob) {
+  at("error").textContent = "";
+  at("status").textContent = "Looking …";
+  at("faces").replaceChildren();
+  at("picture").hidden = true;
+  try {
+    const found = await answer(blob);
+    at("status").textContent = found.weights;
+    at("picture").src = found.picture;
+    at("picture").alt = found.faces.map((face) => face.expression).join(", ");
+    at("picture").hidden = false;
+    at("faces").replaceChildren(...found.faces.map(table));
+  } catch (error) {
+    at("status").textContent = "";
+    at("error").textContent = error.message;
+  }
+}
+
+function table(face, index) {
+  const names = Object.keys(face.probabilities);
+  const result = document.createElement("table");
+  result.createCaption().textContent = `Face ${index + 1}, ${face.how}`;
+  row(result, ["", ...names], "th");
+  for (const [unit, own] of Object.entries(face.units)) row(result, [unit, ...names.map((name) => own[name].toFixed(2))]);
+  row(result, ["vote", ...names.map((name) => face.probabilities[name].toFixed(2))]).className = "vote";
+  return result;
+}
+
+function row(table, texts, kind = "td") {
+  const result = table.insertRow();
+  for (const text of texts) result.appendChild(document.createElement(kind)).textContent = text;
+  return result;
+}
+
+at("file").addEventListener("change", (event) => event.target.files[0] && send(event.target.files[0]));
+at("drop").addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
+at("drop").addEventListener("dragleave", () => at("drop").classList.remove("over"));
+at("drop").addEventListener("drop", (event) => {
+  event.preventDefault();
+  at("drop").classList.remove("over");
+  if (event.dataTransfer.files[0]) send(event.dataTransfer.files[0]);
+});
+at("camera").addEventListener("click", async () => {
+  const video = at("video");
+  try {
+    if (!video.srcObject) {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+      video.hidden = false;
+      at("camera").textContent = "Take the picture";
+      return;
+    }
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob(send, "image/png");
+  } catch (error) {
+    at("error").textContent = `No camera: ${error.message}`;
+  }
+});

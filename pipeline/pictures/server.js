@@ -1,0 +1,6 @@
+// answers.js of `python -m pipeline.demo`: the server that gave the page answers.
+async function answer(blob) {
+  const found = await (await fetch("/predict", { method: "POST", body: blob })).json();
+  if (found.error) throw new Error(found.error);
+  return found;
+}
