@@ -15,6 +15,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,14 +111,19 @@ def compare(network: Network, path: Path, pixels: Tensor) -> float:
 
 def predicted(path: Path, chunks: tuple[Tensor, ...] | list[Tensor]) -> list[NDArray[np.float32]]:
     """Probabilities that ONNX Runtime computes for chunks of pixels (n, channels, 48, 48)."""
+    own = session(path)
+    rank = len(own.get_inputs()[0].shape)
+    arrays = ((chunk[:, 0] if rank == 3 else chunk).numpy() for chunk in chunks)
+    return [own.run(["probabilities"], {"pixels": array})[0] for array in arrays]
+
+
+def session(path: Path) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
+    """A file in ONNX Runtime, with as many threads as torch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    rank = len(session.get_inputs()[0].shape)
-    arrays = ((chunk[:, 0] if rank == 3 else chunk).numpy() for chunk in chunks)
-    return [session.run(["probabilities"], {"pixels": array})[0] for array in arrays]
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def export_int8(model: Model, path: Path, pixels: Tensor, ranges: Tensor) -> Answers:

@@ -1,0 +1,176 @@
+"""What an answer of each network costs: parameters, file size, multiply-adds, and time on one core, in one run.
+
+`python -m bench.latency` measures the weights that come with the library, by the full vote and by faces that leave
+early, and the comparison networks of Table II, whose time does not depend on their weights. It writes cost.json, from
+which `make docs` makes the table and the picture of docs/predict.md. Run it on an idle machine: the answers of all take
+turns, so that what disturbs falls on all alike. Every answer includes preprocessing; every round has faces of its own.
+"""
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from bench.card import count
+from cfpn import anytime, prediction, training, weights
+from cfpn.allocator import keep_freed_memory
+from cfpn.faces import Faces
+from cfpn.network import Network
+from cfpn.training import Method, Recipe
+from pipeline import evaluate, export, networks
+from pipeline.networks import MODULES, Baseline
+from pipeline.pictures.answers import Model, load_model
+from pipeline.process import InputError, run, write_json
+
+EXAMPLE = """example:
+  taskset -c 0 python -m bench.latency --splits data/splits
+"""
+EXITS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities at which faces leave, beside the one that is stored
+INPUT_SIZE = 64  # of the comparison networks: the least that they take
+ROUNDS = {1: 400, 128: 10}  # faces at once -> measured answers
+PIXELS = 128  # faces on which an export is compared with PyTorch
+
+Call = Callable[[Tensor], object]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way to get an answer: the numbers of its row, and calls that take pixels (n, 1, 48, 48), by their engine."""
+
+    row: dict[str, Any]
+    calls: Mapping[str, Call]
+
+
+def measure(models: Sequence[Model], faces: Faces, exits: Sequence[float], rounds: Mapping[int, int]) -> dict[str, Any]:
+    """Rows of all models, by the full vote and with every exit; faces leave early by PyTorch alone."""
+    with TemporaryDirectory() as folder:
+        subjects = [one for model in models for one in subjects_of(model, faces, exits, Path(folder))]
+    timed = {batch: times(subjects, faces.pixels, batch, number) for batch, number in rounds.items()}
+    for place, subject in enumerate(subjects):
+        subject.row["ms"] = {
+            engine: {str(batch): timed[batch][place][engine] for batch in rounds} for engine in subject.calls
+        }
+    about = {"faces": len(faces), "rounds": {str(batch): number for batch, number in rounds.items()}}
+    about |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": machine()}
+    return {"rows": [subject.row for subject in subjects]} | about
+
+
+def subjects_of(model: Model, faces: Faces, exits: Sequence[float], folder: Path) -> Iterator[Subject]:
+    """The full vote, then every exit where units vote."""
+    network, path = model.network, folder / "it.onnx"
+    export.export(model, path, faces.pixels[:PIXELS])
+    session, stored = export.session(path), network.about.get("exit")
+    own = {
+        "network": model.name,
+        "parameters": sum(tensor.numel() for tensor in network.parameters()),
+        "bytes": {"safetensors": len(save(contiguous(network))), "onnx": path.stat().st_size},
+    }
+
+    def by_onnx(pixels: Tensor) -> object:
+        return session.run(["probabilities"], {"pixels": pixels[:, 0].numpy()})
+
+    full = {"exit": None, "multiply_adds": model.costs[-1]}
+    if trained(network):
+        full |= scores(prediction.predict(network, faces.pixels), faces)
+    yield Subject(own | full, {"torch": partial(prediction.predict, network), "onnx": by_onnx})
+    for sure in sorted({*exits, *([stored] if stored else [])}) if network.vote else ():
+        found = prediction.opinions(network, faces.pixels, sure)
+        spent = torch.tensor(model.costs)[found.asked - 1].double().mean().item()
+        early = {"exit": sure, "stored": sure == stored, "multiply_adds": spent} | scores(found.vote(), faces)
+        yield Subject(own | early, {"torch": partial(prediction.predict, network, exit=sure)})
+
+
+def contiguous(network: Network) -> dict[str, Tensor]:
+    """What a weights file holds."""
+    return {name: tensor.contiguous() for name, tensor in network.predicting().items()}
+
+
+def trained(network: Network) -> bool:
+    """Whether a weights file says how the network was trained."""
+    return "training" in network.about
+
+
+def scores(probabilities: Tensor, faces: Faces) -> dict[str, int]:
+    """Faces, and those that were classified as labelled."""
+    return count(probabilities.argmax(1) == faces.labels)
+
+
+def times(subjects: Sequence[Subject], pixels: Tensor, batch: int, rounds: int) -> list[dict[str, dict[str, float]]]:
+    """Per subject and engine the mean and the quartiles of milliseconds; all take turns with the same faces.
+
+    In its turn each answers twice, and the second answer counts: the first fetches its weights into the caches.
+    """
+    seconds: dict[tuple[int, str], list[float]] = {}
+    for number in range(rounds):
+        start = number * batch % (len(pixels) - batch + 1)
+        chunk = pixels[start : start + batch]
+        for place, subject in enumerate(subjects):
+            for engine, call in subject.calls.items():
+                call(chunk)
+                begin = time.perf_counter()
+                call(chunk)
+                seconds.setdefault((place, engine), []).append(time.perf_counter() - begin)
+    return [
+        {engine: told(seconds[place, engine]) for engine in subject.calls} for place, subject in enumerate(subjects)
+    ]
+
+
+def told(seconds: Sequence[float]) -> dict[str, float]:
+    """Mean and quartiles in milliseconds."""
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    values = {"mean": statistics.mean(seconds), "low": low, "median": middle, "high": high}
+    return {name: round(1000 * value, 4) for name, value in values.items()}
+
+
+def compared(name: str) -> Model:
+    """A comparison network with weights drawn from a seed."""
+    nodes = networks.build(Baseline(name, INPUT_SIZE), 0)  # type: ignore[arg-type]  # a key of MODULES
+    network = training.start(nodes, Method(units="network"), Recipe(), INPUT_SIZE, 0, torch.device("cpu")).network
+    network.names, network.about = (), {}
+    return Model(network.eval(), name, "", anytime.multiply_adds(network))
+
+
+def machine() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.latency",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--splits", type=Path, default=Path("data/splits"), help="of FER2013 (default: %(default)s)")
+    add("--out", type=Path, default=Path("docs/study"), help="default: %(default)s")
+    args = parser.parse_args()
+    export.needs()
+    faces = evaluate.load_faces(args.splits / "test.parquet")
+    if faces.drawn:
+        raise InputError(f"{args.splits}: drawn faces; expected the splits of FER2013, which `pipeline.ingest` writes")
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    models = [*map(load_model, weights.names()), *map(compared, MODULES)]
+    found = measure(models, faces, EXITS, ROUNDS)
+    write_json(args.out / "cost.json", found)
+    print(f"{args.out / 'cost.json'}; now `make docs`")
+
+
+if __name__ == "__main__":
+    run(main)
