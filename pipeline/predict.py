@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ EXAMPLE = """examples:
   python -m pipeline.predict photo.jpg                       every face with its three most likely expressions
   python -m pipeline.predict faces/ --csv > faces.csv        a table
   python -m pipeline.predict photo.jpg --out seen --explain  pictures with boxes and what the network looked at
+  python -m pipeline.predict --camera --json                 what the camera sees
 """
 FACES = """auto: search pictures of more than 96 pixels for faces where OpenCV is installed; detect: search all;
 crop: take the middle square of each for a face (default: %(default)s)"""
@@ -57,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("paths", nargs="+", metavar="PATH", help="picture, folder, CSV, or - for standard input")
+    add("paths", nargs="*", metavar="PATH", help="picture, folder, CSV, or - for standard input")
+    add("--camera", action="store_true", help="take a picture with the camera first; needs OpenCV")
     add("--weights", default=weights.BEST, metavar="NAME|FILE", help="of the network (default: %(default)s)")
     add("--faces", choices=("auto", "detect", "crop"), default="auto", help=FACES)
     add("--top", type=int, default=3, metavar="K", help="likeliest classes that are told (default: %(default)s)")
@@ -73,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
 
 def checked(args: argparse.Namespace, network: Network) -> float | None:
     """Raise InputError for arguments that do not fit together; returns the probability at which faces leave."""
+    if not (args.paths or args.camera):
+        raise InputError("expected a PATH or --camera")
     if args.explain and not (args.out or args.json):
         raise InputError("--explain: expected --out DIR or --json beside it, which show what the network looked at")
     if args.faces == "detect" and not detect.available():
@@ -118,7 +123,8 @@ def main() -> None:
         print(f"error: {fault}", file=sys.stderr)
 
     reader = Reader(model.network.channels, args.faces, report, lambda note: print(note, file=sys.stderr), args.out)
-    for group in batches(reader.items(args.paths)):
+    taken = reader.camera() if args.camera else ()
+    for group in batches(chain(taken, reader.items(args.paths))):
         pixels = torch.cat([torch.tensor(item.pixels) for item in group])
         found = iter(answers(model, pixels, sure, args.explain))
         for item in group:

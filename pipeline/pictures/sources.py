@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.data.csv_reader import Fault, parse_pixels, read_lines, split_line
-from pipeline.pictures import detect
+from pipeline.pictures import camera, detect
 from pipeline.pictures.detect import SIDE, Box
 from pipeline.pictures.open import STREAM_LIMIT, SUFFIXES, Picture, open_picture, read, shown
 from pipeline.process import InputError
@@ -61,6 +61,13 @@ class Reader:
                 yield from self.standard_input() if path == STANDARD_INPUT else self.below(Path(path))
             except InputError as error:
                 self.report(str(error))
+
+    def camera(self) -> Iterator[Item]:
+        """The item of a picture from the camera."""
+        try:
+            yield from self.item(camera.take())
+        except InputError as error:
+            self.report(str(error))
 
     def below(self, path: Path) -> Iterator[Item]:
         """Items of a file, or of the pictures in a folder."""

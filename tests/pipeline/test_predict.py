@@ -17,7 +17,7 @@ from PIL import Image
 from cfpn import load
 from cfpn.prediction import opinions, predict, unit_log_probabilities
 from pipeline import predict as command
-from pipeline.pictures import detect
+from pipeline.pictures import camera, detect
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import BP, HTML, coloured, encoded, face, grey, turned_jpeg, write_weights
 
@@ -215,6 +215,54 @@ def test_with_a_detector_faces_have_boxes_and_a_picture_without_one_is_told(call
     assert "none.png: no face found" in told
 
 
+class Camera:
+    """Takes the place of OpenCV's: dark at first, then coloured; its frames are blue, green, red."""
+
+    def __init__(self, frames: int) -> None:
+        self.frames, self.released = frames, False
+
+    def __call__(self, number: int) -> "Camera":
+        return self
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        self.frames -= 1
+        picture = np.asarray(coloured(64, 48))[..., ::-1]
+        return (self.frames >= 0, picture * (self.frames < 1) if self.frames >= 0 else None)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_the_camera_is_asked_for_a_picture_as_pixels_of_a_file_are(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    taken = Camera(camera.FRAMES)
+    monkeypatch.setattr(cv2, "VideoCapture", taken)
+    coloured(64, 48).save(tmp_path / "same.png")
+    code, text, _ = call(tmp_path / "same.png", "--camera", "--json")
+    seen, same = records(text)
+    assert code == 0
+    assert seen["picture"] == "camera"
+    assert seen["probabilities"] == same["probabilities"]
+    assert taken.released
+
+
+def test_without_a_camera_or_opencv_a_line_says_so_and_files_are_answered(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cv2 = pytest.importorskip("cv2")
+    none = Camera(0)
+    monkeypatch.setattr(cv2, "VideoCapture", none)
+    code, text, told = call(folder, "--camera", "--json")
+    assert (code, len(records(text)), none.released) == (2, COUNT, True)
+    assert "error: --camera: no camera gives a picture" in told.splitlines()
+    monkeypatch.setattr(camera, "available", lambda: False)
+    code, text, told = call("--camera", "--json")
+    assert (code, text) == (2, "")
+    assert "error: --camera: OpenCV is not installed; pip install 'cfpn-nbp[photo]'" in told.splitlines()
+
+
 def test_faces_leave_early_at_the_probability_given_or_stored(call: Call, folder: Path, weights: Path) -> None:
     found = records(call(folder / "plain.png", "--json", "--exit", 0.3, "--top", 7)[1])[0]
     stored = records(call(folder / "plain.png", "--json", "--top", 7, "--exit")[1])[0]
@@ -238,6 +286,11 @@ def test_leaving_early_is_refused_where_units_do_not_vote(
 def test_arguments_that_make_no_sense_are_refused(call: Call, folder: Path, arguments: list[str]) -> None:
     with pytest.raises(InputError, match="expected"):
         call(folder, *arguments)
+
+
+def test_without_a_picture_the_command_asks_for_one(call: Call) -> None:
+    with pytest.raises(InputError, match="expected a PATH or --camera"):
+        call()
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.safetensors"])
