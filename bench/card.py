@@ -6,6 +6,7 @@ docs/study. They hold counts and means, and no picture. `make docs` makes the ta
 
 import argparse
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.network import Network
 from pipeline import evaluate, metrics
+from pipeline.pictures import explain
+from pipeline.pictures.explain import PATCH
 from pipeline.process import InputError, run, write_json
 from pipeline.runs import records
 
@@ -27,6 +30,7 @@ EXAMPLE = """example:
 """
 BINS = 10  # of confidence, of equal width
 RUN = ("method", "seed", "profile", "code", "data")  # of what the weights say of their training
+EXPLAINED, DELETED = 500, 0.2  # test faces whose explanation is tested; share of their pixels that is deleted
 NONE = torch.zeros(0, dtype=torch.bool)
 
 
@@ -71,6 +75,7 @@ def measured(path: Path, val: Faces, test: Faces, copies: Tensor) -> dict[str, A
         "expected_calibration_error": metrics.expected_calibration_error(probabilities, test.labels, NONE),
         "negative_log_likelihood": metrics.negative_log_likelihood(probabilities, test.labels, NONE),
         "confidence": confidence(probabilities, right),
+        "deletion": deletion(network, test.pixels[:EXPLAINED]),
     }
 
 
@@ -96,6 +101,24 @@ def confusion(labels: Tensor, predicted: Tensor, classes: int) -> list[list[int]
         torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, -1).tolist()
     )
     return counts
+
+
+def deletion(network: Network, pixels: Tensor) -> dict[str, Any]:
+    """Mean probability of the answer, and how much of it goes with a fifth of the pixels (n, c, h, w) uint8.
+
+    "lost" has mean and standard error by what is deleted: the most important pixels, random ones, random patches.
+    """
+    answered = prediction.predict(network, pixels).argmax(1)
+    before = explain.log_probability(network, pixels.float(), answered).exp()
+    random = torch.rand(pixels[:, 0].shape, generator=torch.Generator().manual_seed(0))
+    patches = random[:, ::PATCH, ::PATCH].repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2)
+    orders = {"important": explain.importance(network, pixels, answered), "random": random, "patches": patches}
+    lost = {}
+    for name, order in orders.items():
+        left = explain.log_probability(network, explain.deleted(pixels, order, DELETED), answered).exp()
+        error = (before - left).std() / math.sqrt(len(pixels))
+        lost[name] = {"mean": round((before - left).mean().item(), 4), "standard_error": round(error.item(), 4)}
+    return {"faces": len(pixels), "probability": round(before.mean().item(), 4), "lost": lost}
 
 
 def confidence(probabilities: Tensor, right: Tensor) -> list[dict[str, float]]:

@@ -37,7 +37,7 @@ EXAMPLE = """example:
 """
 EXITS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities at which faces leave, beside the one that is stored
 INPUT_SIZE = 64  # of the comparison networks: the least that they take
-ROUNDS = {1: 400, 128: 10}  # faces at once -> measured answers
+ROUNDS = {1: 300, 128: 8}  # faces at once -> measured answers
 PIXELS = 128  # faces on which an export is compared with PyTorch
 
 Call = Callable[[Tensor], object]
@@ -51,24 +51,29 @@ class Subject:
     calls: Mapping[str, Call]
 
 
-def measure(models: Sequence[Model], faces: Faces, exits: Sequence[float], rounds: Mapping[int, int]) -> dict[str, Any]:
-    """Rows of all models, by the full vote and with every exit; faces leave early by PyTorch alone."""
+def measure(
+    models: Sequence[Model], splits: Mapping[str, Faces], exits: Sequence[float], rounds: Mapping[int, int]
+) -> dict[str, Any]:
+    """Rows of all models, by the full vote and with every exit; faces leave early by PyTorch alone.
+
+    splits: "val" and "test"; multiply-adds are means over the test faces, and times are of them.
+    """
     with TemporaryDirectory() as folder:
-        subjects = [one for model in models for one in subjects_of(model, faces, exits, Path(folder))]
-    timed = {batch: times(subjects, faces.pixels, batch, number) for batch, number in rounds.items()}
+        subjects = [one for model in models for one in subjects_of(model, splits, exits, Path(folder))]
+    timed = {batch: times(subjects, splits["test"].pixels, batch, number) for batch, number in rounds.items()}
     for place, subject in enumerate(subjects):
         subject.row["ms"] = {
             engine: {str(batch): timed[batch][place][engine] for batch in rounds} for engine in subject.calls
         }
-    about = {"faces": len(faces), "rounds": {str(batch): number for batch, number in rounds.items()}}
+    about: dict[str, Any] = {"rounds": {str(batch): number for batch, number in rounds.items()}}
     about |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": machine()}
     return {"rows": [subject.row for subject in subjects]} | about
 
 
-def subjects_of(model: Model, faces: Faces, exits: Sequence[float], folder: Path) -> Iterator[Subject]:
+def subjects_of(model: Model, splits: Mapping[str, Faces], exits: Sequence[float], folder: Path) -> Iterator[Subject]:
     """The full vote, then every exit where units vote."""
     network, path = model.network, folder / "it.onnx"
-    export.export(model, path, faces.pixels[:PIXELS])
+    export.export(model, path, splits["test"].pixels[:PIXELS])
     session, stored = export.session(path), network.about.get("exit")
     own = {
         "network": model.name,
@@ -79,25 +84,24 @@ def subjects_of(model: Model, faces: Faces, exits: Sequence[float], folder: Path
     def by_onnx(pixels: Tensor) -> object:
         return session.run(["probabilities"], {"pixels": pixels[:, 0].numpy()})
 
-    full = {"exit": None, "multiply_adds": model.costs[-1]}
-    if trained(network):
-        full |= scores(prediction.predict(network, faces.pixels), faces)
+    full: dict[str, Any] = {"exit": None, "multiply_adds": model.costs[-1]}
+    if "training" in network.about:
+        full["scores"] = {name: scores(prediction.predict(network, one.pixels), one) for name, one in splits.items()}
     yield Subject(own | full, {"torch": partial(prediction.predict, network), "onnx": by_onnx})
     for sure in sorted({*exits, *([stored] if stored else [])}) if network.vote else ():
-        found = prediction.opinions(network, faces.pixels, sure)
-        spent = torch.tensor(model.costs)[found.asked - 1].double().mean().item()
-        early = {"exit": sure, "stored": sure == stored, "multiply_adds": spent} | scores(found.vote(), faces)
+        found = {name: prediction.opinions(network, one.pixels, sure) for name, one in splits.items()}
+        early = {
+            "exit": sure,
+            "stored": sure == stored,
+            "multiply_adds": torch.tensor(model.costs)[found["test"].asked - 1].double().mean().item(),
+            "scores": {name: scores(one.vote(), splits[name]) for name, one in found.items()},
+        }
         yield Subject(own | early, {"torch": partial(prediction.predict, network, exit=sure)})
 
 
 def contiguous(network: Network) -> dict[str, Tensor]:
     """What a weights file holds."""
     return {name: tensor.contiguous() for name, tensor in network.predicting().items()}
-
-
-def trained(network: Network) -> bool:
-    """Whether a weights file says how the network was trained."""
-    return "training" in network.about
 
 
 def scores(probabilities: Tensor, faces: Faces) -> dict[str, int]:
@@ -161,13 +165,13 @@ def main() -> None:
     add("--out", type=Path, default=Path("docs/study"), help="default: %(default)s")
     args = parser.parse_args()
     export.needs()
-    faces = evaluate.load_faces(args.splits / "test.parquet")
-    if faces.drawn:
+    splits = {name: evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("val", "test")}
+    if any(faces.drawn for faces in splits.values()):
         raise InputError(f"{args.splits}: drawn faces; expected the splits of FER2013, which `pipeline.ingest` writes")
     torch.set_num_threads(1)
     keep_freed_memory()
     models = [*map(load_model, weights.names()), *map(compared, MODULES)]
-    found = measure(models, faces, EXITS, ROUNDS)
+    found = measure(models, splits, EXITS, ROUNDS)
     write_json(args.out / "cost.json", found)
     print(f"{args.out / 'cost.json'}; now `make docs`")
 

@@ -1,7 +1,8 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg, and README's figure. `--check` writes nothing and fails where a table differs from its data.
+docs/study/NAME.svg, README's figure, and that of leaving early. `--check` writes nothing and fails where a table
+differs from its data.
 
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
@@ -12,6 +13,7 @@ Names of tables:
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
+- cost, leaving, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
@@ -27,7 +29,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims
+from pipeline.page import cards, claims, inference
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -61,8 +63,8 @@ def table(name: str, folder: Path) -> str:
         return depth(records.read_json(folder / "depth.json")["rows"])
     if name == "roofline":
         return roofline(pd.read_csv(folder / "roofline.csv"))
-    if name in cards.TABLES:
-        return lines(*cards.TABLES[name](folder))
+    if name in (tables := cards.TABLES | inference.TABLES):
+        return lines(*tables[name](folder))
     if name == "claims":
         return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":
@@ -197,8 +199,13 @@ def main() -> None:
         if "epoch" in pd.read_csv(path, nrows=0):
             with atomic(path.with_suffix(".svg")) as temporary:
                 temporary.write_bytes(curves(study.read(path)))
-    with atomic(root / "docs/img/network.svg") as temporary:
-        temporary.write_bytes(svg(banner(root / "params.yaml", study.read(folder / "main.csv"))))
+    figures = {
+        "network": banner(root / "params.yaml", study.read(folder / "main.csv")),
+        "anytime": inference.anytime(inference.rows(folder)),
+    }
+    for name, figure in figures.items():
+        with atomic(root / f"docs/img/{name}.svg") as temporary:
+            temporary.write_bytes(svg(figure))
 
 
 if __name__ == "__main__":

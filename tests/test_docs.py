@@ -15,6 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline import params as parameters
+from tests.pipeline.pictures.made import grey
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,10 +31,11 @@ every_page = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 
 
 def examples() -> list[tuple[str, str]]:
-    """Heading and code of every Python block."""
+    """Heading and code of every Python block, those before the first heading too."""
     found = []
     for path in TODAY:
-        for block in re.finditer(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", path.read_text(), re.MULTILINE | re.DOTALL):
+        text = f"## {path.stem}\n{path.read_text()}"
+        for block in re.finditer(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL):
             found += [(f"{path.stem}: {block[1]}", code) for kind, code in FENCE.findall(block[2]) if kind == "python"]
     return found
 
@@ -77,6 +79,7 @@ def test_there_are_examples() -> None:
 def test_an_example_runs_as_it_stands(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    grey().save(tmp_path / "photo.jpg")
     (tmp_path / "example.py").write_text(code)
     runpy.run_path(str(tmp_path / "example.py"))
 

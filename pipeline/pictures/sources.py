@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NoReturn
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from pipeline.data.csv_reader import Fault, parse_pixels, read_lines, split_line
 from pipeline.pictures import camera, detect
@@ -37,6 +39,19 @@ class Item:
     pixels: NDArray[np.uint8]
     found: bool
     notes: tuple[str, ...]
+
+
+def faces(path: Path | str, channels: int = 1, search: Search = "auto") -> Tensor:
+    """The faces in a picture file as `cfpn.predict` takes them, (n, channels, 48, 48) uint8; raises InputError.
+
+    search: as in `Reader`. A CSV of faces is no picture here.
+    """
+
+    def refuse(fault: str) -> NoReturn:
+        raise InputError(fault)
+
+    (item,) = Reader(channels, search, refuse, refuse).item(open_picture(Path(path)))
+    return torch.from_numpy(item.pixels)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from bench.robustness import DAMAGES
 from cfpn import weights
 from cfpn.prediction import predict
 from cfpn.schema import Description, write
+from pipeline.pictures import explain
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import face, write_weights
 
@@ -79,6 +80,18 @@ def test_a_second_measurement_has_the_same_bytes_and_the_audit_is_beside_it(spli
     card.write(["it"], splits, out)
     assert (out / "card.json").read_bytes() == first
     assert json.loads((out / "audit.json").read_text()) == {"rows": {"total": 90}}
+
+
+def test_what_is_deleted_is_what_the_explanations_say(splits: Path) -> None:
+    found, network = written(splits)["it"]["deletion"], cfpn.load("it")
+    pixels = torch.tensor(np.stack([face(1000 + number) for number in range(COUNT)]))[:, None]
+    answers = predict(network, pixels).argmax(1)
+    order = explain.importance(network, pixels, answers)
+    left = explain.log_probability(network, explain.deleted(pixels, order, 0.2), answers).exp()
+    assert found["faces"] == COUNT
+    assert found["probability"] == pytest.approx(predict(network, pixels).amax(1).mean().item(), abs=1e-3)
+    assert found["lost"]["important"]["mean"] == pytest.approx(found["probability"] - left.mean().item(), abs=1e-3)
+    assert found["lost"].keys() == {"important", "random", "patches"}
 
 
 def test_drawn_faces_are_refused(splits: Path) -> None:

@@ -23,15 +23,18 @@ def test_rows_count_what_the_full_vote_and_faces_that_leave_early_cost_and_get_r
     model = load_model(str(path))
     pixels = torch.from_numpy(np.stack([face(number) for number in range(COUNT)]))[:, None]
     faces = Faces(pixels, torch.arange(COUNT) % 7, torch.arange(COUNT))
-    full, *early = latency.measure([model], faces, [0.3], {1: 3, 4: 2})["rows"]
+    splits = {"val": faces.first(5), "test": faces}
+    full, *early = latency.measure([model], splits, [0.3], {1: 3, 4: 2})["rows"]
     assert [(row["exit"], row.get("stored")) for row in (full, *early)] == [(None, None), (0.3, False), (0.5, True)]
-    assert full["correct"] == int((predict(model.network, pixels).argmax(1) == faces.labels).sum())
+    right = predict(model.network, pixels).argmax(1) == faces.labels
+    assert full["scores"]["test"] == {"faces": COUNT, "correct": int(right.sum())}
+    assert full["scores"]["val"] == {"faces": 5, "correct": int(right[:5].sum())}
     assert full["multiply_adds"] == model.costs[-1]
     assert full["ms"].keys() == {"torch", "onnx"}
     assert full["bytes"]["safetensors"] < path.stat().st_size  # which has metadata too
     for row in early:
         own = opinions(model.network, pixels, row["exit"])
-        assert row["correct"] == int((own.vote().argmax(1) == faces.labels).sum())
+        assert row["scores"]["test"]["correct"] == int((own.vote().argmax(1) == faces.labels).sum())
         assert row["multiply_adds"] == np.mean([model.costs[asked - 1] for asked in own.asked])
         assert row["ms"].keys() == {"torch"}
         assert row["ms"]["torch"].keys() == {"1", "4"}
@@ -40,7 +43,7 @@ def test_rows_count_what_the_full_vote_and_faces_that_leave_early_cost_and_get_r
 
 def test_a_comparison_network_answers_faces_and_has_no_accuracy() -> None:
     model = latency.compared("resnet18")
-    assert not latency.trained(model.network)
+    assert "training" not in model.network.about
     assert predict(model.network, face()[None]).shape == (1, 7)
     assert model.costs == [141_626_880]
 
