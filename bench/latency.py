@@ -38,9 +38,10 @@ EXAMPLE = """example:
 EXITS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities at which faces leave, beside the one that is stored
 INPUT_SIZE = 64  # of the comparison networks: the least that they take
 ROUNDS = {1: 300, 128: 8}  # faces at once -> measured answers
-PIXELS = 128  # faces on which an export is compared with PyTorch
+PIXELS = 128  # faces on which an export is compared with PyTorch, and that are scored at once
+SCORED = ("val", "test")
 
-Call = Callable[[Tensor], object]
+Call = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ def measure(
 ) -> dict[str, Any]:
     """Rows of all models, by the full vote and with every exit; faces leave early by PyTorch alone.
 
-    splits: "val" and "test"; multiply-adds are means over the test faces, and times are of them.
+    splits: "train" gives the ranges of 8-bit features; multiply-adds are means over the "test" faces, and times are of
+    them.
     """
     with TemporaryDirectory() as folder:
         subjects = [one for model in models for one in subjects_of(model, splits, exits, Path(folder))]
@@ -72,31 +74,35 @@ def measure(
 
 def subjects_of(model: Model, splits: Mapping[str, Faces], exits: Sequence[float], folder: Path) -> Iterator[Subject]:
     """The full vote, then every exit where units vote."""
-    network, path = model.network, folder / "it.onnx"
+    network, stored = model.network, model.network.about.get("exit")
+    path, small = folder / "it.onnx", folder / "small.onnx"
     export.export(model, path, splits["test"].pixels[:PIXELS])
-    session, stored = export.session(path), network.about.get("exit")
+    calls: dict[str, Call] = {"torch": partial(prediction.predict, network), "onnx": by_onnx(path)}
     own = {
         "network": model.name,
         "parameters": sum(tensor.numel() for tensor in network.parameters()),
         "bytes": {"safetensors": len(save(contiguous(network))), "onnx": path.stat().st_size},
     }
 
-    def by_onnx(pixels: Tensor) -> object:
-        return session.run(["probabilities"], {"pixels": pixels[:, 0].numpy()})
-
     full: dict[str, Any] = {"exit": None, "multiply_adds": model.costs[-1]}
     if "training" in network.about:
-        full["scores"] = {name: scores(prediction.predict(network, one.pixels), one) for name, one in splits.items()}
-    yield Subject(own | full, {"torch": partial(prediction.predict, network), "onnx": by_onnx})
+        export.quantize(path, small, splits["train"].pixels[: export.CALIBRATING])
+        calls["int8"] = by_onnx(small)
+        full |= {"int8_bytes": small.stat().st_size, "int8_scores": scored(calls["int8"], splits)}
+        full["scores"] = scored(calls["torch"], splits)
+    yield Subject(own | full, calls)
     for sure in sorted({*exits, *([stored] if stored else [])}) if network.vote else ():
-        found = {name: prediction.opinions(network, one.pixels, sure) for name, one in splits.items()}
-        early = {
-            "exit": sure,
-            "stored": sure == stored,
-            "multiply_adds": torch.tensor(model.costs)[found["test"].asked - 1].double().mean().item(),
-            "scores": {name: scores(one.vote(), splits[name]) for name, one in found.items()},
-        }
-        yield Subject(own | early, {"torch": partial(prediction.predict, network, exit=sure)})
+        early: Call = partial(prediction.predict, network, exit=sure)
+        asked = prediction.opinions(network, splits["test"].pixels, sure).asked
+        spent = torch.tensor(model.costs)[asked - 1].double().mean().item()
+        told = {"exit": sure, "stored": sure == stored, "multiply_adds": spent, "scores": scored(early, splits)}
+        yield Subject(own | told, {"torch": early})
+
+
+def by_onnx(path: Path) -> Call:
+    """Probabilities by a file in ONNX Runtime."""
+    session = export.session(path)
+    return lambda pixels: torch.from_numpy(session.run(["probabilities"], {"pixels": pixels[:, 0].numpy()})[0])
 
 
 def contiguous(network: Network) -> dict[str, Tensor]:
@@ -104,9 +110,13 @@ def contiguous(network: Network) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in network.predicting().items()}
 
 
-def scores(probabilities: Tensor, faces: Faces) -> dict[str, int]:
-    """Faces, and those that were classified as labelled."""
-    return count(probabilities.argmax(1) == faces.labels)
+def scored(call: Call, splits: Mapping[str, Faces]) -> dict[str, dict[str, int]]:
+    """Per split of SCORED the faces, and those that were classified as labelled."""
+    found = {}
+    for name in SCORED:
+        answers = [call(chunk).argmax(1) for chunk in torch.split(splits[name].pixels, PIXELS)]
+        found[name] = count(torch.cat(answers) == splits[name].labels)
+    return found
 
 
 def times(subjects: Sequence[Subject], pixels: Tensor, batch: int, rounds: int) -> list[dict[str, dict[str, float]]]:
@@ -165,7 +175,7 @@ def main() -> None:
     add("--out", type=Path, default=Path("docs/study"), help="default: %(default)s")
     args = parser.parse_args()
     export.needs()
-    splits = {name: evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("val", "test")}
+    splits = {name: evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", *SCORED)}
     if any(faces.drawn for faces in splits.values()):
         raise InputError(f"{args.splits}: drawn faces; expected the splits of FER2013, which `pipeline.ingest` writes")
     torch.set_num_threads(1)

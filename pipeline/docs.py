@@ -13,7 +13,7 @@ Names of tables:
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
-- cost, leaving, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
+- cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 

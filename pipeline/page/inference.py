@@ -82,6 +82,21 @@ def share(score: Mapping[str, int]) -> float:
     return score["correct"] / score["faces"]
 
 
+def int8(folder: Path) -> Table:
+    """What 8 bits cost and spare."""
+    header = ["weights", "file", "MB", "PublicTest, %", "PrivateTest, %", "1 face, ms", "128 faces, ms"]
+    found = [row for row in rows(folder) if "int8_scores" in row]
+    return header, [tuple(in_bits(row, bits)) for row in found for bits in (32, 8)]
+
+
+def in_bits(row: Row, bits: int) -> Iterator[str]:
+    """The cells of weights as ONNX with so many bits."""
+    size, scores = (row["bytes"]["onnx"], "scores") if bits == 32 else (row["int8_bytes"], "int8_scores")
+    yield from (f"`{row['network']}`", f"{bits} bits", f"{size / 1e6:.2f}")
+    yield from (f"{100 * share(row[scores][split]):.1f}" for split in ("val", "test"))
+    yield from (milliseconds(row, "onnx" if bits == 32 else "int8", batch) for batch in ("1", "128"))
+
+
 def deletion(folder: Path) -> Table:
     """How much of the answer's probability goes with a fifth of the pixels."""
     header = ("weights", "faces", "mean probability of the answer", "deleted", "lowered by", "standard error")
@@ -128,4 +143,4 @@ def draw(axes: Axes, points: Sequence[Row], x: Sequence[float], y: Sequence[floa
             axes.plot([here], [height], "o", markersize=11, markerfacecolor="none", markeredgecolor=tint)
 
 
-TABLES: dict[str, Callable[[Path], Table]] = {"cost": costs, "leaving": leaving, "deletion": deletion}
+TABLES: dict[str, Callable[[Path], Table]] = {"cost": costs, "leaving": leaving, "int8": int8, "deletion": deletion}

@@ -23,14 +23,15 @@ def test_rows_count_what_the_full_vote_and_faces_that_leave_early_cost_and_get_r
     model = load_model(str(path))
     pixels = torch.from_numpy(np.stack([face(number) for number in range(COUNT)]))[:, None]
     faces = Faces(pixels, torch.arange(COUNT) % 7, torch.arange(COUNT))
-    splits = {"val": faces.first(5), "test": faces}
+    splits = {"train": faces, "val": faces.first(5), "test": faces}
     full, *early = latency.measure([model], splits, [0.3], {1: 3, 4: 2})["rows"]
     assert [(row["exit"], row.get("stored")) for row in (full, *early)] == [(None, None), (0.3, False), (0.5, True)]
     right = predict(model.network, pixels).argmax(1) == faces.labels
     assert full["scores"]["test"] == {"faces": COUNT, "correct": int(right.sum())}
     assert full["scores"]["val"] == {"faces": 5, "correct": int(right[:5].sum())}
     assert full["multiply_adds"] == model.costs[-1]
-    assert full["ms"].keys() == {"torch", "onnx"}
+    assert full["ms"].keys() == {"torch", "onnx", "int8"}
+    assert full["int8_scores"].keys() == full["scores"].keys() == {"val", "test"}
     assert full["bytes"]["safetensors"] < path.stat().st_size  # which has metadata too
     for row in early:
         own = opinions(model.network, pixels, row["exit"])
