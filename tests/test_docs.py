@@ -176,7 +176,7 @@ def test_every_command_of_ours_exists_and_knows_its_options(path: Path) -> None:
         for module in modules(line):
             file = ROOT / module
             texts = literals(file if file.exists() else file.with_suffix("") / "__main__.py")
-            options = re.findall(r"(?<=\s)--([a-z-]+)", line[line.index("python") :])
+            options = re.findall(r"(?<=\s)--([a-z0-9-]+)", line[line.index("python") :])
             assert set(options) <= texts, line
 
 
