@@ -18,7 +18,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 TEMPORARY, LOCK = ".part", ".lock"  # end of a temporary folder's name, and a file in it that its process has locked
 OUTPUTS = ("data", "runs", "results", "report", "sweeps", ".checkpoints")  # where the stages of dvc.yaml write
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # of a write, whatever library asked
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # to write
 
 
 class InputError(ValueError):
