@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,12 +27,11 @@ from ruamel.yaml import YAML
 from bench.faulty import SWEEP
 from bench.origin import origin
 from pipeline.process import InputError, run, write_json
-from pipeline.runs import records
 from pipeline.runs.about import digest
 
 ROOT = Path(__file__).resolve().parents[1]
-LONGEST = 600  # seconds of a command
-GRACE = 30.0  # seconds for its processes to end after it
+LONGEST = 1800  # seconds of a command
+GRACE = 120.0  # seconds for its processes to end after it
 
 
 class Stage(NamedTuple):
@@ -124,23 +124,33 @@ def change(path: Path, **groups: dict[str, Any]) -> None:
     yaml.dump(raw, path)
 
 
-def dvc(folder: Path, stage: str, *words: str, **environment: str | None) -> Seen:
+def dvc(folder: Path, stage: str, *words: str, **changes: str | None) -> Seen:
     """A DVC command on the project that the stage belongs to, with the fault's `python` before the own one."""
     within = ["--cd", "sweeps"] if stage.startswith("sweep@") else []
-    return command(folder, ["dvc", *within, *words], environment)
+    return command(folder, ["dvc", *within, *words], changes)
 
 
-def command(folder: Path, words: list[str], environment: Mapping[str, str | None]) -> Seen:
+def command(folder: Path, words: list[str], changes: Mapping[str, str | None]) -> Seen:
     """A command in a session of its own, as in a terminal: Ctrl-C goes to all of its processes."""
-    path = [folder / ".faults", Path(sys.executable).parent, os.environ["PATH"]]
-    own = os.environ | {"PATH": os.pathsep.join(map(str, path)), "WANDB_MODE": "disabled", "DVC_NO_ANALYTICS": "1",
-                        "RAY_USAGE_STATS_ENABLED": "0", "FAULTS": str(folder), **environment}  # fmt: skip
     process = subprocess.Popen(
-        words, cwd=folder, env={name: value for name, value in own.items() if value is not None},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        words, cwd=folder, env=environment(folder, changes), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
     )  # fmt: skip
-    text, _ = process.communicate(timeout=LONGEST)
+    try:
+        text, _ = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+        text += f"\nmore than {LONGEST} s\n"
     return Seen(process.returncode, text)
+
+
+def environment(folder: Path, changes: Mapping[str, str | None]) -> dict[str, str]:
+    """That of a project's commands: its own `python` first, no W&B, no statistics; None takes a variable away."""
+    path = os.pathsep.join(map(str, (folder / ".faults", Path(sys.executable).parent, os.environ["PATH"])))
+    own = {"PATH": path, "WANDB_MODE": "disabled", "DVC_NO_ANALYTICS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    changed = os.environ | own | {"FAULTS": str(folder)} | dict(changes)
+    return {name: value for name, value in changed.items() if value is not None}
 
 
 def strike(folder: Path, stage: str, fault: str) -> Seen:
@@ -254,25 +264,20 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--faults", nargs="+", choices=CODES, default=list(CODES))
-    parser.add_argument("--out", type=Path, help="a JSON file whose rows of these cells are written anew")
+    parser.add_argument("--out", type=Path, help="a JSON file for the cells")
     args, made = parser.parse_args(), origin()
-    rows = {}
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         base = prepared(Path(place) / "project")
-        wanted = results(base)
+        wanted, cells = results(base), []
         for stage, fault in CELLS:
             if stage in args.stages and fault in args.faults:
-                row = walk(base, stage, fault, wanted)
-                print(
-                    *(row[name] for name in ("stage", "fault", "code", "said", "then", "right")), sep=" | ", flush=True
-                )
-                rows[f"{stage}, {fault}"] = row | made
+                cells.append(walk(base, stage, fault, wanted))
+                print(*cells[-1].values(), sep=" | ", flush=True)
     if args.out:
-        former = records.read_json(args.out) if args.out.exists() else {}
-        write_json(args.out, former | rows)
-    wrong = [name for name, row in rows.items() if not row["right"]]
+        write_json(args.out, made | {"cells": cells})
+    wrong = [f"{cell['stage']}, {cell['fault']}" for cell in cells if not cell["right"]]
     if wrong:
-        raise InputError(f"{len(wrong)} of {len(rows)} cells are wrong: {'; '.join(wrong)}")
+        raise InputError(f"{len(wrong)} of {len(cells)} cells are wrong: {'; '.join(wrong)}")
 
 
 if __name__ == "__main__":

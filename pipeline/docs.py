@@ -12,6 +12,7 @@ Names of tables:
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
+- faults, fuzz, soak, reliability-origins: what `make faults`, `make soak` and `python -m bench.fuzz` found.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims
+from pipeline.page import cards, claims, reliability
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -33,6 +34,7 @@ from pipeline.process import InputError, atomic, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
+MADE = cards.TABLES | reliability.TABLES  # tables by the function that makes them
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
@@ -55,8 +57,8 @@ def table(name: str, folder: Path) -> str:
         return robustness(pd.read_csv(folder / "robustness.csv"))
     if name == "step":
         return steps(records.read_json(folder / "step.json"))
-    if name in cards.TABLES:
-        return lines(*cards.TABLES[name](folder))
+    if name in MADE:
+        return lines(*MADE[name](folder))
     if name == "claims":
         return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":
