@@ -159,6 +159,15 @@ def is_temporary(name: Path, path: Path) -> bool:
     return any(part.startswith(f".{path.name}.") and part.endswith(TEMPORARY) for part in name.parts)
 
 
+def probe(folder: Path) -> None:
+    """Raise OSError where `folder` takes no file of 1 MiB: before hours of work, not after them."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
 def current_umask() -> int:
     """The umask, which can only be read by setting it."""
     mask = os.umask(0)

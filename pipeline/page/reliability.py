@@ -19,9 +19,10 @@ ORIGIN = ("date", "commit", "command", "machine")
 def faults(folder: Path) -> Table:
     """Per cell what a user sees, the exit code, and what the next run gives."""
     cells = records.read_json(folder / "faults.json")["cells"]
-    header = ("fault", "stage", "the user sees", "exit code", "the next `dvc repro` gives")
+    header = ("fault", "stage", "the user sees", "exit code", "the next dvc repro gives")
     return header, [
-        (cell["fault"], f"`{cell['stage']}`", f"`{cell['said']}`", str(cell["code"]), cell["then"]) for cell in cells
+        (cell["fault"], cell["stage"], cell["said"].replace("|", "/"), str(cell["code"]), cell["then"])
+        for cell in cells
     ]
 
 

@@ -177,6 +177,14 @@ def test_a_batch_that_cannot_be_is_refused(folder: Path, train: Train, name: str
     assert said in result.err
 
 
+def test_an_output_folder_that_cannot_be_written_is_said_before_the_first_step(folder: Path, train: Train) -> None:
+    (folder / "runs").write_text("a file where the folder of all runs would be")
+    result = train()
+    assert result.code == 2
+    assert "epoch" not in result.out
+    assert result.err == "error: [Errno 20] Not a directory: 'runs'\n"
+
+
 def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: Train) -> None:
     change(folder, "blocks", 2, "model")
     result = train()
