@@ -13,7 +13,7 @@ export DVC_NO_ANALYTICS := 1
 export LOGNAME ?= $(shell id -un 2>/dev/null || id -u)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup scm repro runs sweep lint test test-fast bench docs demo weights baseline clean
+.PHONY: help setup scm repro runs sweep lint test test-fast bench faults soak docs demo weights baseline clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,14 @@ test-fast: lint ## the same without tests that take long: Ray, whole workflows, 
 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
+
+faults: $(READY) ## every stage and a sweep under every fault, 20 minutes: docs/reliability.md
+	python -m bench.faults --out docs/study/faults.json
+	python -m pipeline.docs
+
+soak: $(READY) ## 200 tiny epochs and 200 tiny trials, 10 minutes: docs/reliability.md
+	python -m bench.soak --out docs/study/soak.json
+	python -m pipeline.docs
 
 docs: $(READY) ## write the tables and curves of README.md and docs/ from docs/study
 	python -m pipeline.docs

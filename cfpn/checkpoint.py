@@ -97,15 +97,19 @@ def set_weights(network: Network, tensors: dict[str, Tensor]) -> None:
     Raises KeyError or ValueError, which name the tensor, where names or shapes differ.
     """
     tensors = {re.sub(r"^((module|_orig_mod)\.)+", "", key): value for key, value in tensors.items()}
-    expected = network.predicting()
-    strange = sorted(set(expected) ^ set(tensors))
+    _compare(network.predicting(), tensors)
+    network.load_state_dict(tensors, strict=network.classifies)
+
+
+def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raise KeyError or ValueError, which name the first tensor, where names or shapes differ."""
+    strange = sorted(set(expected) ^ set(found))
     if strange:
-        raise KeyError(f"tensor {strange[0]!r} is {'not part of this network' if strange[0] in tensors else 'missing'}")
-    for name, value in tensors.items():
+        raise KeyError(f"tensor {strange[0]!r} is {'not part of this network' if strange[0] in found else 'missing'}")
+    for name, value in found.items():
         if value.shape != expected[name].shape:
             shapes = f"{tuple(value.shape)}; this network has {tuple(expected[name].shape)}"
             raise ValueError(f"tensor {name!r} has the shape {shapes}")
-    network.load_state_dict(tensors, strict=network.classifies)
 
 
 def tensors(state: State) -> dict[str, Tensor]:
@@ -123,14 +127,19 @@ def tensors(state: State) -> dict[str, Tensor]:
 
 
 def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
-    """Take over what `tensors` gave after `epoch`; raises KeyError or RuntimeError where names or shapes differ."""
+    """Take over what `tensors` gave after `epoch`.
+
+    Raises KeyError, ValueError or RuntimeError where names or shapes differ.
+    """
     starts = [f"adam/{learner.unit.name}/" for learner in state.learners]
     for name in saved:
         if name.startswith("adam/") and not name.startswith(tuple(starts)):
             raise KeyError(f"{name!r} belongs to none of the units")
-    state.network.load_state_dict(_below(saved, "network/"))
-    if state.averaged is not state.network:
-        state.averaged.load_state_dict(_below(saved, "averaged/"))
+    networks = {"network/": state.network, "averaged/": state.averaged}
+    for part, network in networks.items() if state.averaged is not state.network else [("network/", state.network)]:
+        own = _below(saved, part)
+        _compare(network.state_dict(), own)
+        network.load_state_dict(own)
     for learner, start in zip(state.learners, starts, strict=True):
         _restore_adam(learner.adam, _below(saved, start))
     state.epoch = epoch

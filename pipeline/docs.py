@@ -14,6 +14,7 @@ Names of tables:
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
 - cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
+- faults, fuzz, soak, reliability-origins: what `make faults`, `make soak` and `python -m bench.fuzz` found.
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
@@ -29,7 +30,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims, inference
+from pipeline.page import cards, claims, inference, reliability
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -37,6 +38,7 @@ from pipeline.process import InputError, atomic, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
+MADE = cards.TABLES | inference.TABLES | reliability.TABLES
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
@@ -63,8 +65,8 @@ def table(name: str, folder: Path) -> str:
         return depth(records.read_json(folder / "depth.json")["rows"])
     if name == "roofline":
         return roofline(pd.read_csv(folder / "roofline.csv"))
-    if name in (tables := cards.TABLES | inference.TABLES):
-        return lines(*tables[name](folder))
+    if name in MADE:
+        return lines(*MADE[name](folder))
     if name == "claims":
         return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":

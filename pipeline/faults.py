@@ -95,7 +95,7 @@ class Group:
             return self
         names = {name: kind for kind, found in kinds for name in get_args(found[tags[0]])}
         name = raw.setdefault(tags[0], getattr(default, tags[0], next(iter(names))))
-        if name not in names:
+        if name not in list(names):  # a list, since what a user wrote may be unhashable
             hint = nearest(str(name), names, listed=False)
             raise ValueError(f"{tags[0]}: expected one of {', '.join(names)}, found {name!r}{hint}")
         return Group(names[name], self.keys, str(name))

@@ -255,7 +255,7 @@ def described(params: Params, method: str) -> Raw:
 
 def _sources(files: Files, profile: object) -> list[Source]:
     """params.yaml, methods.yaml and the profile's file with their content, each with no section of another."""
-    if profile not in files.profiles:
+    if profile not in list(files.profiles):  # a list, since what a user wrote may be unhashable
         known, hint = ", ".join(files.profiles), nearest(str(profile), files.profiles, listed=False)
         raise InputError(f"{files.path}: profile: expected one of {known}, found {profile!r}{hint}")
     own = Source(files.path.parent / "profiles" / f"{profile}.yaml", files.profiles[str(profile)])
@@ -285,5 +285,5 @@ def _set(raw: Raw, name: str, value: object) -> None:
 
 def _resolve_schedules(raw: Raw) -> None:
     """Begin each method's schedule with the fields of train.schedule."""
-    for method in raw["methods"].values():
-        method["schedule"] = raw["train"].get("schedule", {}) | method.get("schedule", {})
+    for method in raw.get("methods", {}).values():
+        method["schedule"] = raw.get("train", {}).get("schedule", {}) | method.get("schedule", {})

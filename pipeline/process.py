@@ -19,7 +19,7 @@ from pathlib import Path
 PR_SET_PDEATHSIG = 1
 TEMPORARY, LOCK = ".part", ".lock"  # end of a temporary folder's name, and a file in it that its process has locked
 OUTPUTS = ("data", "runs", "results", "report", "sweeps", ".checkpoints")  # where the stages of dvc.yaml write
-REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}  # of a write, whatever library asked
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # to write
 
 
 class InputError(ValueError):
@@ -158,6 +158,15 @@ def refusal(error: Exception, path: Path) -> int | None:
 def is_temporary(name: Path, path: Path) -> bool:
     """Whether `name` lies in a temporary folder of `path`."""
     return any(part.startswith(f".{path.name}.") and part.endswith(TEMPORARY) for part in name.parts)
+
+
+def probe(folder: Path) -> None:
+    """Raise OSError where `folder` takes no file of 1 MiB: before hours of work, not after them."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def current_umask() -> int:

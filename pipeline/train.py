@@ -16,7 +16,7 @@ from cfpn.faces import Faces
 from cfpn.faces import load as load_split
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, only_one, run, workspace, write_json
+from pipeline.process import InputError, atomic, only_one, probe, run, workspace, write_json
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
 from pipeline.runs.session import Session
@@ -55,6 +55,7 @@ def main() -> None:
     if args.method not in params.methods:
         raise InputError(f"--method: expected one of {', '.join(params.methods)}, found {args.method!r}")
     with only_one(args.checkpoints / args.out.name):
+        probe(next(folder for folder in (args.out, *args.out.parents) if folder.exists()))
         train(params, args)
 
 

@@ -3,7 +3,6 @@
 Every table but timing.csv holds the same bytes whenever the same sweep is run.
 """
 
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import metrics as test_metrics
+from pipeline import process
 from pipeline.process import InputError, atomic, write_json
 from tune import names, spaces
 from tune.names import METRIC, MODELS, RATE, SEED, Config
@@ -24,8 +24,7 @@ TEST = (*test_metrics.NAMES, "accuracy_standard_error", "majority_accuracy", "co
 def probe(folder: Path) -> None:
     """Raise InputError where `folder` takes no file of 1 MiB, for want of space or of rights: not after all trials."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(bytes(2**20))
+        process.probe(folder)
     except OSError as error:
         raise InputError(f"--out: cannot write to {folder}: {error}") from error
 

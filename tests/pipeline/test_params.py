@@ -1,6 +1,7 @@
 """The parameter files: profiles, whole schedules, overrides that walk the schema, refusals with file, name and hint."""
 
 import importlib.util
+import re
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -327,6 +328,22 @@ def test_a_file_that_is_no_set_of_parameters_is_refused_by_name(path: Path, text
     path.write_text(text)
     with pytest.raises(InputError, match=r"params\.yaml"):
         load(path)
+
+
+@pytest.mark.parametrize("section", ["model", "train"])
+def test_a_section_that_is_left_out_is_missed_by_name(path: Path, section: str) -> None:
+    profile = path.parent / "profiles/small.yaml"
+    left = {name: group for name, group in read(profile).items() if name != section}
+    YAML(typ="safe").dump(left, profile)
+    with pytest.raises(InputError, match=rf"small\.yaml: {section}: missing$"):
+        load(path)
+
+
+@pytest.mark.parametrize("value", [[], {}, ["small"]])
+@pytest.mark.parametrize("name", ["profile", "methods.nbp.local_loss.hsic.estimator", "model.name"])
+def test_a_list_or_a_group_in_place_of_a_name_is_refused(path: Path, name: str, value: object) -> None:
+    with pytest.raises(InputError, match=rf"{name}: expected .*, found {re.escape(str(value))}"):
+        load(path, {name: value})
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "methods.yaml"])

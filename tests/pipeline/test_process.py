@@ -216,6 +216,18 @@ def test_a_full_disk_is_told_with_the_path_whatever_library_met_it(error: Except
     assert names(tmp_path) == ["out.txt"]
 
 
+def test_a_folder_that_cannot_be_written_is_told_with_the_path_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(dir: Path, prefix: str, suffix: str) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", f"{dir}/{prefix}x{suffix}")
+
+    monkeypatch.setattr(process.tempfile, "mkdtemp", denied)
+    with pytest.raises(PermissionError) as caught, atomic(tmp_path / "out.txt"):
+        pass
+    assert str(caught.value) == f"[Errno 13] Permission denied: '{tmp_path / 'out.txt'}'"
+
+
 @pytest.mark.parametrize(
     "error",
     [wrapped(errno.ENOENT), ZeroDivisionError(), OSError(errno.ENOSPC, "full", "elsewhere"), BlockingIOError("pipe")],

@@ -1,6 +1,7 @@
 """Claims about the train stage: what it writes, and that a killed run ends as an undisturbed one does."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -176,6 +177,14 @@ def test_a_batch_that_cannot_be_is_refused(folder: Path, train: Train, name: str
     assert said in result.err
 
 
+def test_an_output_folder_that_cannot_be_written_is_said_before_the_first_step(folder: Path, train: Train) -> None:
+    (folder / "runs").write_text("a file where the folder of all runs would be")
+    result = train()
+    assert result.code == 2
+    assert "epoch" not in result.out
+    assert result.err == "error: [Errno 20] Not a directory: 'runs'\n"
+
+
 def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: Train) -> None:
     change(folder, "blocks", 2, "model")
     result = train()
@@ -226,3 +235,25 @@ def test_a_second_process_on_the_same_run_is_refused(folder: Path, train: Train)
     with process.only_one(folder / ".checkpoints" / "nbp-0"):
         result = train()
     assert result.code == 2 and "another process" in result.err
+
+
+SECRETS = {
+    name: hashlib.sha1(name.encode()).hexdigest()
+    for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN", "KAGGLE_KEY")
+}
+
+
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_no_secret_of_the_environment_is_in_a_file_or_a_message_of_a_training(folder: Path, mode: str) -> None:
+    """Online: logged in where no server answers, so that W&B is asked first."""
+    (folder / "tmp").mkdir()
+    own = {"HOME": str(folder), "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT), "WANDB_MODE": mode}
+    environment = os.environ | SECRETS | own | {"WANDB_BASE_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "pipeline.train", *ARGUMENTS]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    said = {"output": done.stdout + done.stderr} | {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    told = [(where, key) for where, text in said.items() for key, secret in SECRETS.items() if secret.encode() in text]
+    assert told == []

@@ -2,6 +2,7 @@
 
 import csv
 import ctypes
+import hashlib
 import json
 import os
 import resource
@@ -34,6 +35,10 @@ ENVIRONMENT |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
 }
+SECRETS = {
+    name: hashlib.sha1(name.encode()).hexdigest() for name in ("WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "KAGGLE_KEY")
+}
+ENVIRONMENT |= SECRETS
 GRID = ("activation", "--epochs", "3")
 TABLES = ("trials.csv", "epochs.csv", "curves.csv", "metrics.json")
 
@@ -204,6 +209,13 @@ def test_before_the_first_trial_a_sweep_says_what_it_will_do_and_at_the_end_what
     assert "val/accuracy at each trial's best epoch, mean and standard deviation over seeds:" in said
     assert "best" in said and "1 diverged" in said
     assert "trials.csv" in said
+
+
+def test_no_secret_of_the_environment_is_in_a_file_or_a_message_of_a_sweep(rates: Run) -> None:
+    paths = [path for path in rates.folder.rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in paths)
+    said = {path.name: path.read_bytes() for path in paths} | {"output": "".join(rates.finished[1:]).encode()}
+    assert [(name, key) for name, text in said.items() for key, word in SECRETS.items() if word.encode() in text] == []
 
 
 def test_checkpoints_of_finished_trials_are_gone(rates: Run) -> None:

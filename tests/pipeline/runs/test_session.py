@@ -137,8 +137,23 @@ def test_a_checkpoint_of_another_method_or_network_is_refused(tmp_path: Path) ->
     with pytest.raises(InputError, match="not a checkpoint of this training"):
         restore(start("bp"), tmp_path / "x")
     wider = PARAMS.model_copy(update={"model": replace(PARAMS.model, width=32)})
-    with pytest.raises(InputError, match="not a checkpoint of this training"):
+    with pytest.raises(InputError, match=r"not a checkpoint of this training: tensor '.*' has the shape ") as caught:
         restore(begin(wider, LOCAL, 0, faces(32, 1)), tmp_path / "x")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("part", ["network/", "averaged/"])
+def test_a_checkpoint_with_a_tensor_of_another_name_is_refused_in_one_line(tmp_path: Path, part: str) -> None:
+    averaged = PARAMS.model_copy(update={"train": replace(PARAMS.train, average=0.9)})
+    save(begin(averaged, LOCAL, 0, faces(32, 1)), tmp_path / "x")
+    tensors, about = read(tmp_path / "x")
+    name = next(name for name in tensors if name.startswith(part))
+    sessions.write({name.replace("/", "/x", 1): tensors.pop(name)} | tensors, about, tmp_path / "x")
+    with pytest.raises(
+        InputError, match=r"not a checkpoint of this training: .*tensor '.*' is (missing|not part)"
+    ) as caught:
+        restore(begin(averaged, LOCAL, 0, faces(32, 1)), tmp_path / "x")
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("about", [None, {"session": "{"}, {"session": "{}"}, {"session": '{"history": []}'}])

@@ -1,0 +1,89 @@
+"""Claims about bench/faults.py: its cells are those of the workflow, and it tells a right cell from a wrong one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from bench import faults
+from pipeline.runs import records
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands(file: str) -> dict[str, str]:
+    """The commands of each stage as one text."""
+    stages = YAML(typ="safe").load(ROOT / file)["stages"]
+    return {name: " ".join([one["cmd"]] if isinstance(one["cmd"], str) else one["cmd"]) for name, one in stages.items()}
+
+
+def test_every_stage_of_the_workflow_and_a_sweep_are_walked_by_their_own_commands() -> None:
+    workflow = commands("dvc.yaml")
+    own = {name.partition("@")[0]: one for name, one in faults.STAGES.items()}
+    assert set(own) == {*workflow, "sweep"}
+    for name, text in (workflow | {"sweep": commands("sweeps/dvc.yaml")["sweep"]}).items():
+        assert own[name].runs in text.split()
+
+
+def test_every_stage_meets_every_fault_that_it_can() -> None:
+    cells = set(faults.CELLS)
+    assert len(cells) == len(faults.CELLS)
+    assert {(stage, fault) for fault in faults.EVERYWHERE for stage in faults.STAGES} <= cells
+    assert {fault for _, fault in cells} == set(faults.CODES)
+    assert {stage for stage, fault in cells if fault == "damaged input"} == {
+        name for name, one in faults.STAGES.items() if one.reads
+    }
+
+
+@pytest.mark.skipif(not (ROOT / "docs/study/faults.json").exists(), reason="`make faults` makes it")
+def test_the_cells_on_the_page_are_all_there_are_and_all_right() -> None:
+    shown = records.read_json(ROOT / "docs/study/faults.json")["cells"]
+    assert [(cell["stage"], cell["fault"]) for cell in shown] == faults.CELLS
+    assert [cell for cell in shown if not cell["right"]] == []
+
+
+DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.ingest x y --drop none, exited with {}"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (f"error: x.csv: no such file\n{DVC.format(2)}", 2, "error: x.csv: no such file"),
+        (f"Running stage\n{DVC.format(-9)}\n", -9, "ERROR: failed to reproduce 'ingest'"),
+        ("warning: W&B runs are written offline\nepoch 1\n", 7, "warning: W&B runs are written offline"),
+        ("", 7, "nothing"),
+    ],
+)
+def test_code_and_last_word_are_the_stages_own_where_it_has_any(text: str, code: int, said: str) -> None:
+    assert faults.code(faults.Seen(7, text)) == code
+    assert faults.said(text) == said
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project of the first stage alone."""
+    folder = tmp_path_factory.mktemp("faults") / "project"
+    faults.project(folder)
+    workflow = YAML(typ="safe").load(folder / "dvc.yaml")
+    YAML(typ="safe").dump({"stages": {"sample": workflow["stages"]["sample"]}}, folder / "dvc.yaml")
+    assert faults.dvc(folder, "sample", "repro").code == 0
+    yield folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", faults.EVERYWHERE)
+def test_a_stage_survives_every_fault(base: Path, fault: str) -> None:
+    wanted = faults.results(base)
+    assert set(wanted) == {"data/sample.csv"}
+    cell = faults.walk(base, "sample", fault, wanted)
+    assert cell["right"], cell
+    assert cell["code"] in faults.CODES[fault]
+    assert cell["then"] == "same results"
+
+
+@pytest.mark.slow
+def test_other_results_after_a_fault_are_found(base: Path) -> None:
+    cell = faults.walk(base, "sample", "SIGTERM", {"data/sample.csv": "another hash"})
+    assert not cell["right"]
+    assert cell["then"] == "other results: data/sample.csv"
