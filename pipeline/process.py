@@ -42,10 +42,18 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def told(error: Exception) -> str:
+    """An error in words: of a missing file its name, and the command that writes it where a stage does."""
+    if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str | bytes):
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    return f"{path}: no such file" + ("; `dvc repro` writes it" if path.parts[0] in OUTPUTS else "")
 
 
 def die_with_parent() -> None:

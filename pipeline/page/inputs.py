@@ -150,8 +150,10 @@ def read_split(path: Path) -> Split:
     """A split's faces; raises InputError where there is none."""
     try:
         return Split(*schema.read(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise InputError(f"{error}; expected a split written by the ingest stage") from error
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; the ingest stage writes it") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def read_runs(folder: Path, evaluations: Path, settings: Mapping[str, Any]) -> list[Run]:

@@ -30,17 +30,26 @@ def fail_with(error: BaseException) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"),
-    [(InputError("row 3"), 2), (FileNotFoundError(2, "No such file", "x.csv"), 2), (PermissionError("no"), 2)],
+    ("error", "said"),
+    [
+        (InputError("row 3"), "row 3"),
+        (PermissionError("no"), "no"),
+        (FileNotFoundError("gone"), "gone"),
+        (FileNotFoundError(2, "No such file", "x.csv"), "x.csv: no such file"),
+        (
+            FileNotFoundError(2, "", b"data/splits/a.parquet"),
+            "data/splits/a.parquet: no such file; `dvc repro` writes it",
+        ),
+    ],
 )
 def test_bad_input_and_refusals_of_the_system_are_one_line_and_exit_code_2(
-    error: Exception, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "die_with_parent", lambda: None)
     with pytest.raises(SystemExit) as caught:
         run(lambda: fail_with(error))
-    assert caught.value.code == code
-    assert capsys.readouterr().err == f"error: {error}\n"
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
 
 
 def test_an_interrupt_is_exit_code_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
