@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from bench.faulty import SWEEP
 from bench.origin import origin
 from pipeline.process import InputError, run, write_json
+from pipeline.runs import records
 from pipeline.runs.about import digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -256,6 +257,13 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
     return {"stage": stage, "fault": fault, "code": code(seen), "said": said(seen.text), "then": then, "right": right}
 
 
+def keep(path: Path, cell: dict[str, Any]) -> None:
+    """Write a cell in place of its former one, all in the order of CELLS."""
+    former = records.read_json(path)["cells"] if path.exists() else []
+    cells = {(one["stage"], one["fault"]): one for one in [*former, cell]}
+    write_json(path, {"cells": [cells[place] for place in CELLS if place in cells]})
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -264,7 +272,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--faults", nargs="+", choices=CODES, default=list(CODES))
-    parser.add_argument("--out", type=Path, help="a JSON file for the cells")
+    parser.add_argument("--out", type=Path, help="a JSON file, in which these cells are written anew")
     args, made = parser.parse_args(), origin()
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         base = prepared(Path(place) / "project")
@@ -273,8 +281,8 @@ def main() -> None:
             if stage in args.stages and fault in args.faults:
                 cells.append(walk(base, stage, fault, wanted))
                 print(*cells[-1].values(), sep=" | ", flush=True)
-    if args.out:
-        write_json(args.out, made | {"cells": cells})
+                if args.out:
+                    keep(args.out, cells[-1] | made)
     wrong = [f"{cell['stage']}, {cell['fault']}" for cell in cells if not cell["right"]]
     if wrong:
         raise InputError(f"{len(wrong)} of {len(cells)} cells are wrong: {'; '.join(wrong)}")
