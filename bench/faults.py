@@ -177,6 +177,14 @@ def strike(folder: Path, stage: str, fault: str) -> Seen:
     return found
 
 
+def repeat(folder: Path, stage: str) -> Seen:
+    """What a user runs next: `dvc repro`, or `make sweep`, which is the faces' stages and then the sweep."""
+    if not stage.startswith("sweep@"):
+        return dvc(folder, stage, "repro")
+    before = dvc(folder, "inputs", "repro", "inputs")
+    return before if before.code else dvc(folder, stage, "repro", stage)
+
+
 def forget(folder: Path, stage: str) -> None:
     """Leave nothing of a stage: it has yet to run."""
     path = folder / ("sweeps" if "sweep@" in stage else "") / "dvc.lock"
@@ -244,7 +252,7 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
         shutil.copytree(base, folder, symlinks=True)
         seen = strike(folder, stage, fault)
         left = [*still_running(folder)]
-        after = dvc(folder, stage, "repro", *([stage] if stage.startswith("sweep@") else []))
+        after = repeat(folder, stage)
         left += [*still_running(folder), *(str(path.relative_to(folder)) for path in folder.rglob(".*.part"))]
         found = results(folder)
         differ = [name for name in {*wanted, *found} if wanted.get(name) != found.get(name)]
