@@ -27,6 +27,7 @@ from ruamel.yaml import YAML
 from bench.faulty import SWEEP
 from bench.origin import origin
 from pipeline.process import InputError, run, write_json
+from pipeline.runs import records
 from pipeline.runs.about import digest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,6 +177,14 @@ def strike(folder: Path, stage: str, fault: str) -> Seen:
     return found
 
 
+def repeat(folder: Path, stage: str) -> Seen:
+    """What a user runs next: `dvc repro`, or `make sweep`, which is the faces' stages and then the sweep."""
+    if not stage.startswith("sweep@"):
+        return dvc(folder, stage, "repro")
+    before = dvc(folder, "inputs", "repro", "inputs")
+    return before if before.code else dvc(folder, stage, "repro", stage)
+
+
 def forget(folder: Path, stage: str) -> None:
     """Leave nothing of a stage: it has yet to run."""
     path = folder / ("sweeps" if "sweep@" in stage else "") / "dvc.lock"
@@ -229,9 +238,9 @@ def code(seen: Seen) -> int:
 
 
 def said(text: str) -> str:
-    """The stage's own last error or warning; DVC's where it has none."""
-    lines = text.splitlines()
-    own = [line for line in lines if line.startswith(("error: ", "warning: "))]
+    """The stage's own last error, warning or word of what it lost; DVC's where it has none."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    own = [line for line in lines if re.match(r"error: |warning: |stopping|.* worker (died|was lost)", line)]
     dvcs = [line.partition(": failed to run")[0] for line in lines if line.startswith("ERROR: ")]
     return (own or dvcs or ["nothing"])[-1]
 
@@ -243,7 +252,7 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
         shutil.copytree(base, folder, symlinks=True)
         seen = strike(folder, stage, fault)
         left = [*still_running(folder)]
-        after = dvc(folder, stage, "repro", *([stage] if stage.startswith("sweep@") else []))
+        after = repeat(folder, stage)
         left += [*still_running(folder), *(str(path.relative_to(folder)) for path in folder.rglob(".*.part"))]
         found = results(folder)
         differ = [name for name in {*wanted, *found} if wanted.get(name) != found.get(name)]
@@ -256,6 +265,13 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
     return {"stage": stage, "fault": fault, "code": code(seen), "said": said(seen.text), "then": then, "right": right}
 
 
+def keep(path: Path, cell: dict[str, Any]) -> None:
+    """Write a cell in place of its former one, all in the order of CELLS."""
+    former = records.read_json(path)["cells"] if path.exists() else []
+    cells = {(one["stage"], one["fault"]): one for one in [*former, cell]}
+    write_json(path, {"cells": [cells[place] for place in CELLS if place in cells]})
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -264,7 +280,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--faults", nargs="+", choices=CODES, default=list(CODES))
-    parser.add_argument("--out", type=Path, help="a JSON file for the cells")
+    parser.add_argument("--out", type=Path, help="a JSON file, in which these cells are written anew")
     args, made = parser.parse_args(), origin()
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         base = prepared(Path(place) / "project")
@@ -273,8 +289,8 @@ def main() -> None:
             if stage in args.stages and fault in args.faults:
                 cells.append(walk(base, stage, fault, wanted))
                 print(*cells[-1].values(), sep=" | ", flush=True)
-    if args.out:
-        write_json(args.out, made | {"cells": cells})
+                if args.out:
+                    keep(args.out, cells[-1] | made)
     wrong = [f"{cell['stage']}, {cell['fault']}" for cell in cells if not cell["right"]]
     if wrong:
         raise InputError(f"{len(wrong)} of {len(cells)} cells are wrong: {'; '.join(wrong)}")

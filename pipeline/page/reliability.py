@@ -50,7 +50,7 @@ def soak(folder: Path) -> Table:
 
 def origins(folder: Path) -> Table:
     """What made the three tables."""
-    sources = [records.read_json(folder / f"{name}.json") for name in ("faults", "soak")]
+    sources = [*records.read_json(folder / "faults.json")["cells"], records.read_json(folder / "soak.json")]
     sources += records.read_json(folder / "fuzz.json").values()
     rows = dict.fromkeys(tuple(one[name] for name in ORIGIN) for one in sources)
     return ORIGIN, [(date, commit, f"`{command}`", machine) for date, commit, command, machine in rows]

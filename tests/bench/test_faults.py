@@ -43,6 +43,15 @@ def test_the_cells_on_the_page_are_all_there_are_and_all_right() -> None:
     assert [cell for cell in shown if not cell["right"]] == []
 
 
+def test_a_cell_takes_the_place_of_its_former_one_and_all_stand_in_their_order(tmp_path: Path) -> None:
+    places = [faults.CELLS[5], faults.CELLS[2], faults.CELLS[5]]
+    for number, (stage, fault) in enumerate(places):
+        faults.keep(tmp_path / "faults.json", {"stage": stage, "fault": fault, "code": number})
+    kept = records.read_json(tmp_path / "faults.json")["cells"]
+    assert [(cell["stage"], cell["fault"]) for cell in kept] == [faults.CELLS[2], faults.CELLS[5]]
+    assert [cell["code"] for cell in kept] == [1, 2]
+
+
 DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.ingest x y --drop none, exited with {}"
 
 
@@ -52,6 +61,8 @@ DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.in
         (f"error: x.csv: no such file\n{DVC.format(2)}", 2, "error: x.csv: no such file"),
         (f"Running stage\n{DVC.format(-9)}\n", -9, "ERROR: failed to reproduce 'ingest'"),
         ("warning: W&B runs are written offline\nepoch 1\n", 7, "warning: W&B runs are written offline"),
+        ("x=1   failed, or its worker was lost; tried again\n", 7, "x=1 failed, or its worker was lost; tried again"),
+        (f"stopping; what is done is kept\n{DVC.format(130)}", 130, "stopping; what is done is kept"),
         ("", 7, "nothing"),
     ],
 )
