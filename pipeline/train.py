@@ -175,7 +175,16 @@ def write(
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / "run.json", about)
     timing = {"seconds_per_epoch": session.seconds, "threads": about["threads"], "device": about["device"]}
-    write_json(args.out / "timing.json", timing)
+    write_json(args.out / "timing.json", timing | by_worker(session))
+
+
+def by_worker(session: Session) -> dict[str, Any]:
+    """Who worked when, where units learnt on several workers in this process."""
+    if not session.log:
+        return {}
+    from pipeline.runs import workers  # Ray takes a second to import
+
+    return {"workers": workers.timetable(session.state, session.log)}
 
 
 if __name__ == "__main__":
