@@ -124,7 +124,7 @@ class Segment:
         if self.last:
             logits = live[self.learners[-1].unit.outputs[0]]
             accuracy = (logits.argmax(1) == labels).float().mean().item()
-        sent = {name: packed(feature) for name, feature in live.items() if name in self.needed and name != IMAGE}
+        sent = self.handed_on(live)
         size = sum(array.nbytes for array in sent.values())
         return sent, Report(losses, accuracy, begin, time.time(), size, peak(images.device))
 
@@ -143,6 +143,10 @@ class Segment:
             if loss is not None:
                 losses.append((unit.name, finite(unit.name, loss.item())))
         return losses, live
+
+    def handed_on(self, live: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """Those of the features at the segment's end that later segments need."""
+        return {name: packed(feature) for name, feature in live.items() if name in self.needed and name != IMAGE}
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The part of the training's checkpoint that this segment has changed."""
