@@ -1,13 +1,16 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg, and README's figure. `--check` writes nothing and fails where a table differs from its data.
+docs/study/NAME.svg, README's figure, and docs/img/workers.svg. `--check` writes nothing and fails where a table differs
+from its data.
 
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
 - robustness: the methods on damaged faces, from docs/study/robustness.csv.
 - step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
+- parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
+- memory: the largest worker's memory, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
@@ -25,7 +28,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims
+from pipeline.page import cards, claims, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -55,8 +58,9 @@ def table(name: str, folder: Path) -> str:
         return robustness(pd.read_csv(folder / "robustness.csv"))
     if name == "step":
         return steps(records.read_json(folder / "step.json"))
-    if name in cards.TABLES:
-        return lines(*cards.TABLES[name](folder))
+    made = cards.TABLES | workers.TABLES
+    if name in made:
+        return lines(*made[name](folder))
     if name == "claims":
         return lines(claims.HEADER, claims.claims(folder))
     if name == "headline":
@@ -163,6 +167,9 @@ def main() -> None:
         if "epoch" in pd.read_csv(path, nrows=0):
             with atomic(path.with_suffix(".svg")) as temporary:
                 temporary.write_bytes(curves(study.read(path)))
+    if (timeline := workers.pictured(folder)) is not None:
+        with atomic(root / "docs/img/workers.svg") as temporary:
+            temporary.write_bytes(svg(timeline))
     with atomic(root / "docs/img/network.svg") as temporary:
         temporary.write_bytes(svg(banner(root / "params.yaml", study.read(folder / "main.csv"))))
 

@@ -72,6 +72,8 @@ def train(params: Params, args: argparse.Namespace) -> None:
     checkpoint = args.checkpoints / args.out.name / f"{identity(about)}.safetensors"
     resume(session, checkpoint)
     print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation):.4f}")
+    if about["workers"] < params.compute.workers:
+        print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
     epochs(session, params, args, about, faces, validation, checkpoint)
     write(session, params, args, about, faces, majority(validation))
     shutil.rmtree(checkpoint.parent)

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,10 +33,12 @@ def connected(address: str | None, cpus: int | None = None) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    before = signal.getsignal(signal.SIGTERM)
     if address is None:
         _start(cpus, options)
     else:
         _join(address, options)
+    signal.signal(signal.SIGTERM, before)  # Ray's own would abort this process
     try:
         yield
     finally:

@@ -156,8 +156,3 @@ def test_a_method_whose_gradients_cross_units_learns_on_one_worker(units: Cuts) 
     method = Method(units, "stop" if units == "network" else "pass")
     assert session.workers_of(parameters(4), method) == 1
     assert session.workers_of(parameters(4), Method(["block1"])) == 4
-
-
-def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
-    with pytest.raises(InputError, match=r"127\.0\.0\.1:9: no Ray answers there"):
-        cluster.answering("127.0.0.1:9")
