@@ -47,7 +47,7 @@ def main() -> None:
     )
     parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS), help="usual: those of the method nbp")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4], help="default: %(default)s")
-    parser.add_argument("--added", nargs="+", type=int, default=[0, 1, 5], help="blocks to add (default: %(default)s)")
+    parser.add_argument("--added", nargs="+", type=int, default=[0, 1, 5, 9], help="blocks (default: %(default)s)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
     parser.add_argument("--batch", type=int, default=16, help="faces in a step (default: %(default)s)")

@@ -10,7 +10,7 @@ Names of tables:
 - robustness: the methods on damaged faces, from docs/study/robustness.csv.
 - step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
-- memory: the largest worker's memory, from docs/study/memory.json, which `python -m bench.memory --out` writes.
+- memory, memory-depth: of the largest worker, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`

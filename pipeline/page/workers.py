@@ -134,26 +134,23 @@ def alone_of(text: str) -> str:
 
 
 def memory(folder: Path) -> Lines:
-    """Peaks of the largest worker as shares of back-propagation's, for each number of workers and of added blocks."""
+    """MiB of the largest worker, and its share of back-propagation's, by units and number of workers."""
+    rows = [row for row in records.read_json(folder / "memory.json")["rows"] if not row["added"]]
+    counts = sorted({row["workers"] for row in rows})
+    found = {(row["units"], row["workers"]): f"{max(row['peak_mib']):,.0f} ({row['ratio']:.2f})" for row in rows}
+    header = ["units", *(f"{count} worker{'s' * (count > 1)}, MiB (/ BP)" for count in counts)]
+    names = dict.fromkeys(row["units"] for row in rows)
+    return header, [[name, *(found.get((name, count), DASH) for count in counts)] for name in names]
+
+
+def depth(folder: Path) -> Lines:
+    """MiB of the largest worker as blocks are added to the network."""
     rows = records.read_json(folder / "memory.json")["rows"]
-    added, counts = (sorted({row[name] for row in rows}) for name in ("added", "workers"))
-    header = ["units", "workers"]
-    for blocks in added:
-        more = f", {blocks} blocks added" if blocks else ""
-        header += [f"largest worker{more}, MiB", f"/ BP{more}"]
-    table = []
-    for units in dict.fromkeys(row["units"] for row in rows):
-        for count in counts:
-            own = {row["added"]: row for row in rows if (row["units"], row["workers"]) == (units, count)}
-            if own:
-                cells = [cell for blocks in added for cell in peaks(own.get(blocks))]
-                table.append([units, str(count), *cells])
-    return header, table
+    added = sorted({row["added"] for row in rows})
+    found = {(row["units"], row["workers"], row["added"]): f"{max(row['peak_mib']):,.0f}" for row in rows}
+    header = ["units", "workers", *(f"{blocks} blocks added, MiB" for blocks in added)]
+    names = dict.fromkeys((row["units"], row["workers"]) for row in rows)
+    return header, [[units, str(n), *(found.get((units, n, blocks), DASH) for blocks in added)] for units, n in names]
 
 
-def peaks(row: Mapping[str, Any] | None) -> tuple[str, str]:
-    """MiB of the largest worker, and its share of back-propagation's."""
-    return (f"{max(row['peak_mib']):,.0f}", f"{row['ratio']:.2f}") if row else (DASH, DASH)
-
-
-TABLES: dict[str, Callable[[Path], Lines]] = {"parallel": ways, "memory": memory}
+TABLES: dict[str, Callable[[Path], Lines]] = {"parallel": ways, "memory": memory, "memory-depth": depth}

@@ -26,6 +26,8 @@ from pipeline.runs.segment import Report, Segment, Task, segments
 
 UNDER_WAY = 3  # batches between the first segment and the last
 RETRIES = 3  # of an epoch in which a worker died
+PATIENCE = 10.0  # seconds for workers to begin before it is asked whether there is place for them
+LOST = (ray.exceptions.RayActorError, ray.exceptions.ObjectLostError)  # what the death of a worker raises
 PICTURED = 12  # steps of which timing.json keeps when each worker began and ended
 MIB = 2**20
 
@@ -39,7 +41,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
     An epoch in which a worker dies is repeated from the state before it, by new workers. Raises DivergedError.
     """
     if ray.util.get_current_placement_group() is None:
-        cluster.check_resources(workers, task.threads, int(task.device == "cuda"))
+        cluster.check_resources(workers, *needs(task))
     weigh(state.learners, task.recipe.class_weights, faces.labels, state.network.classes)
     shared = ray.put(faces.pixels.cpu().numpy()), ray.put(faces.labels.cpu().numpy())
     crew: list[Any] = []
@@ -47,11 +49,11 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
         for epoch in range(state.epoch, task.recipe.epochs):
             for attempt in range(RETRIES + 1):
                 try:
-                    crew = crew or hired(state, task, segments(state, workers), shared)
+                    crew = crew or hired(state, task, workers, shared)
                     values, seconds = yield from an_epoch(crew, task, epoch, log)
                     take_over(state, crew, epoch + 1)
                     break
-                except ray.exceptions.RayActorError as error:
+                except LOST as error:
                     dismiss(crew)
                     crew = []
                     if attempt == RETRIES:
@@ -68,26 +70,52 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
 
 
 class WorkerLostError(OSError):
-    """A worker died again and again; the checkpoint of the last complete epoch is kept."""
+    """A worker died again and again, or no machine is left; the checkpoint of the last complete epoch is kept."""
 
 
-def hired(state: State, task: Task, places: Sequence[range], shared: tuple[Any, Any]) -> list[Any]:
-    """A worker for each segment, with the state after state.epoch."""
+def hired(state: State, task: Task, workers: int, shared: tuple[Any, Any]) -> list[Any]:
+    """A worker for each segment, with the state after state.epoch; fewer than `workers` where a node has been lost."""
     hire = ray.remote(Segment)
-    crew: list[Any] = [hire.options(**options).remote() for options in seats(task, len(places))]
-    ray.get([worker.build.remote(task, where, *shared) for worker, where in zip(crew, places, strict=True)])
+    while True:
+        places = segments(state, min(workers, room(task, workers)))
+        crew: list[Any] = [hire.options(**options).remote() for options in seats(task, len(places))]
+        built = [worker.build.remote(task, where, *shared) for worker, where in zip(crew, places, strict=True)]
+        # It takes Ray a while to notice that a node is gone. Until then it would wait for a place there, and after too.
+        while ray.wait(built, num_returns=len(built), timeout=PATIENCE)[1] and len(places) <= room(task, workers):
+            pass
+        if len(places) <= room(task, workers):
+            break
+        dismiss(crew)
+    ray.get(built)
     if state.epoch:
         saved = ray.put({name: t.detach().cpu().numpy() for name, t in checkpoint.tensors(state).items()})
         ray.get([worker.load.remote(saved, state.epoch) for worker in crew])
     return crew
 
 
+def needs(task: Task) -> tuple[int, int]:
+    """CPUs and GPUs of a worker."""
+    return (0, 1) if task.device == "cuda" else (task.threads, 0)
+
+
+def room(task: Task, workers: int) -> int:
+    """How many workers there is place for; `workers` in a sweep's trial, which has reserved it.
+
+    Raises WorkerLostError where there is none.
+    """
+    if ray.util.get_current_placement_group() is not None:
+        return workers
+    if (places := cluster.room(*needs(task))) == 0:
+        raise WorkerLostError("no node is left that could hold a worker")
+    return places
+
+
 def seats(task: Task, count: int) -> list[dict[str, Any]]:
     """Ray's options of each worker: spread over the nodes, or what a sweep's trial has reserved for it."""
     group = ray.util.get_current_placement_group()
     if group is None:
-        needs: dict[str, Any] = {"num_gpus": 1} if task.device == "cuda" else {"num_cpus": task.threads}
-        return [needs | {"scheduling_strategy": "SPREAD"}] * count
+        cpus, gpus = needs(task)
+        return [{"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}] * count
     return [
         {
             "num_cpus": bundle.get("CPU", 0),
@@ -141,6 +169,8 @@ def answers(reports: list[Any]) -> list[Report]:
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DivergedError):
             raise DivergedError(str(error.cause)) from None
+        if isinstance(error.cause, LOST):  # a worker missed the features of one that died
+            raise error.cause from None
         raise
 
 

@@ -92,16 +92,28 @@ def test_columns_of_what_was_not_measured_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_memory_has_the_largest_worker_beside_bp_with_and_without_more_blocks(tmp_path: Path) -> None:
-    rows = [
+MEMORY = {
+    "rows": [
         {"units": "network", "workers": 1, "added": 0, "peak_mib": [100.0], "ratio": 1.0},
         {"units": "usual", "workers": 2, "added": 0, "peak_mib": [70.0, 90.4], "ratio": 0.904},
         {"units": "usual", "workers": 2, "added": 5, "peak_mib": [91.0, 80.0], "ratio": 0.3},
     ]
-    first, second = table(tmp_path, "memory", {"rows": rows})
-    assert first == {"units": "network", "workers": "1", "largest worker, MiB": "100", "/ BP": "1.00",
-                     "largest worker, 5 blocks added, MiB": "–", "/ BP, 5 blocks added": "–"}  # fmt: skip
-    assert list(second.values()) == ["usual", "2", "90", "0.90", "91", "0.30"]
+}
+
+
+def test_memory_is_that_of_the_largest_worker_and_its_share_of_bp(tmp_path: Path) -> None:
+    one, two = "1 worker, MiB (/ BP)", "2 workers, MiB (/ BP)"
+    assert table(tmp_path, "memory", MEMORY) == [
+        {"units": "network", one: "100 (1.00)", two: "–"},
+        {"units": "usual", one: "–", two: "90 (0.90)"},
+    ]
+
+
+def test_memory_by_depth_has_a_column_for_each_number_of_added_blocks(tmp_path: Path) -> None:
+    write_json(tmp_path / "memory.json", MEMORY)
+    header, rows = workers.depth(tmp_path)
+    assert header == ["units", "workers", "0 blocks added, MiB", "5 blocks added, MiB"]
+    assert rows == [["network", "1", "100", "–"], ["usual", "2", "90", "91"]]
 
 
 def test_the_picture_of_the_docs_needs_recorded_times(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pipeline.runs import cluster
 from tests.pipeline.test_train import write_split
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE = 120  # seconds until something that has to happen counts as missing
+PATIENCE = 300  # seconds until something that has to happen counts as missing
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(ROOT),
     "WANDB_MODE": "disabled",
@@ -58,11 +58,16 @@ def project(folder: Path, epochs: int, **compute: object) -> Path:
     return folder
 
 
-def training(folder: Path, **more: str) -> subprocess.Popen:
-    """The train stage in a process group of its own."""
+@contextmanager
+def training(folder: Path, **more: str) -> Iterator[subprocess.Popen]:
+    """The train stage in a process group of its own, killed where a test fails."""
     command = [sys.executable, "-m", "pipeline.train", "runs/nbp-0", "--method", "nbp", "--seed", "0"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | more, start_new_session=True, **pipes)
+    with subprocess.Popen(command, cwd=folder, env=ENVIRONMENT | more, start_new_session=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until(there: Callable[[], bool], process: subprocess.Popen | None = None) -> None:
@@ -136,7 +141,7 @@ def places_of_segments() -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_two_nodes_share_a_training_and_one_ends_it_alone_when_the_other_is_lost(tmp_path: Path) -> None:
-    with training(project(tmp_path / "alone", 40)) as process:
+    with training(project(tmp_path / "alone", 20)) as process:
         assert process.wait(PATIENCE) == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,7 +149,7 @@ def test_two_nodes_share_a_training_and_one_ends_it_alone_when_the_other_is_lost
     head, other = tmp_path / "head", tmp_path / "other"
     first = ("--head", "--port", address.partition(":")[2], "--include-dashboard", "false")
     with node(head, *first), node(other, "--address", address):
-        folder = project(tmp_path / "shared", 40, workers=2, address=address)
+        folder = project(tmp_path / "shared", 20, workers=2, address=address)
         with training(folder) as process:
             wait_until(lambda: any(folder.glob(".checkpoints/nbp-0/*.safetensors")), process)
             assert places_of_segments() == [head, other]
