@@ -65,11 +65,17 @@ def peak_of(params: Params, method: Method, batch: int, added: int) -> int:
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
     device, size = sessions.device(params.compute), params.model.input_size
-    if isinstance(method.units, list) and "block1" in method.units:
-        method = replace(method, units=method.units + [f"added{i}" for i in range(1, added + 1)])
+    method = with_units(method, added)
     state = training.start(deepened(params.model, added), method, params.train.recipe, size, 0, device)
     state.network.train()
     return peak(state, method, *batch_of(params, batch))
+
+
+def with_units(method: Method, added: int) -> Method:
+    """The method with a unit for each added block where block 1 is a unit."""
+    if not isinstance(method.units, list) or "block1" not in method.units:
+        return method
+    return replace(method, units=method.units + [f"added{i}" for i in range(1, added + 1)])
 
 
 def deepened(architecture: CFPN, added: int) -> list[Node]:

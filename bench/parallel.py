@@ -1,8 +1,19 @@
-"""Units on several workers beside every other way to use the same cores: faces per second, all in one run.
+"""Units on several workers beside every other way to use the same cores: faces per second, memory, time to an accuracy.
 
 Every row trains the same network on the same random faces for the same number of steps, in processes of its own, one
 row after the other. Run it on an otherwise idle machine. `bp_ddp` is back-propagation by data parallelism (torch DDP,
 gloo): each worker has half of a batch, and its batch norm sees that half alone.
+
+A row is a method, then optionally where it is cut ("balanced:3"), then how it uses the cores: "2 workers", "2 threads",
+or "twice", which is two seeds at once.
+
+JSON: rows, each with
+- row, units (null: those of the method), cores.
+- faces_per_second; step_ms of what is one training.
+- start_s: seconds from the beginning to the first step, with Ray and its workers where there are any.
+- peak_mib: memory of each process at most; that of workers stands in `workers`.
+- workers: of units on several workers, as timing.json has them (see `pipeline.runs.workers.timetable`).
+- steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it.
 """
 
 import argparse
@@ -10,12 +21,13 @@ import json
 import multiprocessing
 import os
 import socket
+import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,18 +38,32 @@ from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
 from cfpn.faces import Faces
+from cfpn.graph import Cuts
 from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, run, write_json
+from pipeline.runs import segment, study
 from pipeline.runs import session as sessions
 
-EXAMPLE = """example:
+EXAMPLE = """examples:
   python -m bench.parallel --set profile=fer2013-cpu --steps 30 --out results/parallel.json
+  python -m bench.parallel --rows bp nbp 'nbp 2 workers' --histories docs/study/main.csv --after 16
 """
 WARM_UP = 3  # steps that do not count
-ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice",
+MIB = 2**20
+BALANCED = tuple(f"nbp balanced:{parts}{way}" for parts in (2, 3, 4) for way in ("", " 2 workers"))
+ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice", *BALANCED,
         "deep_supervision", "deep_supervision 2 threads")  # fmt: skip
+
+
+class Row(NamedTuple):
+    """What a row trains, and how: units None are the method's own; way is workers, threads, twice, ddp or nothing."""
+
+    method: str
+    units: str | None = None
+    processes: int = 1
+    way: str = ""
 
 
 def main() -> None:
@@ -48,22 +74,71 @@ def main() -> None:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="a method, and how it uses the cores")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="what to measure (default: all of the table)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
     parser.add_argument("--steps", type=int, default=30, help="measured steps of each row (default: %(default)s)")
+    parser.add_argument("--histories", type=Path, metavar="CSV", help="of a study whose runs have this network")
+    parser.add_argument("--after", type=int, default=8, help="epoch of bp in the study whose accuracy is to be "
+                        "reached (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     params = parameters.load(args.params, parameters.assignments(args.set))
-    wrong = [row for row in args.rows if row.split()[0].removesuffix("_ddp") not in params.methods]
-    if wrong:
-        raise InputError(f"--rows: expected a method of {', '.join(params.methods)} first, found {wrong[0]!r}")
+    known = [parsed(text, params) for text in args.rows]
+    steps = reached(study.read(args.histories), args.after) if args.histories else {}
     rows = []
-    for row in args.rows:
-        rows.append({"row": row} | in_a_process(measured, params, row, args.steps))
-        print(json.dumps(rows[-1]), flush=True)
+    for text, row in zip(args.rows, known, strict=True):
+        about = {"row": text, "units": row.units, "cores": row.processes}
+        rows.append(about | in_a_process(measured, params, row, args.steps) | {"steps": steps.get(named(row))})
+        print(json.dumps({name: value for name, value in rows[-1].items() if name != "workers"}), flush=True)
     if args.out:
-        write_json(args.out, {"rows": rows, "batch": params.train.batch, "steps": args.steps})
+        about = {"batch": params.train.batch, "steps": args.steps, "width": getattr(params.model, "width", None),
+                 "input_size": params.model.input_size, "cores": len(os.sched_getaffinity(0)),
+                 "histories": args.histories.name if args.histories else None, "after": args.after}  # fmt: skip
+        write_json(args.out, about | {"rows": rows})
+
+
+def parsed(text: str, params: Params) -> Row:
+    """A row from its text; raises InputError where it is none."""
+    method, *words = text.split()
+    units = words.pop(0) if words and words[0].startswith("balanced:") else None
+    row = Row(method, units)
+    if method == "bp_ddp":
+        row = Row("bp", units, 2, "ddp")
+    elif words == ["twice"]:
+        row = Row(method, units, 2, "twice")
+    elif len(words) == 2 and words[0].isdecimal() and words[1] in ("workers", "threads"):
+        row = Row(method, units, int(words[0]), words[1])
+    elif words:
+        raise InputError(f"--rows: expected METHOD [balanced:K] [N workers | N threads | twice], found {text!r}")
+    if row.method not in params.methods:
+        raise InputError(f"--rows: expected a method of {', '.join(params.methods)} first, found {text!r}")
+    return row
+
+
+def named(row: Row) -> str:
+    """What a study calls the method of a row: nbp_balanced_3 is nbp whose units are balanced:3."""
+    return row.method if row.units is None else f"{row.method}_{row.units.replace(':', '_')}"
+
+
+def reached(outcomes: list[study.Outcome], after: int) -> dict[str, float | None]:
+    """Steps, by method, to the validation accuracy that bp of the same seed has after an epoch; the mean over seeds.
+
+    None where a seed does not reach it. Raises InputError where there is no such epoch of bp.
+    """
+    goals: dict[int, float] = {}
+    for one in outcomes:
+        accuracies = one.history.set_index("epoch")["val/accuracy"]
+        if one.method == "bp" and after in accuracies:
+            goals[one.seed] = accuracies[after]
+    if not goals:
+        raise InputError(f"--after: expected an epoch of bp in the study, found {after}")
+    found: dict[str, list[float | None]] = {}
+    for one in outcomes:
+        if one.seed in goals:
+            there = one.history.loc[one.history["val/accuracy"] >= goals[one.seed], "step"]
+            found.setdefault(one.method, []).append(float(there.iloc[0]) if len(there) else None)
+    return {name: statistics.fmean(filter(None, steps)) if all(steps) else None for name, steps in found.items()}
 
 
 def in_a_process(task: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
@@ -72,18 +147,18 @@ def in_a_process(task: Callable[..., dict[str, Any]], *arguments: object) -> dic
         return pool.submit(task, *arguments).result()
 
 
-def measured(params: Params, row: str, steps: int) -> dict[str, Any]:
-    """Faces per second of a row, and where units learn on workers the bound that their busy times give."""
-    method, _, way = row.partition(" ")
-    if method == "bp_ddp":
-        return {"faces_per_second": together(ddp_rate, 2, params, steps)}
-    if way == "twice":
-        return {"faces_per_second": together(seeded_rate, 2, params, method, steps)}
-    words = way.split()
-    count = int(words[0]) if words else 1
-    more: dict[str, Any] = {words[1]: count} if words else {}
+def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
+    """What a row says of itself but for its text."""
+    if row.units is not None:
+        method = replace(params.methods[row.method], units=cast(Cuts, row.units))
+        params = params.model_copy(update={"methods": params.methods | {row.method: method}})
+    if row.way in ("ddp", "twice"):
+        found = together(ddp if row.way == "ddp" else seeded, row.processes, params, row.method, steps)
+        rates, peaks = zip(*((one["faces_per_second"], *one["peak_mib"]) for one in found), strict=True)
+        return {"faces_per_second": sum(rates), "peak_mib": list(peaks)}
+    more: dict[str, Any] = {row.way: row.processes} if row.way else {}
     compute = replace(params.compute, device="cpu", **more)
-    return alone(params.model_copy(update={"compute": compute}), method, 0, steps)
+    return alone(params.model_copy(update={"compute": compute}), row.method, 0, steps)
 
 
 def random_faces(params: Params, steps: int) -> Faces:
@@ -101,49 +176,54 @@ def alone(params: Params, name: str, seed: int, steps: int) -> dict[str, Any]:
     own = params.model_copy(update={"train": replace(params.train, epochs=1)})
     faces, method = random_faces(own, steps), own.methods[name]
     session = sessions.begin(own, method, seed, faces)
-    moments = []
+    begin, moments, start = time.perf_counter(), [], 0.0
     for record in sessions.advance(session, own, method, seed, faces, faces.first(8)):
         if record.complete:
             break
         moments.append(time.perf_counter())
+        start = start or moments[0] - begin - record.seconds
     # Of pipelined steps the first answers come late: only what lies between two answers is a step's time.
     seconds = moments[-1] - moments[WARM_UP - 1]
-    result = {"faces_per_second": steps * own.train.batch / seconds, "step_ms": 1000 * seconds / steps}
-    return result | (busy(session.log, steps) if session.log else {})
+    result = {"faces_per_second": steps * own.train.batch / seconds, "step_ms": 1000 * seconds / steps,
+              "start_s": start, "peak_mib": [peak_mib()]}  # fmt: skip
+    return result | by_worker(session)
 
 
-def busy(log: list[dict[str, float]], steps: int) -> dict[str, Any]:
-    """Milliseconds that each worker works for a step, and the bytes that it hands on."""
-    late = [span for span in log if span["step"] >= WARM_UP]
-    workers = range(1 + int(max(span["worker"] for span in log)))
-    spans = [[span for span in late if span["worker"] == worker] for worker in workers]
-    return {
-        "busy_ms": [1000 * sum(span["end"] - span["begin"] for span in own) / steps for own in spans],
-        "sent_mib": [sum(span["sent"] for span in own) / steps / 2**20 for own in spans],
-    }
+def by_worker(session: sessions.Session) -> dict[str, Any]:
+    """Who worked when after the warm-up, where units learnt on several workers."""
+    if not session.log:
+        return {}
+    from pipeline.runs import workers  # Ray takes a second to import
+
+    return {"workers": workers.timetable(session.state, session.log, WARM_UP)}
 
 
-def together(task: Callable[..., float], count: int, *arguments: object) -> float:
-    """The sum of what `count` processes reach at the same time; each is told its place and a free port."""
+def peak_mib() -> float:
+    """MiB of memory of this process at most."""
+    return segment.peak(torch.device("cpu")) / MIB
+
+
+def together(task: Callable[..., dict[str, Any]], count: int, *arguments: object) -> list[dict[str, Any]]:
+    """What `count` processes return that run at the same time; each is told its place and a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-        return sum([job.result() for job in [pool.submit(task, i, count, port, *arguments) for i in range(count)]])
+        return [job.result() for job in [pool.submit(task, i, count, port, *arguments) for i in range(count)]]
 
 
-def seeded_rate(place: int, count: int, port: int, params: Params, name: str, steps: int) -> float:
-    """Faces per second of one of several trainings with seeds of their own."""
-    return float(alone(params, name, place, steps)["faces_per_second"])
+def seeded(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
+    """One of several trainings with seeds of their own."""
+    return alone(params, name, place, steps)
 
 
-def ddp_rate(place: int, count: int, port: int, params: Params, steps: int) -> float:
-    """Faces per second of one worker of back-propagation by data parallelism."""
+def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
+    """One worker of back-propagation by data parallelism."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
     torch.distributed.init_process_group("gloo", rank=place, world_size=count)
-    method, model = params.methods["bp"], params.model
+    method, model = params.methods[name], params.model
     state = training.start(networks.build(model, 0), method, params.train.recipe, model.input_size, 0,
                            torch.device("cpu"))  # fmt: skip
     parallel = nn.parallel.DistributedDataParallel(state.network, find_unused_parameters=True)
@@ -161,7 +241,8 @@ def ddp_rate(place: int, count: int, port: int, params: Params, steps: int) -> f
         average(state.averaged, state.network, params.train.average, i)
         moments.append(time.perf_counter())
     torch.distributed.destroy_process_group()
-    return batch * steps / (moments[-1] - moments[WARM_UP - 1])
+    rate = batch * steps / (moments[-1] - moments[WARM_UP - 1])
+    return {"faces_per_second": rate, "peak_mib": [peak_mib()]}
 
 
 if __name__ == "__main__":

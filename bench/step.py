@@ -7,6 +7,8 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -131,16 +133,21 @@ def peak(state: State, method: Method, images: Tensor, labels: Tensor) -> int:
     largest = 0
     for step in range(method.schedule.update_every + 1):
         rates = gentle_rates(method, step, ENDLESS, len(state.learners))
-        if images.is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            training.train_step(state, method, images, labels, rates)
-            largest = max(largest, torch.cuda.max_memory_allocated() - before)
-        else:
-            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-                training.train_step(state, method, images, labels, rates)
-            largest = max(largest, _peak(profiler))
+        act = partial(training.train_step, state, method, images, labels, rates)
+        largest = max(largest, allocated(act, images.is_cuda))
     return largest
+
+
+def allocated(act: Callable[[], object], cuda: bool) -> int:
+    """Bytes that a call allocates at its peak beyond what was there before it."""
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        act()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        act()
+    return _peak(profiler)
 
 
 def _peak(profiler: profile) -> int:

@@ -53,8 +53,14 @@ def _smallest_limit(costs: Sequence[int], parts: int) -> int:
 
 
 def resolved(cuts: Cuts, nodes: Sequence[Node], shapes: Shapes) -> Cuts:
-    """Cuts without "balanced:K", in whose place stand the nodes after which K units of near equal cost end."""
+    """Cuts without "balanced:K", in whose place stand the nodes after which K units of near equal cost end.
+
+    Raises ValueError for more units than nodes.
+    """
     if not isinstance(cuts, str) or not cuts.startswith("balanced:"):
         return cuts
-    starts = balanced(node_costs(nodes, shapes), int(cuts.removeprefix("balanced:")))
+    parts = int(cuts.removeprefix("balanced:"))
+    if parts > len(nodes):
+        raise ValueError(f"units: {cuts!r} asks for more units than the {len(nodes)} nodes of the network")
+    starts = balanced(node_costs(nodes, shapes), parts)
     return [nodes[start - 1].name for start in starts]

@@ -1,14 +1,16 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg, README's figure, and that of leaving early. `--check` writes nothing and fails where a table
-differs from its data.
+docs/study/NAME.svg, README's figure, those of leaving early and of workers. `--check` writes nothing and fails where a
+table differs from its data.
 
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
 - robustness: the methods on damaged faces, from docs/study/robustness.csv.
 - step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
+- parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
+- memory, memory-depth: of the largest worker, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
 - claims: the paper's claims, from main.csv, width48.csv and step.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
@@ -30,7 +32,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims, inference, reliability
+from pipeline.page import cards, claims, inference, reliability, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -38,7 +40,7 @@ from pipeline.process import InputError, atomic, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
-MADE = cards.TABLES | inference.TABLES | reliability.TABLES
+MADE = cards.TABLES | inference.TABLES | reliability.TABLES | workers.TABLES
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
@@ -204,10 +206,12 @@ def main() -> None:
     figures = {
         "network": banner(root / "params.yaml", study.read(folder / "main.csv")),
         "anytime": inference.anytime(inference.rows(folder)),
+        "workers": workers.pictured(folder),
     }
     for name, figure in figures.items():
-        with atomic(root / f"docs/img/{name}.svg") as temporary:
-            temporary.write_bytes(svg(figure))
+        if figure is not None:
+            with atomic(root / f"docs/img/{name}.svg") as temporary:
+                temporary.write_bytes(svg(figure))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.page import architecture, audit, comparison, costs, faces, heading, results, sweeps, yardsticks
+from pipeline.page import architecture, audit, comparison, costs, faces, heading, results, sweeps, workers, yardsticks
 from pipeline.page.html import Picture, render
 from pipeline.page.inputs import Inputs, Paths, read_inputs
 from pipeline.page.markdown import markdown
@@ -26,6 +26,7 @@ SECTIONS = (
     comparison.comparison_section,
     costs.training_section,
     costs.step_section,
+    workers.workers_section,
     results.curves_section,
     results.recall_section,
     results.confusion_section,

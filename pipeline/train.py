@@ -73,6 +73,8 @@ def train(params: Params, args: argparse.Namespace) -> None:
     checkpoint = kept(args, identity(about))
     resume(session, checkpoint)
     print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation):.4f}")
+    if about["workers"] < params.compute.workers:
+        print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
     epochs(session, params, args, about, files, faces, validation, checkpoint)
     shutil.rmtree(checkpoint.parent)
 
@@ -191,7 +193,16 @@ def write(
     write_json(args.out / "metrics.json", metrics)
     write_json(args.out / "run.json", about)
     timing = {"seconds_per_epoch": session.seconds, "threads": about["threads"], "device": about["device"]}
-    write_json(args.out / "timing.json", timing)
+    write_json(args.out / "timing.json", timing | by_worker(session))
+
+
+def by_worker(session: Session) -> dict[str, Any]:
+    """Who worked when, where units learnt on several workers in this process."""
+    if not session.log:
+        return {}
+    from pipeline.runs import workers  # Ray takes a second to import
+
+    return {"workers": workers.timetable(session.state, session.log)}
 
 
 if __name__ == "__main__":

@@ -29,8 +29,8 @@ def cluster(args: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def fits(args: argparse.Namespace) -> int:
-    """How many trials can run at once.
+def fits(args: argparse.Namespace, workers: int = 1) -> int:
+    """How many trials of so many workers can run at once; the workers of one may stand on several nodes.
 
     Raises InputError where no node could ever hold one: Ray would wait for one without a word.
     """
@@ -40,8 +40,10 @@ def fits(args: argparse.Namespace) -> int:
     nodes = [node["Resources"] for node in known if node["Alive"]]
     wanted = {"CPU": args.cpus_per_trial, "GPU": args.gpus_per_trial}
     held = sum(min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count) for node in nodes)
+    if held >= workers:
+        return held // workers
     if held:
-        return held
+        raise InputError(f"compute.workers: {workers} wanted, and this Ray has place for {held} at once")
     for name, flag in (("CPU", "--cpus-per-trial"), ("GPU", "--gpus-per-trial")):
         largest = max((node.get(name, 0) for node in nodes), default=0)
         if wanted[name] > largest:

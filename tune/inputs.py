@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cfpn.graph import units
+from cfpn.network import Network
 from pipeline import evaluate, networks
 from pipeline.inputs import refuse_drawn
 from pipeline.process import InputError, file_hash
@@ -74,6 +74,10 @@ def check_units(what: spaces.Training, own: Arrays, where: str) -> None:
     """Raise InputError where the network cannot be cut as the method says; no weight is made for that."""
     try:
         with torch.device("meta"):
-            units(networks.build(sessions.model_for(what.params, trial.faces(own)), 0), what.how.units)
+            model, loss = sessions.model_for(what.params, trial.faces(own)), what.how.local_loss
+            Network(
+                networks.build(model, 0), what.how.units, input_size=model.input_size, channels=model.channels,
+                classes=model.classes, head=loss.head, pool=loss.pool,
+            )  # fmt: skip
     except ValueError as error:
         raise InputError(f"{where}: methods.{what.method}.{error}") from error

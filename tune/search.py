@@ -18,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Repeater
 
 from pipeline.process import InputError
+from pipeline.runs import session as sessions
 from tune import names, outcome, spaces, storage, trial
 from tune.names import METRIC, SEED, Config
 from tune.outcome import Ended, Outcome, Summary
@@ -103,7 +104,7 @@ def fit(
 ) -> tune.ResultGrid:
     """Run all trials, or those that are left; raises KeyboardInterrupt when asked to stop, with the state kept."""
     shared = tune.with_parameters(trial.run, sweep=sweep, place=place, kept=kept, data=data)
-    trainable = tune.with_resources(shared, {"cpu": args.cpus_per_trial, "gpu": args.gpus_per_trial})
+    trainable = tune.with_resources(shared, partial(resources, sweep, place, args.cpus_per_trial, args.gpus_per_trial))
     space = param_space(sweep, args.search)
     Observers.present = [Tidy(sweep, kept), *callbacks]
     try:
@@ -118,6 +119,21 @@ def fit(
     except (OSError, EOFError, TuneError) as error:
         storage.probe(kept)
         raise InputError(f"{storage.uri(kept)}: Ray Tune lost its state there: {error!r}") from error
+
+
+def resources(sweep: Sweep, place: Place, cpus: float, gpus: float, config: Config) -> tune.PlacementGroupFactory:
+    """What Ray reserves for the trial of a point: as much for each worker as for a trial that is one process.
+
+    The process of a trial with several workers waits while they work, and takes nothing.
+    """
+    each, count = {"CPU": cpus, "GPU": gpus}, workers(sweep, place, spaces.point(sweep, config))
+    return tune.PlacementGroupFactory([each] if count == 1 else [{}, *[each] * count])
+
+
+def workers(sweep: Sweep, place: Place, config: Config) -> int:
+    """The number of workers of the trial at a point."""
+    what = spaces.training(sweep, config, place.threads, place.device)
+    return sessions.workers_of(what.params, what.how)
 
 
 def fitted(tuner: tune.Tuner) -> tune.ResultGrid:

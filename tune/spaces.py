@@ -16,7 +16,7 @@ from tune import names
 from tune.names import METHOD, MODELS, RATE, SEED, Config
 
 HALVINGS = 2**5
-FROM_RESOURCES = ("compute.threads", "compute.device", "compute.workers")
+FROM_RESOURCES = ("compute.threads", "compute.device")
 Device = Literal["auto", "cpu", "cuda"]
 TRAINABLE = ("profile", *OF_PROFILE)  # first parts of the names that a sweep may vary
 REPETITION = "__trial_index__"  # what Ray's Repeater calls the number of a repetition
@@ -138,7 +138,7 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
         how = replace(how, schedule=replace(how.schedule, learning_rate=rate))
     if entry.units is not None:
         how = replace(how, units=entry.units)
-    compute = Compute(device=device, threads=threads)
+    compute = Compute(device=device, threads=threads, workers=params.compute.workers)
     changed = {"compute": compute, "methods": params.methods | {entry.method: how}}
     return Training(params.model_copy(update=changed), entry.method, config[SEED])
 
@@ -158,6 +158,8 @@ def resolve(sweep: Sweep, overrides: dict[str, Any]) -> Params:
     for name in overrides:
         if name in FROM_RESOURCES:
             raise InputError(f"{name}: follows from the resources of a trial, --cpus-per-trial and --gpus-per-trial")
+        if name == "compute.workers":
+            raise InputError(f"{name}: changes no result; set it in {sweep.files.path}")
         if name.split(".")[0] not in TRAINABLE:
             raise InputError(f"{name}: no parameter of a training; expected a name below {', '.join(TRAINABLE)}")
     return parameters.resolve(sweep.files, overrides)

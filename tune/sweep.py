@@ -50,7 +50,8 @@ def arguments() -> argparse.Namespace:
     add("--epochs", type=int, help="short for --set train.epochs=N")
     add("--search", choices=("grid", "asha", "optuna"), default="grid", help="default: %(default)s")
     add("--samples", type=int, default=20, help="settings that optuna tries (default: %(default)s)")
-    add("--cpus-per-trial", type=float, help="also the trial's threads (default: compute.threads of params.yaml)")
+    add("--cpus-per-trial", type=float, help="also its threads; of each worker, where compute.workers is above 1 "
+        "(default: compute.threads of params.yaml)")  # fmt: skip
     add("--gpus-per-trial", type=float, default=0.0, help="may be a fraction; 0 trains on the CPU (default)")
     add("--cpus", type=int, help="CPUs of the local Ray (default: all)")
     add("--address", help="of a running Ray, HOST:PORT or auto (default: start a Ray here and stop it at the end)")
@@ -172,14 +173,15 @@ def trained(
     project = args.project or spaces.resolve(sweep, sweep.fixed).tracking.project
     with forgiving("no W&B runs, the sweep goes on without"):
         mode = sink.mode(workspace())
+    most = max(search.workers(sweep, place, config) for config in spaces.configs(sweep))
     files = inputs.needed(sweep, args.splits, args.augmented)
     source = {"commit": data.code["commit"], "dvc": sink.dvc(files.values())}
     with cluster.cluster(args):
-        at_once = cluster.fits(args)
+        at_once = cluster.fits(args, most)
         tracked = f"{mode}, project {project}, group {track.group(about)}, folder {workspace() / 'wandb'}"
         places = {"tables": str(args.out / args.name), "checkpoints": storage.uri(kept),
                   "W&B runs": tracked if mode not in (None, "disabled") else "none"}  # fmt: skip
-        print(progress.announcement(sweep, list(epochs.values()), at_once, resources(args), places), flush=True)
+        print(progress.announcement(sweep, list(epochs.values()), at_once, resources(args, most), places), flush=True)
         shown = Shown(*data.faces["val"][:2], data.faces["val"].classes)
         writer = Writer(Project(workspace(), project, track.group(about)), shown, mode)
         tracker = track.Tracker(sweep, about, kept, writer, source)
@@ -193,11 +195,12 @@ def trained(
     return outcomes
 
 
-def resources(args: argparse.Namespace) -> str:
+def resources(args: argparse.Namespace, workers: int) -> str:
     """What a trial gets of which Ray, in words."""
+    trial = "trial" if workers == 1 else f"worker, {workers} workers per trial,"
     gpus = f" and {args.gpus_per_trial:g} GPU" if args.gpus_per_trial else ""
     ray = f"the Ray at {args.address}" if args.address else f"a Ray on this machine ({args.cpus or os.cpu_count()} CPU)"
-    return f"{args.cpus_per_trial:g} CPU{gpus} per trial on {ray}"
+    return f"{args.cpus_per_trial:g} CPU{gpus} per {trial} on {ray}"
 
 
 def finish(

@@ -12,6 +12,7 @@ from torch import nn
 
 from cfpn.graph import IMAGE, Node, Unit, prefix, run, units
 from cfpn.network import LEVELS
+from cfpn.partition import resolved
 from pipeline import networks
 from pipeline.page import figures
 from pipeline.page.figures import FAINT, INK, METHOD_COLOURS, OTHER_COLOURS, STYLE, WRONG
@@ -32,7 +33,9 @@ def network_section(inputs: Inputs) -> Section | None:
     if model.get("name") != "cfpn":
         return None
     nodes = networks.described(dict(model))
-    parts, sizes = units(nodes, method_of(one).get("units", "network")), shapes(nodes, one, inputs)
+    sizes = shapes(nodes, one, inputs)
+    cuts = method_of(one).get("units", "network")
+    parts = units(nodes, resolved(cuts, nodes, {name: torch.Size(size) for name, size in sizes.items()}))
     middle = [node for node in nodes if prefix(node.name) == "block2"]
     return Section(
         "Network",

@@ -101,13 +101,18 @@ def reach(address: str, name: str) -> None:
         ) from error
 
 
-def check_resources(workers: int, cpus: int, gpus: int) -> None:
-    """Raise InputError where the cluster lacks what `workers` workers ask for: Ray would wait without a word."""
+def room(cpus: int, gpus: int) -> int:
+    """How many workers of so many CPUs and GPUs the nodes can hold that are up."""
     import ray
 
-    there = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
-    for name, each in (("CPU", cpus), ("GPU", gpus)):
-        if workers * each > there.get(name, 0):
-            raise InputError(
-                f"compute.workers: {workers} workers of {each} {name}s; the cluster has {there.get(name, 0):g}"
-            )
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
+    there = [node["Resources"] for node in nodes if node["Alive"]]
+    wanted = {"CPU": cpus, "GPU": gpus}
+    return sum(min(int(one.get(name, 0) // each) for name, each in wanted.items() if each) for one in there)
+
+
+def check_resources(workers: int, cpus: int, gpus: int) -> None:
+    """Raise InputError where the cluster has no place for `workers` workers: Ray would wait without a word."""
+    if workers > (places := room(cpus, gpus)):
+        each = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpus else "")
+        raise InputError(f"compute.workers: {workers} workers of {each}; the cluster has place for {places}")

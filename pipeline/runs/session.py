@@ -95,10 +95,10 @@ def _records(
     if count == 1:
         yield from training.train(session.state, method, recipe, faces, validation, seed)
         return
-    from pipeline.runs import cluster, workers  # Ray takes a second to import
+    from pipeline.runs import cluster, segment, workers  # Ray takes a second to import
 
     steps = len(faces) // recipe.batch * recipe.epochs
-    task = workers.Task(model_for(params, faces), method, recipe, seed, steps, device(compute).type, compute.threads)
+    task = segment.Task(model_for(params, faces), method, recipe, seed, steps, device(compute).type, compute.threads)
     with cluster.connected(compute.address, count * compute.threads):
         yield from workers.train(session.state, task, faces, validation, count, session.log)
 

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench import parallel
+from bench.parallel import Row
 from pipeline import params as parameters
 from pipeline.params import Params
+from pipeline.process import InputError
+from pipeline.runs import study
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model.width": 16, "model.input_size": 16, "model.layers": 1, "model.pyramids": 1, "train.batch": 8}
@@ -18,29 +22,53 @@ def params() -> Params:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ["bp", "bp 2 threads", "bp_ddp", "nbp twice"])
-def test_every_way_to_use_the_cores_gives_faces_per_second(params: Params, row: str) -> None:
-    assert parallel.in_a_process(parallel.measured, params, row, 4)["faces_per_second"] > 0
+@pytest.mark.parametrize(
+    ("row", "processes"), [("bp", 1), ("bp 2 threads", 1), ("bp_ddp", 2), ("nbp balanced:3 twice", 2)]
+)
+def test_every_way_to_use_the_cores_gives_faces_per_second_and_memory(params: Params, row: str, processes: int) -> None:
+    found = parallel.in_a_process(parallel.measured, params, parallel.parsed(row, params), 4)
+    assert found["faces_per_second"] > 0
+    assert len(found["peak_mib"]) == processes and min(found["peak_mib"]) > 50
 
 
 @pytest.mark.slow
 def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params) -> None:
-    found = parallel.in_a_process(parallel.measured, params, "nbp 2 workers", 4)
-    assert found["faces_per_second"] > 0
-    assert min(found["busy_ms"]) > 0
-    assert found["sent_mib"][0] > found["sent_mib"][1] == 0
+    found = parallel.in_a_process(parallel.measured, params, parallel.parsed("nbp balanced:3 2 workers", params), 4)
+    assert found["faces_per_second"] > 0 and found["start_s"] > 0
+    first, second = found["workers"]
+    assert len(first["units"] + second["units"]) == 3
+    assert min(first["busy_ms"], second["busy_ms"], first["peak_mib"], second["peak_mib"]) > 0
+    assert first["sent_mib"] > second["sent_mib"] == 0
+    assert [span[0] for span in first["spans"]] == [3, 4, 5, 6]  # none of the warm-up
 
 
-def test_busy_times_leave_the_warm_up_out() -> None:
-    log = [
-        {
-            "worker": worker,
-            "step": step,
-            "begin": 10.0 * step,
-            "end": 10.0 * step + (99 if step < 3 else 2),
-            "sent": 2**20,
-        }
-        for step in range(5)
-        for worker in (0, 1)
-    ]
-    assert parallel.busy(log, 2) == {"busy_ms": [2000, 2000], "sent_mib": [1, 1]}
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("bp", Row("bp")),
+        ("bp_ddp", Row("bp", None, 2, "ddp")),
+        ("nbp balanced:3 4 workers", Row("nbp", "balanced:3", 4, "workers")),
+        ("nbp twice", Row("nbp", None, 2, "twice")),
+    ],
+)
+def test_a_row_names_method_units_and_cores(params: Params, text: str, row: Row) -> None:
+    assert parallel.parsed(text, params) == row
+
+
+@pytest.mark.parametrize("text", ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores"])
+def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
+    with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):
+        parallel.parsed(text, params)
+
+
+def history(method: str, seed: int, *accuracies: float) -> study.Outcome:
+    table = pd.DataFrame([{"epoch": i, "step": 10 * i, "val/accuracy": a} for i, a in enumerate(accuracies, 1)])
+    return study.Outcome("here", method, seed, table, {}, 1)
+
+
+def test_steps_to_an_accuracy_are_the_first_that_have_it_in_the_mean_over_seeds() -> None:
+    runs = [history("bp", 0, 0.1, 0.5, 0.6), history("bp", 1, 0.1, 0.3, 0.2), history("nbp", 0, 0.5, 0.4, 0.7)]
+    runs += [history("nbp", 1, 0.1, 0.2, 0.3), history("nbp", 2, 0.9, 0.9, 0.9), history("eq4", 0, 0.1, 0.1, 0.1)]
+    assert parallel.reached(runs, 2) == {"bp": 20, "nbp": 20, "eq4": None}
+    with pytest.raises(InputError, match="--after: expected an epoch of bp in the study, found 4"):
+        parallel.reached(runs, 4)

@@ -54,6 +54,13 @@ def test_balanced_units_are_cut_from_shapes_and_stand_resolved_in_the_settings(p
     assert [unit.name for unit in again.units] == [unit.name for unit in network.units]
 
 
+def test_more_balanced_units_than_nodes_are_refused_by_name() -> None:
+    nodes = build(SMALL, 0)[:2]
+    shapes = {"image": torch.Size((1, 1, 8, 8))} | {node.name: torch.Size((1, 1, 8, 8)) for node in nodes}
+    with pytest.raises(ValueError, match="units: 'balanced:3' asks for more units than the 2 nodes of the network"):
+        resolved("balanced:3", nodes, shapes)
+
+
 def test_other_cuts_stay_as_they_are() -> None:
     assert resolved("block", [], {}) == "block"
     assert resolved(["block1"], [], {"image": torch.Size((1, 1, 8, 8))}) == ["block1"]

@@ -45,6 +45,10 @@ def test_help_imports_neither_torch_nor_ray() -> None:
             ["train.limit=64", "train.batch=64", "methods.nbp.units=[blok1],[block1]"],
             "methods.nbp.units: 'blok1' is no",
         ),
+        (
+            ["train.batch=32", "model={name: alexnet, input_size: 64}", "methods.nbp.units=balanced:2,network"],
+            "methods.nbp.units: 'balanced:2' asks for more units than the 1 nodes of the network",
+        ),
     ],
 )
 def test_what_the_faces_or_the_network_forbid_is_known_before_ray_starts(sets: list[str], message: str) -> None:
@@ -67,6 +71,13 @@ def test_too_few_validation_faces_are_known_before_ray_starts() -> None:
     sweep = spaces.read(ROOT / "params.yaml", "x", ["train.batch=32"], {}, None, None)
     with pytest.raises(InputError, match="validation split: expected 4 faces or more, found 3"):
         inputs.check(sweep, {"original": FACES, "val": few})
+
+
+def test_units_cut_by_cost_make_a_sweep() -> None:
+    sweep = spaces.read(
+        ROOT / "params.yaml", "x", ["train.batch=32", "methods.nbp.units=balanced:2,block"], {}, None, 1
+    )
+    inputs.check(sweep, {"original": FACES, "val": FACES})
 
 
 def test_the_units_of_every_network_of_the_project_are_there() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from ray import tune
 
 from pipeline.process import InputError
 from tune import cluster, results, search, spaces, sweep
+from tune.trial import Place
 
 SWEEP = spaces.read(Path(__file__).parents[2] / "params.yaml", "activation", [], {}, None, 1)
 
@@ -41,6 +43,29 @@ def test_one_node_must_have_all_that_a_trial_wants(
     else:
         with pytest.raises(InputError, match=message):
             cluster.fits(options(cpus, gpus))
+
+
+@pytest.mark.parametrize(("workers", "at_once"), [(1, 3), (2, 1), (3, 1), (4, None)])
+def test_the_workers_of_a_trial_may_stand_on_several_nodes(
+    workers: int, at_once: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": count}} for count in (1, 2)])
+    if at_once is not None:
+        assert cluster.fits(options(), workers) == at_once
+    else:
+        with pytest.raises(InputError, match=r"compute\.workers: 4 wanted, and this Ray has place for 3 at once"):
+            cluster.fits(options(), workers)
+
+
+@pytest.mark.parametrize(
+    ("method", "bundles"), [("nbp", [{"CPU": 2, "GPU": 0.5}] * 3), ("bp", [{"CPU": 2, "GPU": 0.5}])]
+)
+def test_a_trial_reserves_as_much_for_each_worker_that_it_has(method: str, bundles: list[dict[str, float]]) -> None:
+    common = SWEEP.files.common | {"compute": {"workers": 3}}
+    own = replace(SWEEP, files=SWEEP.files._replace(common=common), method=method)
+    found = search.resources(own, Place(2, "cpu"), 2, 0.5, spaces.configs(own)[0])
+    assert found.bundles[-len(bundles) :] == bundles
+    assert found.required_resources == {"CPU": 2 * len(bundles), "GPU": 0.5 * len(bundles)}
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1.5, 0), (1, 2.25), (0, 0), (1, -1)])

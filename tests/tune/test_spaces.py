@@ -73,6 +73,7 @@ def test_a_set_replaces_the_sweeps_own_values() -> None:
         ("sample.rows=100,200", "no parameter of a training"),
         ("compute.threads=1,2", "--cpus-per-trial"),
         ("compute.device=cpu,cuda", "--gpus-per-trial"),
+        ("compute.workers=1,2", r"changes no result; set it in .*params\.yaml"),
         ("model.width=16,17", "multiple of 16"),
         ("methods.bp.schedule.update_every=1,2", "no effect"),
         ("train.batch=32,32", "no effect"),

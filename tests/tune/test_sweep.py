@@ -186,6 +186,19 @@ def test_a_trial_gives_the_numbers_of_the_train_stage(rates: Run, tmp_path: Path
         assert {name: float(value) for name, value in own.items()} == {name: float(other[name]) for name in own}
 
 
+def test_several_workers_in_a_trial_give_the_tables_of_one(cluster: str, rates: Run, tmp_path: Path) -> None:
+    folder = project(tmp_path)
+    change(folder / "params.yaml", compute={"workers": 2})
+    done = sweep(folder, "learning_rate", "--set", RATES, "--address", cluster)
+    assert done.code == 1
+    assert "1 CPU per worker, 2 workers per trial, on the Ray at" in done.out and "1 at once" in done.out
+    for name in TABLES:
+        tables = [(one / "sweeps/results/learning_rate" / name).read_bytes() for one in (folder, rates.folder)]
+        assert tables[0] == tables[1], name
+    (about, *_) = (folder / "sweeps/results/learning_rate/runs").glob("*/run.json")
+    assert json.loads(about.read_text())["workers"] == 2
+
+
 def test_a_sweep_writes_nothing_outside_its_own_folders(rates: Run) -> None:
     now = files(rates.folder)
     assert {name: now[name] for name in rates.before} == rates.before

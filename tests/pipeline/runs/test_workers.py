@@ -17,7 +17,7 @@ from cfpn.schedule import Schedule
 from cfpn.training import DivergedError, Method
 from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
-from pipeline.runs import cluster, session
+from pipeline.runs import cluster, session, workers
 from pipeline.runs.session import Session, advance, begin
 
 RATES = Schedule(0.01, "one_cycle", first_unit_stops_at=0.65)
@@ -147,7 +147,7 @@ def test_a_unit_that_diverges_ends_the_run_with_unit_and_step(connected: None) -
 def test_more_workers_than_the_cluster_can_hold_are_refused(connected: None) -> None:
     params = parameters(3)
     wide = params.model_copy(update={"compute": Compute(device="cpu", threads=9, workers=3)})
-    with pytest.raises(InputError, match=r"compute\.workers: 3 workers of 9 CPUs; the cluster has 4"):
+    with pytest.raises(InputError, match=r"compute\.workers: 3 workers of 9 CPUs; the cluster has place for 0"):
         go_on(begin(wide, wide.methods["nbp"], 0, faces(80, 1)), wide)
 
 
@@ -156,3 +156,25 @@ def test_a_method_whose_gradients_cross_units_learns_on_one_worker(units: Cuts) 
     method = Method(units, "stop" if units == "network" else "pass")
     assert session.workers_of(parameters(4), method) == 1
     assert session.workers_of(parameters(4), Method(["block1"])) == 4
+
+
+def span(worker: int, step: int, begin: float, end: float, sent: float = 0.0, peak: float = 0.0) -> dict[str, float]:
+    return {"worker": worker, "step": step, "begin": begin, "end": end, "sent": sent, "peak": peak}
+
+
+def test_the_timetable_has_what_each_worker_did_from_a_step_on() -> None:
+    own = begin(PARAMS, PARAMS.methods["nbp"], 0, faces(80, 1))
+    log = [span(0, 0, 90, 99, 2**30, 2**20), span(1, 0, 99, 109)]
+    log += [span(0, 1, 100, 101, 2**20, 2**21), span(1, 1, 101, 104), span(0, 2, 101, 104, 2**21, 2**22)]
+    log += [span(1, 2, 104, 105, 0, 2**20)]
+    first, second = workers.timetable(own.state, log, skip=1)
+    assert first["units"] + second["units"] == [unit.name for unit in own.state.network.units]
+    assert (first["busy_ms"], first["sent_mib"], first["peak_mib"]) == (2000, 1.5, 4)
+    assert (second["busy_ms"], second["sent_mib"], second["peak_mib"]) == (2000, 0, 1)
+    assert (first["spans"], second["spans"]) == ([[1, 0, 1], [2, 1, 4]], [[1, 1, 4], [2, 4, 5]])
+
+
+def test_the_timetable_pictures_the_first_steps_alone() -> None:
+    own = begin(PARAMS, PARAMS.methods["nbp"], 0, faces(80, 1))
+    log = [span(worker, step, step, step + 1) for step in range(100) for worker in (0, 1, 2)]
+    assert [len(worker["spans"]) for worker in workers.timetable(own.state, log)] == [workers.PICTURED] * 3
