@@ -52,7 +52,9 @@ def cost(row: Row) -> Iterator[str]:
 def milliseconds(row: Row, engine: str, batch: str) -> str:
     """The mean time of an answer; a dash where there is none."""
     found = row["ms"].get(engine, {}).get(batch)
-    return f"{found['mean']:.3g}" if found else DASH
+    if not found:
+        return DASH
+    return f"{found['mean']:,.0f}" if found["mean"] >= 100 else f"{found['mean']:.3g}"
 
 
 def leaving(folder: Path) -> Table:
@@ -127,7 +129,7 @@ def anytime(found: Sequence[Row]) -> Figure:
             draw(axes, points, values, accuracies, colour(method, methods), method_name(method))
     panels[0].set(xlabel="million multiply-adds a face", ylabel="accuracy on PrivateTest, %", title="Arithmetic")
     panels[1].set(xlabel="ms a face, one at a time, PyTorch on one core", title="Measured time")
-    panels[1].legend(loc="lower right", fontsize=8)
+    panels[0].legend(loc="upper left", fontsize=8)
     for axes in panels:
         axes.grid(True, axis="both")
         axes.set_xlim(left=0)
