@@ -39,7 +39,8 @@ def fuzz(folder: Path) -> Table:
 
 def soak(folder: Path) -> Table:
     """Per run and quantity what it was after the first ten epochs or trials, and at the end."""
-    rows = records.read_json(folder / "soak.json")["rows"]
+    path = folder / "soak.json"
+    rows = records.read_json(path)["rows"] if path.exists() else []
     header = ("run", "what", "after ten", "at the end", "change, %")
     return header, [
         (row["run"], row["what"], f"{row['first']:,.0f}", f"{row['last']:,.0f}",
@@ -50,8 +51,9 @@ def soak(folder: Path) -> Table:
 
 def origins(folder: Path) -> Table:
     """What made the three tables."""
-    sources = [*records.read_json(folder / "faults.json")["cells"], records.read_json(folder / "soak.json")]
-    sources += records.read_json(folder / "fuzz.json").values()
+    soaked = folder / "soak.json"
+    sources = [*records.read_json(folder / "faults.json")["cells"], *records.read_json(folder / "fuzz.json").values()]
+    sources += [records.read_json(soaked)] if soaked.exists() else []
     rows = dict.fromkeys(tuple(one[name] for name in ORIGIN) for one in sources)
     return ORIGIN, [(date, commit, f"`{command}`", machine) for date, commit, command, machine in rows]
 
