@@ -96,7 +96,8 @@ def far(text: str, method: str, found: Methods) -> Claim:
 def control(found: Methods) -> Claim:
     """Deep supervision against NBP: what the missing gradients cost."""
     own, other = (found[name]["quantities"][PRIMARY.name] for name in ("nbp", "deep_supervision"))
-    verdict = "costs accuracy" if other["mean"] > own["mean"] else "costs nothing"
+    doubt = max(own["sd"] or 0, other["sd"] or 0)
+    verdict = "costs accuracy" if other["mean"] - own["mean"] > doubt else "costs nothing that can be seen"
     ours = f"NBP {plus_minus(own)}; deep supervision {plus_minus(other)}"
     return Claim("(our control) Stopping the gradient between units", DASH, ours, FULL, verdict, STUDY)
 
