@@ -61,7 +61,7 @@ class Row(NamedTuple):
 
     method: str
     units: str | None = None
-    processes: int = 1
+    cores: int = 1
     way: str = ""
 
 
@@ -87,7 +87,7 @@ def main() -> None:
     steps = reached(study.read(args.histories), args.after) if args.histories else {}
     rows = []
     for text, row in zip(args.rows, known, strict=True):
-        about = {"row": text, "units": row.units, "cores": row.processes}
+        about = {"row": text, "units": row.units, "cores": row.cores}
         rows.append(about | in_a_process(measured, params, row, args.steps) | {"steps": steps.get(named(row))})
         print(json.dumps({name: value for name, value in rows[-1].items() if name != "workers"}), flush=True)
     if args.out:
@@ -152,10 +152,10 @@ def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
         method = replace(params.methods[row.method], units=cast(Cuts, row.units))
         params = params.model_copy(update={"methods": params.methods | {row.method: method}})
     if row.way in ("ddp", "twice"):
-        found = together(ddp if row.way == "ddp" else seeded, row.processes, params, row.method, steps)
+        found = together(ddp if row.way == "ddp" else seeded, row.cores, params, row.method, steps)
         rates, peaks = zip(*((one["faces_per_second"], *one["peak_mib"]) for one in found), strict=True)
         return {"faces_per_second": sum(rates), "peak_mib": list(peaks)}
-    more: dict[str, Any] = {row.way: row.processes} if row.way else {}
+    more: dict[str, Any] = {row.way: row.cores} if row.way else {}
     compute = replace(params.compute, device="cpu", **more)
     return alone(params.model_copy(update={"compute": compute}), row.method, 0, steps)
 

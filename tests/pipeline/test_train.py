@@ -127,6 +127,18 @@ def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(fol
     assert len((folder / ".live/nbp-0/plots/metrics/val/accuracy.tsv").read_text().splitlines()) == 5
 
 
+def test_a_method_whose_gradients_cross_units_says_that_it_trains_on_one_worker(folder: Path, train: Train) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    params = yaml.load(folder / "params.yaml")
+    params["compute"]["workers"] = 2
+    yaml.dump(params, folder / "params.yaml")
+    change(folder, "epochs", 1)
+    result = train("--method", "bp")
+    assert "nbp-0: one worker, because gradients cross the units of bp\n" in result.out
+    files = (json.loads((folder / "runs/nbp-0" / name).read_text()) for name in ("run.json", "timing.json"))
+    assert [one.get("workers") for one in files] == [1, None]
+
+
 def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:
     killed_after_an_epoch(folder)
     change(folder, "schedule", {"learning_rate": 0.001})

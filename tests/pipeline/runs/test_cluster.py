@@ -1,5 +1,6 @@
 """Trainings on a Ray of their own or of others: nothing is left behind, and a lost machine changes no bit."""
 
+import json
 import os
 import signal
 import socket
@@ -157,6 +158,9 @@ def test_two_nodes_share_a_training_and_one_ends_it_alone_when_the_other_is_lost
             _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     assert "a worker died; the epoch begins again" in said
+    timing = json.loads((folder / "runs/nbp-0/timing.json").read_text())
+    assert [unit for worker in timing["workers"] for unit in worker["units"]][:2] == ["block1", "block2"]
+    assert all(worker["spans"] and worker["peak_mib"] > 50 for worker in timing["workers"])
     for name in ("history.csv", "metrics.json", "model.safetensors"):
         assert (folder / "runs/nbp-0" / name).read_bytes() == (tmp_path / "alone/runs/nbp-0" / name).read_bytes(), name
 
