@@ -8,14 +8,15 @@ from bench import soak
 from pipeline.process import InputError
 
 GROWS = """
-import os, signal, sys
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])  # it waits for whoever waits for it, early or late
 held = []
 for epoch in range(1, 13):
     held.append(bytearray(b"x" * {bytes}))
     held.append(open(sys.executable, "rb") if {opens} else None)
     print(f"epoch {{epoch}}:", flush=True)
     if epoch in (10, 12):
-        os.kill(os.getpid(), signal.SIGSTOP)  # until it has been measured
+        signal.sigwait([signal.SIGCONT])  # it has been halted, measured and let go
 """
 
 
