@@ -265,10 +265,15 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
     return {"stage": stage, "fault": fault, "code": code(seen), "said": said(seen.text), "then": then, "right": right}
 
 
+def walked(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """The cells of a file by stage and fault; none where there is no file."""
+    cells = records.read_json(path)["cells"] if path and path.exists() else []
+    return {(cell["stage"], cell["fault"]): cell for cell in cells}
+
+
 def keep(path: Path, cell: dict[str, Any]) -> None:
     """Write a cell in place of its former one, all in the order of CELLS."""
-    former = records.read_json(path)["cells"] if path.exists() else []
-    cells = {(one["stage"], one["fault"]): one for one in [*former, cell]}
+    cells = walked(path) | {(cell["stage"], cell["fault"]): cell}
     write_json(path, {"cells": [cells[place] for place in CELLS if place in cells]})
 
 
@@ -281,16 +286,19 @@ def main() -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--faults", nargs="+", choices=CODES, default=list(CODES))
     parser.add_argument("--out", type=Path, help="a JSON file, in which these cells are written anew")
+    parser.add_argument("--missing", action="store_true", help="only cells that this file lacks")
     args, made = parser.parse_args(), origin()
+    chosen = [(stage, fault) for stage, fault in CELLS if stage in args.stages and fault in args.faults]
+    if args.missing:
+        chosen = [cell for cell in chosen if cell not in walked(args.out)]
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         base = prepared(Path(place) / "project")
         wanted, cells = results(base), []
-        for stage, fault in CELLS:
-            if stage in args.stages and fault in args.faults:
-                cells.append(walk(base, stage, fault, wanted))
-                print(*cells[-1].values(), sep=" | ", flush=True)
-                if args.out:
-                    keep(args.out, cells[-1] | made)
+        for stage, fault in chosen:
+            cells.append(walk(base, stage, fault, wanted))
+            print(*cells[-1].values(), sep=" | ", flush=True)
+            if args.out:
+                keep(args.out, cells[-1] | made)
     wrong = [f"{cell['stage']}, {cell['fault']}" for cell in cells if not cell["right"]]
     if wrong:
         raise InputError(f"{len(wrong)} of {len(cells)} cells are wrong: {'; '.join(wrong)}")

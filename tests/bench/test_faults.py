@@ -1,5 +1,6 @@
 """Claims about bench/faults.py: its cells are those of the workflow, and it tells a right cell from a wrong one."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,25 @@ def test_a_cell_takes_the_place_of_its_former_one_and_all_stand_in_their_order(t
     kept = records.read_json(tmp_path / "faults.json")["cells"]
     assert [(cell["stage"], cell["fault"]) for cell in kept] == [faults.CELLS[2], faults.CELLS[5]]
     assert [cell["code"] for cell in kept] == [1, 2]
+
+
+def test_a_run_that_was_cut_off_goes_on_with_the_cells_that_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, reached = tmp_path / "faults.json", []
+
+    def walk(base: Path, stage: str, fault: str, wanted: dict[str, str]) -> dict[str, object]:
+        reached.append((stage, fault))
+        return {"stage": stage, "fault": fault, "right": True}
+
+    for name, double in {"prepared": Path, "results": lambda folder: {}, "walk": walk}.items():
+        monkeypatch.setattr(faults, name, double)
+    faults.keep(out, {"stage": "ingest", "fault": "SIGTERM", "right": True})
+    words = ["--stages", "ingest", "sample", "--faults", "SIGTERM", "--missing", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["faults", *words])
+    faults.main()
+    assert reached == [("sample", "SIGTERM")]
+    assert set(faults.walked(out)) == {("sample", "SIGTERM"), ("ingest", "SIGTERM")}
 
 
 DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.ingest x y --drop none, exited with {}"
