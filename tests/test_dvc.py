@@ -177,7 +177,7 @@ def test_a_sweep_depends_on_the_methods_that_it_trains() -> None:
      ("report", "--single-item report")],
 )  # fmt: skip
 def test_make_sweep_runs_the_one_stage_that_it_names(name: str, target: str) -> None:
-    words = ["make", "--dry-run", "READY=", "sweep", f"NAME={name}"]
+    words = ["make", "--no-print-directory", "--dry-run", "READY=", "sweep", f"NAME={name}"]
     said = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == f"dvc --cd sweeps repro {target}"
 
