@@ -4,7 +4,6 @@ The stage runs as a whole process, its start, imports, reading and writing inclu
 second on 2 cores.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from statistics import median
 
 import pyarrow.parquet as pq
 
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 BAR = 2000  # source faces a second
 
@@ -35,10 +34,10 @@ def measure(source: Path) -> tuple[float, float, float]:
 
 def main() -> None:
     """Command line: measure, print, and exit with 1 where the bar is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.augment",
-        description="Measure the augment stage in source faces a second.",
-        epilog="example: python -m bench.augment data/splits/train.parquet",
+    parser = command_line(
+        "python -m bench.augment",
+        "Measure the augment stage in source faces a second.",
+        "example: python -m bench.augment data/splits/train.parquet",
     )
     parser.add_argument("train", type=Path, metavar="TRAIN.parquet")
     parser.add_argument("--rounds", type=int, default=3, help="runs of the stage (default: %(default)s)")

@@ -4,7 +4,6 @@
 docs/study. They hold counts and means, and no picture. `make docs` makes the tables from them.
 """
 
-import argparse
 import hashlib
 import math
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from cfpn.network import Network
 from pipeline import evaluate, metrics
 from pipeline.pictures import explain
 from pipeline.pictures.explain import PATCH
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -135,12 +134,7 @@ def confidence(probabilities: Tensor, right: Tensor) -> list[dict[str, float]]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.card",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.card", __doc__, EXAMPLE)
     parser.add_argument("--splits", type=Path, default=Path("data/splits"), help="of FER2013 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/study"), help="default: %(default)s")
     args = parser.parse_args()

@@ -3,7 +3,6 @@
 Run it on an idle machine: steps of the networks alternate, so that what disturbs falls on all alike, but not evenly.
 """
 
-import argparse
 import statistics
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE
 from cfpn.graph import run as forward
 from cfpn.network import Network
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 from tune import spaces
 from tune.names import MODELS
 from tune.spaces import Device, Sweep, Training
@@ -30,12 +29,7 @@ EXAMPLE = """example:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.cost",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.cost", __doc__, EXAMPLE)
     add = parser.add_argument
     add("name", nargs="?", default="models", help="a sweep over networks in params.yaml (default: %(default)s)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="dotted parameter, as for the sweep")

@@ -5,7 +5,6 @@ heavier than block 1, because it takes a block's maps where block 1 takes the im
 one on.
 """
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from cfpn.network import CFPN
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
@@ -30,12 +29,7 @@ EXAMPLE = """example:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.depth",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.depth", __doc__, EXAMPLE)
     parser.add_argument("--methods", nargs="+", default=["bp", "nbp"])
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")

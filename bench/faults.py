@@ -6,7 +6,6 @@ where the exit code is the documented one, no traceback is shown, no process and
 results equal those of the undisturbed run, bit for bit.
 """
 
-import argparse
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from ruamel.yaml import YAML
 
 from bench.faulty import SWEEP
 from bench.origin import origin
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import records
 from pipeline.runs.about import digest
 
@@ -279,10 +278,11 @@ def keep(path: Path, cell: dict[str, Any]) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m bench.faults --stages train@nbp-0 --faults 'kill -9' SIGTERM",
-    )  # fmt: skip
+    parser = command_line(
+        "python -m bench.faults",
+        __doc__,
+        "example: python -m bench.faults --stages train@nbp-0 --faults 'kill -9' SIGTERM",
+    )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--faults", nargs="+", choices=CODES, default=list(CODES))
     parser.add_argument("--out", type=Path, help="a JSON file, in which these cells are written anew")

@@ -6,7 +6,6 @@ returns, or raises InputError that begins with the file's name (and is one line,
 an output is left; no input takes more than five seconds of the processor.
 """
 
-import argparse
 import contextlib
 import gzip
 import io
@@ -36,7 +35,7 @@ from cfpn.training import Method, Recipe
 from pipeline import evaluate, params
 from pipeline.ingest import ingest
 from pipeline.pictures.open import open_picture
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import records
 from pipeline.runs import session as sessions
 
@@ -318,9 +317,7 @@ def batch(target: str, seed: int) -> dict[str, int]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line("python -m bench.fuzz", __doc__, "example: python -m bench.fuzz --only picture --minutes 10")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default: %(default)s)")
     parser.add_argument("--cases", type=int, help="so many inputs of each kind, however long it takes")
     parser.add_argument("--only", nargs="+", choices=TARGETS, default=list(TARGETS), help="kinds of input")

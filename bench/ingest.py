@@ -6,7 +6,6 @@ loaders only fill an array of uint8, and each does so in the quickest way that i
 a round, and their median is printed.
 """
 
-import argparse
 import importlib
 import os
 import sys
@@ -19,7 +18,7 @@ from typing import NamedTuple
 
 from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import ingest
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 MEMORY_BAR = 400  # MB
 RATIO_BARS = {"fromstring": 1.0, "split": 3.0}
@@ -93,10 +92,10 @@ def report(rounds: Sequence[Mapping[str, Measurement]]) -> bool:
 
 def main() -> None:
     """Command line: measure, print, and exit with 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.ingest",
-        description="Measure the ingest stage against read_csv with fromstring and read_csv with str.split.",
-        epilog="example: python -m bench.ingest data/fer2013.csv",
+    parser = command_line(
+        "python -m bench.ingest",
+        "Measure the ingest stage against read_csv with fromstring and read_csv with str.split.",
+        "example: python -m bench.ingest data/fer2013.csv",
     )
     parser.add_argument("csv", type=Path, metavar="FILE.csv")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each program (default: %(default)s)")

@@ -6,8 +6,6 @@ which `make docs` makes the table and the picture of docs/predict.md. Run it on 
 turns, so that what disturbs falls on all alike. Every answer includes preprocessing; every round has faces of its own.
 """
 
-import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.card import count
+from bench.origin import processor
 from cfpn import anytime, prediction, training, weights
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
@@ -30,7 +29,7 @@ from cfpn.training import Method, Recipe
 from pipeline import evaluate, export, networks
 from pipeline.networks import MODULES, Baseline
 from pipeline.pictures.answers import Model, load_model
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 
 EXAMPLE = """example:
   taskset -c 0 python -m bench.latency --splits data/splits
@@ -68,7 +67,7 @@ def measure(
             engine: {str(batch): timed[batch][place][engine] for batch in rounds} for engine in subject.calls
         }
     about: dict[str, Any] = {"rounds": {str(batch): number for batch, number in rounds.items()}}
-    about |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": machine()}
+    about |= {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": processor()}
     return {"rows": [subject.row for subject in subjects]} | about
 
 
@@ -154,22 +153,9 @@ def compared(name: str) -> Model:
     return Model(network.eval(), name, "", anytime.multiply_adds(network))
 
 
-def machine() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.latency",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.latency", __doc__, EXAMPLE)
     add = parser.add_argument
     add("--splits", type=Path, default=Path("data/splits"), help="of FER2013 (default: %(default)s)")
     add("--out", type=Path, default=Path("docs/study"), help="default: %(default)s")

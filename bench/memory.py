@@ -8,7 +8,6 @@ JSON: rows with units, workers, added, peak_mib by worker, and ratio: of the lar
 the same network.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from cfpn.network import CFPN
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import session as sessions
 from pipeline.runs.segment import Segment, Task, segments
 
@@ -39,12 +38,7 @@ UNITS = ("usual", *(f"balanced:{parts}" for parts in (2, 3, 4, 6, 8)))
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.memory",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.memory", __doc__, EXAMPLE)
     parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS), help="usual: those of the method nbp")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4], help="default: %(default)s")
     parser.add_argument("--added", nargs="+", type=int, default=[0, 1, 5, 9], help="blocks (default: %(default)s)")

@@ -26,7 +26,7 @@ from cfpn.network import CFPN
 from cfpn.separable import concatenate
 from cfpn.training import Method, Recipe, start, train_step
 from pipeline import params as parameters
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 EXAMPLE = """example:
   python -m bench.naive --set profile=fer2013-cpu --rounds 10
@@ -114,12 +114,7 @@ def _ask(to: IO[str] | None, answer: IO[str] | None) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.naive",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.naive", __doc__, EXAMPLE)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
     parser.add_argument("--rounds", type=int, default=10, help="measured steps of each (default: %(default)s)")

@@ -16,7 +16,6 @@ JSON: rows, each with
 - steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -42,7 +41,7 @@ from cfpn.graph import Cuts
 from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import segment, study
 from pipeline.runs import session as sessions
 
@@ -68,12 +67,7 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.parallel",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.parallel", __doc__, EXAMPLE)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="what to measure (default: all of the table)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")

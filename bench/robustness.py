@@ -3,7 +3,6 @@
 Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
 """
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, generator
 from pipeline import docs, evaluate
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -28,12 +27,7 @@ KEYS = ["method", "seed", "damage", "level"]
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.robustness",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.robustness", __doc__, EXAMPLE)
     parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and kind of damage")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--splits", type=Path, default=Path("data/splits"))

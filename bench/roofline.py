@@ -5,7 +5,6 @@ The machine's limits are measured in the same run: bytes a second of a large cop
 product. A part needs at least the larger of bytes / bandwidth and multiply-adds / rate; a time below it means caches.
 """
 
-import argparse
 import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE, Node, prefix
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.network import CFPN, build
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """example:
   python -m bench.roofline --input-size 48 --width 96 --batch 128 --out roofline.csv --figure roofline.svg
@@ -61,12 +60,7 @@ class Row(TypedDict):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.roofline",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.roofline", __doc__, EXAMPLE)
     parser.add_argument("--input-size", type=int, default=224, help="pixels of a side of the image (default: 224)")
     parser.add_argument("--width", type=int, default=128, help="maps of a block's output (default: 128)")
     parser.add_argument("--batch", type=int, default=4, help="faces in a step (default: 4)")

@@ -5,7 +5,6 @@ convolutions with batch norm, Adam, random flips, a fixed number of epochs). Bot
 accuracies are those of PrivateTest. The sample should stay below 65 % for the first and well above 80 % for the second.
 """
 
-import argparse
 import time
 import warnings
 from itertools import pairwise
@@ -22,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from cfpn.schema import EXPRESSIONS
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 SPLITS = ("Training", "PublicTest", "PrivateTest")
 STRENGTHS = (1e-4, 1e-3, 1e-2)
@@ -112,10 +111,10 @@ def cnn_predictions(train: Split, test: Split, epochs: int, seed: int, width: in
 
 def main() -> None:
     """Print both accuracies and how long each took."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.sample",
-        description="Measure a pixel-linear model and a plain CNN on a CSV in FER2013's layout.",
-        epilog="example: python -m bench.sample data/sample.csv",
+    parser = command_line(
+        "python -m bench.sample",
+        "Measure a pixel-linear model and a plain CNN on a CSV in FER2013's layout.",
+        "example: python -m bench.sample data/sample.csv",
     )
     parser.add_argument("csv", type=Path, metavar="FILE.csv")
     parser.add_argument("--epochs", type=int, default=10, help="epochs of the CNN (default: %(default)s)")

@@ -5,7 +5,6 @@ process that trains, of the one that drives the sweep and of Ray's servers, and 
 still meanwhile. Fails where memory or open files of a process grew by more than 5 %.
 """
 
-import argparse
 import re
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import psutil
 
 from bench.faults import change, command, environment, project
 from bench.origin import origin
-from pipeline.process import InputError, run, write_json
+from pipeline.process import InputError, command_line, run, write_json
 
 FIRST = 10  # epochs or trials that may fill caches
 MOST = 1.05  # times what there was after those
@@ -91,10 +90,7 @@ def rows(title: str, moments: Sequence[dict[str, float]]) -> list[dict[str, Any]
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m bench.soak --epochs 50 --trials 20",
-    )  # fmt: skip
+    parser = command_line("python -m bench.soak", __doc__, "example: python -m bench.soak --epochs 50 --trials 20")
     parser.add_argument("--epochs", type=int, default=200, help="of the training (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=200, help="of the sweep (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")

@@ -3,7 +3,6 @@
 Steps of the methods alternate, so that whatever else the machine does falls on all of them alike.
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -22,7 +21,7 @@ from cfpn.training import Method, State
 from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
@@ -35,12 +34,7 @@ MIB = 2**20
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.step",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.step", __doc__, EXAMPLE)
     parser.add_argument("--methods", nargs="+", default=["bp", "nbp"], help="the first is the measure of the others")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")

@@ -135,8 +135,10 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
     for name in saved:
         if name.startswith("adam/") and not name.startswith(tuple(starts)):
             raise KeyError(f"{name!r} belongs to none of the units")
-    networks = {"network/": state.network, "averaged/": state.averaged}
-    for part, network in networks.items() if state.averaged is not state.network else [("network/", state.network)]:
+    networks = {"network/": state.network}
+    if state.averaged is not state.network:
+        networks["averaged/"] = state.averaged
+    for part, network in networks.items():
         own = _below(saved, part)
         _compare(network.state_dict(), own)
         network.load_state_dict(own)

@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, cast, get_args
 
@@ -159,11 +159,19 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
             yield Record(epoch, step + 1, time.perf_counter() - begin, losses, complete=False)
         state.epoch = epoch + 1
         seconds = time.perf_counter() - begin
-        means = {name: statistics.fmean(found) for name, found in values.items()}
-        means |= prediction.validate(state.averaged, validation)
-        if not math.isfinite(means["val/loss"]):
-            raise DivergedError(f"epoch {epoch + 1}: the validation loss is {means['val/loss']}")
-        yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, means, complete=True)
+        yield Record(epoch + 1, (epoch + 1) * per_epoch, seconds, summary(state, values, validation), complete=True)
+
+
+def summary(state: State, values: Mapping[str, Sequence[float]], validation: Faces) -> dict[str, float]:
+    """What the complete record of the epoch at state.epoch says: means over its steps, and the validation.
+
+    Raises DivergedError where the validation loss is not finite.
+    """
+    means = {name: statistics.fmean(found) for name, found in values.items()}
+    means |= prediction.validate(state.averaged, validation)
+    if not math.isfinite(means["val/loss"]):
+        raise DivergedError(f"epoch {state.epoch}: the validation loss is {means['val/loss']}")
+    return means
 
 
 def _step(

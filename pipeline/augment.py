@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from cfpn.allocator import keep_freed_memory
 from cfpn.schema import Batch, Description, SplitError, arrow_schema, column, reader, writer
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 
 BATCH = 256  # faces
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
@@ -123,10 +123,10 @@ def as_rows(pixels: NDArray[np.uint8], batch: Batch, schema: pa.Schema) -> pa.Re
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.augment",
-        description="Write each training face and its six transforms: flip, two rotations, two scales, noise.",
-        epilog="example: python -m pipeline.augment data/splits/train.parquet data/augmented.parquet --seed 0",
+    parser = command_line(
+        "python -m pipeline.augment",
+        "Write each training face and its six transforms: flip, two rotations, two scales, noise.",
+        "example: python -m pipeline.augment data/splits/train.parquet data/augmented.parquet --seed 0",
     )
     parser.add_argument("source", type=Path, metavar="TRAIN.parquet", help="the training split of the ingest stage")
     parser.add_argument("target", type=Path, metavar="OUT.parquet", help="where seven rows for each face go")

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.metrics import DASH, METRICS, Quantity
-from pipeline.process import InputError, atomic, only_one, run
+from pipeline.process import InputError, atomic, command_line, only_one, run
 from pipeline.runs import records, study
 from pipeline.runs.significance import deviation, holm, mean, over_faces, over_seeds
 from pipeline.runs.study import FACES, NETWORK, Outcome
@@ -288,10 +288,10 @@ def write(out: Path, comparison: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.compare",
-        description="Compare the methods of the workflow's runs with a reference.",
-        epilog="example: python -m pipeline.compare results/compare --methods nbp bp --seeds 0 1 2",
+    parser = command_line(
+        "python -m pipeline.compare",
+        "Compare the methods of the workflow's runs with a reference.",
+        "example: python -m pipeline.compare results/compare --methods nbp bp --seeds 0 1 2",
     )
     parser.add_argument("out", type=Path, nargs="?", metavar="OUT_DIR", help="where compare.json and compare.md go")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="default: %(default)s")

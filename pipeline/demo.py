@@ -4,7 +4,6 @@
 An upload has at most 10 MB and 20 seconds; one is worked on at a time, and four wait.
 """
 
-import argparse
 import base64
 import io
 import json
@@ -26,7 +25,7 @@ from pipeline.pictures.annotate import annotate
 from pipeline.pictures.answers import Model, answers, load_model
 from pipeline.pictures.sources import Item, Reader
 from pipeline.pictures.writers import FOUND, TAKEN, drawn
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 LOOPBACK, PORT = "127.0.0.1", 8848
 FOLDER = Path(pictures.__file__).parent
@@ -184,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.demo", description=__doc__)
+    parser = command_line("python -m pipeline.demo", __doc__, "example: python -m pipeline.demo --port 8000")
     parser.add_argument("--weights", default=weights.BEST, metavar="NAME|FILE", help="default: %(default)s")
     parser.add_argument("--port", type=int, default=PORT, help="0: any that is free (default: %(default)s)")
     args = parser.parse_args()

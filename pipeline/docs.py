@@ -20,7 +20,6 @@ Names of tables:
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
-import argparse
 import csv
 import re
 from collections.abc import Mapping, Sequence
@@ -36,7 +35,7 @@ from pipeline.page import cards, claims, inference, reliability, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
@@ -182,10 +181,10 @@ def pages(root: Path) -> list[Path]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.docs",
-        description="Write the marked tables of README.md and docs/ from docs/study/.",
-        epilog="example: python -m pipeline.docs --check",
+    parser = command_line(
+        "python -m pipeline.docs",
+        "Write the marked tables of README.md and docs/ from docs/study/.",
+        "example: python -m pipeline.docs --check",
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a table differs from its data")
     arguments, root = parser.parse_args(), Path()

@@ -10,7 +10,6 @@ Rules for what could be read in two ways:
 - A run has collapsed when its accuracy is not more than one standard error above the share of the largest class.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -31,7 +30,7 @@ from cfpn.network import Network
 from cfpn.schema import EXPRESSIONS, reader
 from pipeline import networks
 from pipeline.metrics import METRICS
-from pipeline.process import InputError, atomic, only_one, run
+from pipeline.process import InputError, atomic, command_line, only_one, run
 from pipeline.runs.records import ABOUT
 
 CPU = torch.device("cpu")
@@ -180,10 +179,10 @@ def write_confusion(path: Path, faces: Faces, predicted: Tensor) -> None:
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.evaluate",
-        description="Score the weights of a run on the test split.",
-        epilog="example: python -m pipeline.evaluate runs/nbp-0 data/splits results/evaluate/nbp-0",
+    parser = command_line(
+        "python -m pipeline.evaluate",
+        "Score the weights of a run on the test split.",
+        "example: python -m pipeline.evaluate runs/nbp-0 data/splits results/evaluate/nbp-0",
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run's folder: model.safetensors is read")
     parser.add_argument("splits", type=Path, metavar="SPLITS_DIR", help="test.parquet and train.parquet are read")

@@ -6,7 +6,6 @@ and `units` (n, units, classes), each unit's own. The metadata hold classes, uni
 `--int8` writes weights and features in 8 bits and says what they cost.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -27,7 +26,7 @@ from cfpn.network import Network
 from pipeline.data.drawing import draw_face
 from pipeline.pictures.answers import Model, load_model
 from pipeline.pictures.detect import SIDE
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """example:
   python -m pipeline.export nbp.onnx --split data/splits/test.parquet
@@ -202,12 +201,7 @@ def cost(before: NDArray[np.float32], after: NDArray[np.float32], split: Path | 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.export",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m pipeline.export", __doc__, EXAMPLE)
     parser.add_argument("out", type=Path, metavar="OUT.onnx", help="what is written")
     parser.add_argument("--weights", default=weights.BEST, metavar="NAME|FILE", help="default: %(default)s")
     parser.add_argument("--split", type=Path, help="faces on which the file is compared (default: 128 drawn ones)")

@@ -30,7 +30,7 @@ from pipeline.data.archive import has_csv, locate, opened
 from pipeline.data.audit import RULES, SPLITS, Count, Face, audit
 from pipeline.data.chunks import Chunk, Cut
 from pipeline.data.csv_reader import USAGES
-from pipeline.process import InputError, atomic, only_one, run, writing
+from pipeline.process import InputError, atomic, command_line, only_one, run, writing
 
 
 def ingest(
@@ -159,10 +159,10 @@ def parse_cut(parser: argparse.ArgumentParser, arguments: argparse.Namespace) ->
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.ingest",
-        description="Check a CSV or pictures and write train.parquet, val.parquet, test.parquet and audit.json.",
-        epilog="example: python -m pipeline.ingest data/fer2013.csv data/splits --drop constant,duplicates",
+    parser = command_line(
+        "python -m pipeline.ingest",
+        "Check a CSV or pictures and write train.parquet, val.parquet, test.parquet and audit.json.",
+        "example: python -m pipeline.ingest data/fer2013.csv data/splits --drop constant,duplicates",
     )
     parser.add_argument(
         "source",

@@ -7,14 +7,13 @@ DVC cannot choose a dependency by the profile. The train stage depends on this f
 the code. When augment.sigma changes and the profile learns from the original faces, the file stays as it is.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from cfpn.schema import reader
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, file_hash, run, write_json
+from pipeline.process import InputError, command_line, file_hash, run, write_json
 from pipeline.runs.about import ROOT, code_files, digest
 
 WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/train.py")  # what a run's files hold comes of them
@@ -64,10 +63,10 @@ def _hashed(path: Path) -> dict[str, str]:
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.inputs",
-        description="Write hashes of the faces and the code that a training reads.",
-        epilog="example: python -m pipeline.inputs data/inputs.json",
+    parser = command_line(
+        "python -m pipeline.inputs",
+        "Write hashes of the faces and the code that a training reads.",
+        "example: python -m pipeline.inputs data/inputs.json",
     )
     parser.add_argument("out", type=Path, metavar="OUT.json", help="the file to write")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")

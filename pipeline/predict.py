@@ -21,7 +21,7 @@ from pipeline.pictures import detect
 from pipeline.pictures.answers import Model, answers, load_model
 from pipeline.pictures.sources import Item, Reader
 from pipeline.pictures.writers import Lines, Objects, Pictures, Rows, Writer
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 
 EXAMPLE = """examples:
   python -m pipeline.predict photo.jpg                       every face with its three most likely expressions
@@ -52,12 +52,7 @@ def batches(items: Iterable[Item]) -> Iterator[list[Item]]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m pipeline.predict",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = command_line("python -m pipeline.predict", __doc__, EXAMPLE)
     add = result.add_argument
     add("paths", nargs="*", metavar="PATH", help="picture, folder, CSV, or - for standard input")
     add("--camera", action="store_true", help="take a picture with the camera first; needs OpenCV")

@@ -1,5 +1,6 @@
-"""What every stage shares: errors that a user can act on, whole outputs or none, one process per output."""
+"""What every command shares: its help, errors that a user can act on, whole outputs or none, one process per output."""
 
+import argparse
 import ctypes
 import errno
 import fcntl
@@ -24,6 +25,13 @@ REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, err
 
 class InputError(ValueError):
     """Input that a user has to mend; the message names file, row and column where there are any."""
+
+
+def command_line(name: str, about: str | None, example: str) -> argparse.ArgumentParser:
+    """The parser of a command, whose help shows `about` and the example as they are written."""
+    return argparse.ArgumentParser(
+        prog=name, description=about, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def run(main: Callable[[], None]) -> None:

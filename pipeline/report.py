@@ -8,7 +8,6 @@ names under `run`, of its profile. Others in the folder are left out, so that a 
 A section is a function `Inputs -> Section | None` in SECTIONS; None leaves it out.
 """
 
-import argparse
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.page import architecture, audit, comparison, costs, faces, heading
 from pipeline.page.html import Picture, render
 from pipeline.page.inputs import Inputs, Paths, read_inputs
 from pipeline.page.markdown import markdown
-from pipeline.process import atomic, only_one, run
+from pipeline.process import atomic, command_line, only_one, run
 
 SECTIONS = (
     results.results_section,
@@ -67,10 +66,10 @@ def report(out: Path, inputs: Inputs) -> None:
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.report",
-        description="Write one self-contained HTML page about data, training and results, its pictures, and README.md.",
-        epilog="example: python -m pipeline.report results/report --runs runs --evaluations results/evaluate",
+    parser = command_line(
+        "python -m pipeline.report",
+        "Write one self-contained HTML page about data, training and results, its pictures, and README.md.",
+        "example: python -m pipeline.report results/report --runs runs --evaluations results/evaluate",
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where they go")
     for name, text in PATHS.items():

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from pipeline.data.drawing import SIDE, draw_face
 from pipeline.data.expressions import PROTOTYPES
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 
 BLOCK = 200
 USAGES = {"Training": 8, "PublicTest": 1, "PrivateTest": 1}
@@ -98,10 +98,10 @@ def check(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="python -m pipeline.sample",
-        description="Write a CSV in FER2013's layout with drawn faces.",
-        epilog="example: python -m pipeline.sample data/sample.csv --rows 4000 --seed 0 --picture sheet.png",
+    result = command_line(
+        "python -m pipeline.sample",
+        "Write a CSV in FER2013's layout with drawn faces.",
+        "example: python -m pipeline.sample data/sample.csv --rows 4000 --seed 0 --picture sheet.png",
     )
     result.add_argument("out", type=Path, metavar="OUT.csv", help="the CSV to write")
     result.add_argument("--rows", type=int, default=4000, help="number of faces, at least 200 (default: %(default)s)")

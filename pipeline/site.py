@@ -6,7 +6,6 @@ page asks for no other file than those of the folder, and no picture leaves the 
 a picture for a face: the browser has no detector.
 """
 
-import argparse
 import base64
 import hashlib
 import shutil
@@ -25,7 +24,7 @@ from pipeline.pictures import open as pictures
 from pipeline.pictures.answers import Model, load_model
 from pipeline.pictures.detect import SIDE
 from pipeline.pictures.writers import TAKEN
-from pipeline.process import InputError, atomic, run, write_json
+from pipeline.process import InputError, atomic, command_line, run, write_json
 
 EXAMPLE = """example:
   python -m pipeline.site demo && python -m http.server --bind 127.0.0.1 --directory demo
@@ -111,12 +110,7 @@ def unpacked(package: Path) -> dict[str, bytes]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.site",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m pipeline.site", __doc__, EXAMPLE)
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="what is written")
     add("--weights", default=weights.BEST, metavar="NAME|FILE", help="default: %(default)s")

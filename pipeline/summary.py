@@ -10,7 +10,6 @@ Folders of runs and evaluations that params.yaml does not ask for move to .forme
 methods would make DVC see another folder than the one that it recorded.
 """
 
-import argparse
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import params as parameters
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import records
 from pipeline.runs.records import Run
 
@@ -103,10 +102,10 @@ def put_aside(folder: Path, wanted: Callable[[str], bool], to: Path) -> None:
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.summary",
-        description="Write the numbers and curves of all runs that `dvc metrics` and `dvc plots` show.",
-        epilog="example: python -m pipeline.summary results",
+    parser = command_line(
+        "python -m pipeline.summary",
+        "Write the numbers and curves of all runs that `dvc metrics` and `dvc plots` show.",
+        "example: python -m pipeline.summary results",
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where metrics.json and plots/ go")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")

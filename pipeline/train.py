@@ -16,7 +16,7 @@ from cfpn.faces import Faces
 from cfpn.faces import load as load_split
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, only_one, probe, run, workspace, write_json
+from pipeline.process import InputError, atomic, command_line, only_one, probe, run, workspace, write_json
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
 from pipeline.runs.session import Session
@@ -33,12 +33,7 @@ PATIENCE = 3  # epochs at the majority share before a run says so
 
 def main() -> None:
     """Command line of the stage."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.train",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m pipeline.train", __doc__, EXAMPLE)
     parser.add_argument("out", type=Path, help="folder for model.safetensors, history.csv, metrics.json, timing.json")
     parser.add_argument("--method", required=True, help="a name of methods.yaml")
     parser.add_argument("--seed", type=int, required=True, help="of weights, data order and augmentation")

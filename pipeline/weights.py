@@ -8,7 +8,6 @@ The probability is the least of 0.40, 0.45 ... 0.95 with which the validation fa
 full vote, up to 0.2 points. The test faces have no part in it.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from cfpn.faces import Faces
 from cfpn.faces import load as load_split
 from cfpn.network import Network
 from pipeline import networks
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """example:
   python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
@@ -83,12 +82,7 @@ def leaving(units: dict[str, Tensor], sure: float) -> Tensor:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.weights",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m pipeline.weights", __doc__, EXAMPLE)
     parser.add_argument("name", metavar="NAME", help="under which cfpn.load finds them: nbp, bp, deep_supervision")
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="model.safetensors and run.json are read")
     parser.add_argument("evaluation", type=Path, metavar="EVALUATION_DIR", help="metrics.json is read")

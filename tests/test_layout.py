@@ -70,3 +70,14 @@ def calls_at_import(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", FILES["cfpn"] + FILES["pipeline"], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_no_code_runs_at_import(path: Path) -> None:
     assert not calls_at_import(path)
+
+
+@every_file
+def test_every_command_has_the_common_parser_and_with_it_an_example(path: Path) -> None:
+    nodes = list(ast.walk(ast.parse((ROOT / path).read_text())))
+    made = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "ArgumentParser"]
+    calls = [node.func for node in nodes if isinstance(node, ast.Call)]
+    assert path.name == "process.py" or not any(call in made for call in calls)
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "command_line":
+            assert len(node.args) == 3

@@ -4,7 +4,6 @@ The report shows every figure over the runs of its sweep as it was last run here
 where it was not; the workspace shows the same panels over the runs you select.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import params as parameters
-from pipeline.process import InputError, run
+from pipeline.process import InputError, command_line, run
 from tune import spaces, track
 from tune.names import METHOD, MODELS, RATE, short
 
@@ -46,12 +45,7 @@ class Figure(NamedTuple):
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tune.dashboard",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m tune.dashboard", __doc__, EXAMPLE)
     parser.add_argument("--entity", help="of W&B (default: your own)")
     parser.add_argument("--project", help="of W&B (default: tracking.project of params.yaml)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):  # `python tune/sweep.py`: the packages stand beside this folder, not in it
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipeline.process import InputError, only_one, run, workspace
+from pipeline.process import InputError, command_line, only_one, run, workspace
 from pipeline.runs.cluster import reach
 from tune import cluster
 
@@ -36,12 +36,7 @@ exit codes: 0 all trials complete; 1 some failed or diverged (see trials.csv); 2
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python tune/sweep.py",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python tune/sweep.py", __doc__, EXAMPLE)
     add = parser.add_argument
     add("name", help="a sweep of sweeps/params.yaml, or a new name together with --set")
     add("--set", action="append", default=[], metavar="NAME=V1,V2", help="dotted parameter: one value, or an axis")

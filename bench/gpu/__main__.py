@@ -4,22 +4,21 @@ It needs torch, numpy, pyarrow, safetensors and Pillow alone. The number of epoc
 in time, the same for all of them. The same command goes on where it was ended.
 """
 
-import argparse
 import csv
 import heapq
 import os
-import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from bench.gpu import data, plan, train
+from bench.gpu import data, plan
 from bench.gpu.crew import Crew, Row, measurements, title
 from bench.gpu.plan import Plan, Training
-from cfpn import checkpoint
-from pipeline.process import InputError, atomic, run
+from bench.gpu.train import finished
+from bench.origin import processor
+from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """examples:
   python -m bench.gpu --write-plan strong                 # here: writes strong.json
@@ -57,12 +56,7 @@ class Table:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu",
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("python -m bench.gpu", __doc__, EXAMPLE)
     parser.add_argument("plan", type=Path, nargs="?", metavar="PLAN.json")
     parser.add_argument("--write-plan", choices=plan.OUTLINES, metavar="NAME", help=f"{', '.join(plan.OUTLINES)}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="from which a plan is written")
@@ -106,13 +100,8 @@ def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int)
 
 def machine() -> str:
     """The card, or the processor, and torch's version."""
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "CPU"
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     return f"{card}, torch {torch.__version__}"
-
-
-def finished(path: Path) -> bool:
-    """Whether a run's file holds the weights of a complete training."""
-    return path.exists() and train.KEY not in checkpoint.read(path)[1]
 
 
 def chosen(crew: Crew, tasks: list[Training], faces: int, deadline: float) -> int:

@@ -1,16 +1,20 @@
 """run.json: what a run is, so that nothing has to be read out of a folder's name."""
 
+from __future__ import annotations  # as in `session`
+
 import hashlib
 import json
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cfpn.faces import Faces
-from pipeline.params import Params
 from pipeline.runs import session as sessions
+
+if TYPE_CHECKING:
+    from pipeline.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("cfpn", "pipeline/networks.py", "pipeline/runs/session.py")  # what decides the numbers of a training

@@ -24,12 +24,12 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
-from cfpn.learner import DivergedError, unit_step, weigh
+from cfpn.learner import DivergedError, naming, unit_step, weigh
 from cfpn.network import CFPN, Network
 from cfpn.partition import balanced, node_costs
 from cfpn.training import Method, Recipe, State
-from pipeline import networks
 from pipeline.networks import Baseline
+from pipeline.runs.session import first_state
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,7 @@ class Segment:
         keep_freed_memory()
         device, model = torch.device(task.device), task.model
         self.faces = Faces(torch.tensor(pixels), torch.tensor(labels), torch.arange(len(labels))).to(device)
-        state = training.start(
-            networks.build(model, task.seed), task.method, task.recipe, model.input_size, task.seed, device,
-            model.channels, model.classes,
-        )  # fmt: skip
+        state = first_state(model, task.method, task.recipe, task.seed, device)
         weigh(state.learners, task.recipe.class_weights, self.faces.labels, model.classes)
         self.take(task, state, places)
 
@@ -115,10 +112,8 @@ class Segment:
         images = data.images(pixels, self.state.network.input_size)
         images = data.augment(images, task.recipe.augmentation, random, self.faces.side)
         torch.manual_seed(random.initial_seed())
-        try:
+        with naming(step):
             losses, live = self.learn(step, images, labels, features)
-        except DivergedError as error:
-            raise DivergedError(f"step {step + 1}: {error}") from error
         if task.recipe.average:
             average(self.averaged, self.network, task.recipe.average, step)
         accuracy = None

@@ -1,9 +1,12 @@
 """One training from parameters to a whole checkpoint: what the train stage and a sweep's trial both run."""
 
+from __future__ import annotations  # Params are named, not imported: a machine without pydantic can have sessions
+
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -14,11 +17,13 @@ from cfpn import checkpoint, training
 from cfpn.diagnostics import FEWEST_FACES, diagnose
 from cfpn.faces import Faces
 from cfpn.network import CFPN
-from cfpn.training import Method, Record, State
+from cfpn.training import Method, Recipe, Record, State
 from pipeline import networks
 from pipeline.networks import Baseline
-from pipeline.params import Compute, Params
 from pipeline.process import InputError, atomic
+
+if TYPE_CHECKING:
+    from pipeline.params import Compute, Params
 
 
 @dataclass
@@ -54,14 +59,15 @@ def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:
     """A session before its first step, on the device of params.compute; InputError where the parts do not fit."""
     model = model_for(params, faces)
     try:
-        nodes = networks.build(model, seed)
-        state = training.start(
-            nodes, method, params.train.recipe, model.input_size, seed, device(params.compute),
-            model.channels, model.classes,
-        )  # fmt: skip
+        return Session(first_state(model, method, params.train.recipe, seed, device(params.compute)))
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Session(state)
+
+
+def first_state(model: CFPN | Baseline, method: Method, recipe: Recipe, seed: int, device: torch.device) -> State:
+    """The state of a network before its first step, all drawn from `seed`; ValueError where the parts do not fit."""
+    nodes, size = networks.build(model, seed), model.input_size
+    return training.start(nodes, method, recipe, size, seed, device, model.channels, model.classes)
 
 
 def advance(

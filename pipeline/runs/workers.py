@@ -4,7 +4,6 @@ No gradient comes back, so that a segment takes the next batch while the followi
 Features go forward through Ray's object store. The numbers are those of `cfpn.training.train`.
 """
 
-import math
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cfpn import checkpoint, prediction
+from cfpn import checkpoint, training
 from cfpn.faces import Faces
 from cfpn.learner import DivergedError, weigh
 from cfpn.training import Record, State
@@ -59,12 +58,8 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
                     if attempt == RETRIES:
                         raise WorkerLostError(f"epoch {epoch + 1}: a worker died {RETRIES + 1} times") from error
                     print(f"epoch {epoch + 1}: a worker died; the epoch begins again", file=sys.stderr)
-            means = {name: statistics.fmean(found) for name, found in values.items()}
-            means |= prediction.validate(state.averaged, validation)
-            if not math.isfinite(means["val/loss"]):
-                raise DivergedError(f"epoch {epoch + 1}: the validation loss is {means['val/loss']}")
-            steps = task.steps // task.recipe.epochs
-            yield Record(epoch + 1, (epoch + 1) * steps, seconds, means, complete=True)
+            steps, told = task.steps // task.recipe.epochs, training.summary(state, values, validation)
+            yield Record(epoch + 1, (epoch + 1) * steps, seconds, told, complete=True)
     finally:
         dismiss(crew)
 

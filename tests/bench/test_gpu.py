@@ -23,6 +23,7 @@ from cfpn.faces import Faces
 from cfpn.network import CFPN
 from cfpn.training import Method, Recipe
 from pipeline.process import InputError
+from pipeline.runs.session import first_state
 
 ROOT = Path(__file__).parents[2]
 SMALL = CFPN(input_size=32, width=16, layers=1, pyramids=1)
@@ -105,10 +106,10 @@ def test_a_training_that_ran_out_of_time_goes_on_to_the_weights_of_one_that_did_
     how = task(epochs=3, units=["block1", "block2"], vote=True)
     whole = list(train.Run(how, 3, tmp_path / "whole", CPU).rows(faces, time.time() + 999))
     cut = next(train.Run(how, 3, tmp_path / "cut", CPU).rows(faces, time.time() + 999))
-    assert not gpu.finished(tmp_path / "cut/bp.safetensors")
+    assert not train.finished(tmp_path / "cut/bp.safetensors")
     assert list(train.Run(how, 3, tmp_path / "cut", CPU).rows(faces, 0.0)) == []
     rest = list(train.Run(how, 3, tmp_path / "cut", CPU).rows(faces, time.time() + 999))
-    assert gpu.finished(tmp_path / "cut/bp.safetensors")
+    assert train.finished(tmp_path / "cut/bp.safetensors")
     assert [without_seconds(row) for row in [cut, *rest]] == [without_seconds(row) for row in whole]
     found, expected = (checkpoint.read(tmp_path / folder / "bp.safetensors")[0] for folder in ("cut", "whole"))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -188,7 +189,7 @@ def test_every_mode_and_form_of_a_step_runs_on_cuda(mode: str, form: str) -> Non
 def test_a_step_on_cuda_waits_for_nothing() -> None:
     cell = Cell("nbp", SMALL, Method(units=["block1"], vote=True), 8)
     device = torch.device("cuda")
-    state = train.begin(Training("nbp", SMALL, cell.method, Recipe(batch=8), 0), device)
+    state = first_state(SMALL, cell.method, Recipe(batch=8), 0, device)
     step = measure.stepping(cell, state, device)
     step()
     torch.cuda.set_sync_debug_mode("error")
