@@ -15,7 +15,9 @@ from torch import Tensor
 from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, generator
-from pipeline import docs, evaluate
+from pipeline import evaluate
+from pipeline.page import measurements
+from pipeline.page.tables import markdown
 from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import records
 
@@ -37,7 +39,7 @@ def main() -> None:
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
-    print(docs.robustness(table))
+    print(markdown(*measurements.robustness(table)))
 
 
 def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:

@@ -328,11 +328,12 @@ def draw(path: Path, parts: Sequence[Part], limits: Machine) -> None:
     axes.barh(places, [row["measured_ms"] for row in found], 0.8, color="#b9c8dc", label="measured")
     for bound, colour in (("memory", "#1f4e8c"), ("arithmetic", "#b4441c")):
         limited = [row["limit_ms"] if row["limit"] == bound else 0.0 for row in found]
-        axes.barh(places, limited, 0.4, color=colour, label=f"limit: {bound}")
+        if any(limited):
+            axes.barh(places, limited, 0.4, color=colour, label=f"limit: {bound}")
     axes.set_yticks(places, [row["part"] for row in found])
     axes.invert_yaxis()
     axes.set_xlabel("ms")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, format="svg", metadata={"Date": None})
     pyplot.close(figure)
 

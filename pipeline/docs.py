@@ -8,7 +8,8 @@ Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
 - robustness: the methods on damaged faces, from docs/study/robustness.csv.
-- step: time and memory of a step, from docs/study/step.json, which `python -m bench.step --out` writes.
+- step, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth and
+  bench.roofline write with --out.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
 - memory, memory-depth: of the largest worker, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
@@ -31,15 +32,16 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims, inference, reliability, workers
+from pipeline.page import cards, claims, inference, measurements, reliability, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
+from pipeline.page.tables import markdown
 from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
-MADE = cards.TABLES | inference.TABLES | reliability.TABLES | workers.TABLES
+MADE = cards.TABLES | claims.TABLES | inference.TABLES | measurements.TABLES | reliability.TABLES | workers.TABLES
 MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
@@ -58,18 +60,8 @@ def filled(text: str, folder: Path, where: Path) -> str:
 
 def table(name: str, folder: Path) -> str:
     """A table by its name; folder: docs/study. A CSV that is of no runs stands as it is."""
-    if name == "robustness":
-        return robustness(pd.read_csv(folder / "robustness.csv"))
-    if name in ("step", "step224"):
-        return steps(records.read_json(folder / f"{name}.json"))
-    if name == "depth":
-        return depth(records.read_json(folder / "depth.json")["rows"])
-    if name == "roofline":
-        return roofline(pd.read_csv(folder / "roofline.csv"))
     if name in MADE:
-        return lines(*MADE[name](folder))
-    if name == "claims":
-        return lines(claims.HEADER, claims.claims(folder))
+        return markdown(*MADE[name](folder))
     if name == "headline":
         return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
     if name.endswith("-seeds"):
@@ -78,58 +70,8 @@ def table(name: str, folder: Path) -> str:
     if path.exists() and "epoch" not in pd.read_csv(path, nrows=0):
         with path.open(newline="") as file:
             header, *rows = csv.reader(file)
-        return lines(header, rows)
+        return markdown(header, rows)
     return compare.markdown(compare.compared(study.read(path), REFERENCE))
-
-
-def lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows))
-
-
-def robustness(rows: pd.DataFrame) -> str:
-    """Per method the accuracy in %, mean over seeds, under every kind of damage."""
-    means = rows.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
-    cells = zip(means.index, means.to_numpy(), strict=True)
-    return lines(
-        ["damage", "level", *means.columns],
-        [[name, f"{level:g}", *(f"{value:.1f}" for value in values)] for (name, level), values in cells],
-    )
-
-
-def steps(bench: Mapping[str, Any]) -> str:
-    """Time and memory of a step beside those of the first method."""
-    first = bench["rows"][0]["method"]
-    rows = []
-    for row in bench["rows"]:
-        low_high = row.get("step_ratio_quartiles") if row["method"] != first else None
-        time = f"{row['step_ratio']:.2f}" + (f" ({low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else "")
-        known = [f"{row[key]:,.0f}" if key in row else DASH for key in ("step_ms", "peak_mib")]
-        rows.append([row["method"], time, f"{row['peak_ratio']:.2f}", *known])
-    return lines(["method", f"time / {first} (quartiles)", f"peak memory / {first}", "ms", "MiB"], rows)
-
-
-def depth(found: Sequence[Mapping[str, Any]]) -> str:
-    """Peak memory of a step as blocks are added; growth is that from one added block on."""
-    added = list(found[0]["peak_mib"])
-    rows = [
-        [
-            row["method"],
-            *(f"{row['peak_mib'][count]:,.0f}" for count in added),
-            f"{row['ratio_of_the_last_two'] - 1:+.1%}",
-        ]
-        for row in found
-    ]
-    return lines(["method", *(f"{count} added, MiB" for count in added), f"{added[-2]} to {added[-1]}"], rows)
-
-
-def roofline(parts: pd.DataFrame) -> str:
-    """Every part of a step with its time and the limit of the machine."""
-    rows = [
-        [str(row.part), f"{row.measured_ms:.2f}", f"{row.limit_ms:.2f}", str(row.limit), f"{row.times_limit:.2f}"]
-        for row in parts.itertuples()
-    ]
-    return lines(["part", "ms", "limit, ms", "which limit", "time / limit"], rows)
 
 
 def seeds(outcomes: Sequence[Outcome]) -> str:
@@ -139,7 +81,7 @@ def seeds(outcomes: Sequence[Outcome]) -> str:
         [run.method, str(run.seed), *(one.text(compare.value(run, one)) for one in shown), str(run.best_epoch)]
         for run in outcomes
     ]
-    return lines(["method", "seed", *(one.header for one in shown), "best epoch"], rows)
+    return markdown(["method", "seed", *(one.header for one in shown), "best epoch"], rows)
 
 
 def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
@@ -158,7 +100,7 @@ def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
             rows.append([label, runs, ratio(share), f"{ratio(time)}; {ratio(memory)}"])
     costs = ["steps to BP's final accuracy, all of BP's = 1", "time; memory of a step, BP's = 1"]
     faces = f"{comparison['test_faces']:,}" if comparison["test_faces"] else "the"
-    table = lines(["method", PRIMARY.header, *costs], rows)
+    table = markdown(["method", PRIMARY.header, *costs], rows)
     return f"{table}\n\nMean ± standard deviation over seeds, on {faces} PrivateTest faces."
 
 

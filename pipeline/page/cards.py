@@ -6,9 +6,8 @@ from typing import Any
 
 from cfpn.schema import EXPRESSIONS
 from pipeline.metrics import DASH, wilson
+from pipeline.page.tables import Table
 from pipeline.runs import records
-
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header, rows
 
 FACES = {
     "val": "PublicTest, on which the epoch was chosen",

@@ -1,12 +1,13 @@
 """The table of docs/claims.md: each claim of the paper beside what the tracked studies say of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline import compare
 from pipeline.compare import PRIMARY, REFERENCE
 from pipeline.metrics import DASH
+from pipeline.page.tables import Table
 from pipeline.runs import records, study
 
 CERTAIN = 0.05  # p after Holm's correction, below which a difference is called one
@@ -112,3 +113,6 @@ def plus_minus(own: Mapping[str, Any]) -> str:
     """Mean ± standard deviation in %."""
     mean, deviation = (PRIMARY.text(own[key]) for key in ("mean", "sd"))
     return f"{mean} %" if deviation == DASH else f"{mean} ± {deviation} %"
+
+
+TABLES: dict[str, Callable[[Path], Table]] = {"claims": lambda folder: (HEADER, claims(folder))}

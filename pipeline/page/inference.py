@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pipeline.metrics import DASH
-from pipeline.page.cards import Table, weights
+from pipeline.page.cards import weights
 from pipeline.page.figures import STYLE, colour
 from pipeline.page.html import method_name
+from pipeline.page.tables import Table
 from pipeline.runs import records
 
 NETWORKS = {

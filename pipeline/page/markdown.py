@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from pipeline.page import tables
 from pipeline.page.heading import Heading
 from pipeline.page.html import Cell, Picture, Section, Table, Text
 
@@ -42,8 +43,8 @@ def block(one: Picture | Table | Text) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
     """A table; of a cell with a face only the words."""
     words = [[cell.text if isinstance(cell, Cell) else cell for cell in row] for row in (header, *rows)]
-    cells = [[plain(word).replace("|", "\\|") for word in row] for row in words]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(header), *cells[1:]))
+    first, *others = ([plain(word).replace("|", "\\|") for word in row] for row in words)
+    return tables.markdown(first, others)
 
 
 def plain(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.page.cards import Table
+from pipeline.page.tables import Table
 from pipeline.runs import records
 
 READERS = {

@@ -8,7 +8,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 
 from pipeline.metrics import DASH
-from pipeline.page import figures
+from pipeline.page import figures, tables
 from pipeline.page.architecture import FILLS, LINES
 from pipeline.page.figures import STYLE
 from pipeline.page.html import Picture, Section, Table, Text, dropped, listed, method_name
@@ -17,7 +17,6 @@ from pipeline.runs import records
 from pipeline.runs.records import Run
 
 Worker = Mapping[str, Any]  # of timing.json
-Lines = tuple[Sequence[str], Sequence[Sequence[str]]]  # header, rows
 
 HEADER = ("Run", "Worker", "Units", "Work in a step, ms", "Handed on in a step, MiB", "Memory at most, MiB")
 PICTURED = "nbp 2 workers"  # the row of parallel.json whose workers docs/img/workers.svg shows
@@ -98,7 +97,7 @@ def pictured(folder: Path) -> Figure | None:
     return gantt(workers) if workers else None
 
 
-def ways(folder: Path) -> Lines:
+def ways(folder: Path) -> tables.Table:
     """Every way to use the cores: speed, memory, what was sent, time to the accuracy."""
     found = records.read_json(folder / "parallel.json")
     rows = {row["row"]: row for row in found["rows"]}
@@ -133,7 +132,7 @@ def alone_of(text: str) -> str:
     return " ".join(words[:1] + [word for word in words[1:2] if word.startswith("balanced:")])
 
 
-def memory(folder: Path) -> Lines:
+def memory(folder: Path) -> tables.Table:
     """MiB of the largest worker, and its share of back-propagation's, by units and number of workers."""
     rows = [row for row in records.read_json(folder / "memory.json")["rows"] if not row["added"]]
     counts = sorted({row["workers"] for row in rows})
@@ -143,7 +142,7 @@ def memory(folder: Path) -> Lines:
     return header, [[name, *(found.get((name, count), DASH) for count in counts)] for name in names]
 
 
-def depth(folder: Path) -> Lines:
+def depth(folder: Path) -> tables.Table:
     """MiB of the largest worker as blocks are added to the network."""
     rows = records.read_json(folder / "memory.json")["rows"]
     added = sorted({row["added"] for row in rows})
@@ -153,4 +152,4 @@ def depth(folder: Path) -> Lines:
     return header, [[units, str(n), *(found.get((units, n, blocks), DASH) for blocks in added)] for units, n in names]
 
 
-TABLES: dict[str, Callable[[Path], Lines]] = {"parallel": ways, "memory": memory, "memory-depth": depth}
+TABLES: dict[str, Callable[[Path], tables.Table]] = {"parallel": ways, "memory": memory, "memory-depth": depth}

@@ -9,6 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline import docs
+from pipeline.page import measurements
+from pipeline.page.tables import markdown
 from pipeline.process import InputError
 from pipeline.runs import study
 
@@ -72,7 +74,7 @@ def test_a_table_that_is_of_no_runs_stands_as_it_is(tmp_path: Path) -> None:
 def test_the_table_of_robustness_has_a_column_per_method_with_means_over_seeds() -> None:
     rows = [("bp", 0, 0.5), ("bp", 1, 0.6), ("nbp", 0, 0.7)]
     table = pd.DataFrame([{"method": m, "seed": s, "damage": "noise", "level": 8.0, "accuracy": a} for m, s, a in rows])
-    assert docs.robustness(table).splitlines()[::2] == [
+    assert markdown(*measurements.robustness(table)).splitlines()[::2] == [
         "| damage | level | bp | nbp |",
         "| noise | 8 | 55.0 | 70.0 |",
     ]
@@ -95,7 +97,7 @@ def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces
 
 def test_depth_tells_the_growth_from_one_added_block_on() -> None:
     found = [{"method": "nbp", "peak_mib": {"0": 95.0, "1": 100.0, "5": 101.0}, "ratio_of_the_last_two": 1.01}]
-    assert docs.depth(found).splitlines() == [
+    assert markdown(*measurements.depth(found)).splitlines() == [
         "| method | 0 added, MiB | 1 added, MiB | 5 added, MiB | 1 to 5 |",
         "| --- | --- | --- | --- | --- |",
         "| nbp | 95 | 100 | 101 | +1.0% |",
@@ -104,4 +106,7 @@ def test_depth_tells_the_growth_from_one_added_block_on() -> None:
 
 def test_roofline_tells_each_part_beside_its_limit() -> None:
     parts = {"part": ["block1"], "measured_ms": [3.0], "limit_ms": [2.0], "limit": ["memory"], "times_limit": [1.5]}
-    assert docs.roofline(pd.DataFrame(parts)).splitlines()[-1] == "| block1 | 3.00 | 2.00 | memory | 1.50 |"
+    assert (
+        markdown(*measurements.roofline(pd.DataFrame(parts))).splitlines()[-1]
+        == "| block1 | 3.00 | 2.00 | memory | 1.50 |"
+    )

@@ -1,0 +1,63 @@
+"""Tables of docs/results.md that `bench` measures: steps, their memory and limits, damaged faces."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.metrics import DASH
+from pipeline.page.tables import Table
+from pipeline.runs import records
+
+
+def robustness(found: pd.DataFrame) -> Table:
+    """Per method the accuracy in %, mean over seeds, under every kind of damage."""
+    means = found.groupby(["damage", "level", "method"], sort=False)["accuracy"].mean().unstack() * 100
+    cells = zip(means.index, means.to_numpy(), strict=True)
+    rows = [[name, f"{level:g}", *(f"{value:.1f}" for value in values)] for (name, level), values in cells]
+    return ["damage", "level", *means.columns], rows
+
+
+def steps(bench: Mapping[str, Any]) -> Table:
+    """Time and memory of a step beside those of the first method."""
+    first = bench["rows"][0]["method"]
+    rows = []
+    for row in bench["rows"]:
+        low_high = row.get("step_ratio_quartiles") if row["method"] != first else None
+        time = f"{row['step_ratio']:.2f}" + (f" ({low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else "")
+        known = [f"{row[key]:,.0f}" if key in row else DASH for key in ("step_ms", "peak_mib")]
+        rows.append([row["method"], time, f"{row['peak_ratio']:.2f}", *known])
+    return ["method", f"time / {first} (quartiles)", f"peak memory / {first}", "ms", "MiB"], rows
+
+
+def depth(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Peak memory of a step as blocks are added; growth is that from one added block on."""
+    added = list(found[0]["peak_mib"])
+    rows = [
+        [
+            row["method"],
+            *(f"{row['peak_mib'][count]:,.0f}" for count in added),
+            f"{row['ratio_of_the_last_two'] - 1:+.1%}",
+        ]
+        for row in found
+    ]
+    return ["method", *(f"{count} added, MiB" for count in added), f"{added[-2]} to {added[-1]}"], rows
+
+
+def roofline(parts: pd.DataFrame) -> Table:
+    """Every part of a step with its time and the limit of the machine."""
+    rows = [
+        [str(row.part), f"{row.measured_ms:.2f}", f"{row.limit_ms:.2f}", str(row.limit), f"{row.times_limit:.2f}"]
+        for row in parts.itertuples()
+    ]
+    return ["part", "ms", "limit, ms", "which limit", "time / limit"], rows
+
+
+TABLES: dict[str, Callable[[Path], Table]] = {
+    "robustness": lambda folder: robustness(pd.read_csv(folder / "robustness.csv")),
+    "step": lambda folder: steps(records.read_json(folder / "step.json")),
+    "step224": lambda folder: steps(records.read_json(folder / "step224.json")),
+    "depth": lambda folder: depth(records.read_json(folder / "depth.json")["rows"]),
+    "roofline": lambda folder: roofline(pd.read_csv(folder / "roofline.csv")),
+}
