@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cfpn.graph import IMAGE, run
 from cfpn.network import Network
 
+EXITS = tuple(number / 100 for number in range(40, 100, 5))  # probabilities at which faces leave, where many are tried
+
 
 class Opinions(NamedTuple):
     """What units say of faces.
@@ -60,6 +62,20 @@ def opinions(network: Network, images: Tensor, sure: float) -> Opinions:
         features = live if stay.all() else {name: _kept(feature, stay) for name, feature in live.items()}
         here, total = here[stay], total[stay]
     return Opinions(names, logs, asked)
+
+
+def leave(units: dict[str, Tensor], sure: float) -> tuple[Tensor, Tensor]:
+    """What `opinions` finds, from log probabilities (n, classes) of all units, where all have answered anyway.
+
+    Returns the votes (n, classes) with which faces leave, and how many units were asked (n,).
+    """
+    logs = torch.stack([*units.values()], 1)
+    counts = torch.arange(1, logs.shape[1] + 1, device=logs.device)[:, None]
+    votes = (logs.cumsum(1) / counts).softmax(2)
+    enough = votes.amax(2) >= sure
+    enough[:, -1] = True
+    last = enough.int().argmax(1)
+    return votes[torch.arange(len(votes), device=logs.device), last], last + 1
 
 
 def _kept(feature: Tensor, stay: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from cfpn import checkpoint, prediction
+from cfpn import anytime, checkpoint, prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, load
 from cfpn.network import Network
@@ -51,6 +51,7 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) ->
     probabilities = prediction.vote(found, network.vote).cpu()
     check_finite(probabilities, faces, run_folder)
     report = metrics(probabilities, faces.labels, copied, faces.classes) | by_unit(found, faces.labels)
+    report |= arithmetic(network, found, faces.labels)
     with only_one(out), ExitStack() as outputs:
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
@@ -155,6 +156,23 @@ def by_unit(units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
     single = {name: prediction.accuracy(logs.cpu(), labels) for name, logs in units.items()}
     together = prediction.vote(units, together=True).cpu()
     return {"accuracy_by_unit": single, "accuracy_of_vote": prediction.accuracy(together, labels)}
+
+
+def arithmetic(network: Network, units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
+    """Multiply-adds of an answer; where units vote also `early`: the same and accuracy for faces that leave early."""
+    costs = torch.tensor(anytime.multiply_adds(network), dtype=torch.float64)
+    report: dict[str, Any] = {"multiply_adds": int(costs[-1])}
+    if network.vote:
+        left = {sure: anytime.leave(units, sure) for sure in anytime.EXITS}
+        report["early"] = [
+            {
+                "exit": sure,
+                "accuracy": prediction.accuracy(votes.cpu(), labels),
+                "multiply_adds": costs[asked.cpu() - 1].mean().item(),
+            }
+            for sure, (votes, asked) in left.items()
+        ]
+    return report
 
 
 def predictions(probabilities: Tensor, faces: Faces, copied: Tensor) -> pa.Table:

@@ -24,6 +24,7 @@ SECTIONS = (
     results.units_section,
     comparison.comparison_section,
     costs.training_section,
+    costs.answers_section,
     costs.step_section,
     workers.workers_section,
     results.curves_section,

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
-from cfpn import checkpoint, prediction, weights
+from cfpn import anytime, checkpoint, prediction, weights
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
 from cfpn.network import Network
@@ -26,7 +25,6 @@ from pipeline.process import InputError, atomic, command_line, run
 EXAMPLE = """example:
   python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
 """
-CANDIDATES = [number / 100 for number in range(40, 100, 5)]
 TOLERANCE = 0.002  # of accuracy
 CARD = "docs/model-card.md"  # of the project: what the weights are for and what they must not decide
 SCORES = ("accuracy", "accuracy_standard_error", "accuracy_without_copies", "test_faces", "recall")
@@ -63,21 +61,11 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def early_enough(network: Network, faces: Faces) -> float | None:
-    """The least probability of CANDIDATES with which leaving early costs at most TOLERANCE; None where none will do."""
+    """The least probability of EXITS with which leaving early costs at most TOLERANCE; None where none will do."""
     units = prediction.unit_log_probabilities(network, faces.pixels)
     full = prediction.accuracy(prediction.vote(units, together=True), faces.labels)
-    scores = {sure: prediction.accuracy(leaving(units, sure), faces.labels) for sure in CANDIDATES}
+    scores = {sure: prediction.accuracy(anytime.leave(units, sure)[0], faces.labels) for sure in anytime.EXITS}
     return next((sure for sure, score in scores.items() if score >= full - TOLERANCE), None)
-
-
-def leaving(units: dict[str, Tensor], sure: float) -> Tensor:
-    """Probabilities (n, classes) of faces that leave early, from log probabilities (n, classes) of all units."""
-    logs = torch.stack([*units.values()], 1)
-    counts = torch.arange(1, logs.shape[1] + 1, device=logs.device)[:, None]
-    votes = (logs.cumsum(1) / counts).softmax(2)
-    enough = votes.amax(2) >= sure
-    enough[:, -1] = True
-    return votes[torch.arange(len(votes), device=logs.device), enough.int().argmax(1)]
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
-"""What the methods cost: steps to BP's accuracy, training time, step time and memory."""
+"""What the methods cost: steps to BP's accuracy, training time, multiply-adds of an answer, step time and memory."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.page import comparison
+from pipeline.page import comparison, inference
+from pipeline.page.figures import picture
 from pipeline.page.html import DASH, Section, Table, Text, dropped, duration, listed, method_name, show
-from pipeline.page.inputs import Inputs, seconds_of
+from pipeline.page.inputs import Inputs, scores_of, seconds_of
 from pipeline.page.results import own_parameters
 from pipeline.runs.records import Run
 
@@ -57,6 +59,34 @@ def training_row(inputs: Inputs, method: str) -> list[str]:
         f"{np.mean(times) / np.mean(bp_times):.2f}" if times and bp_times else DASH,
         duration(float(np.mean(epochs))) if epochs else DASH,
     ]
+
+
+def answers_section(inputs: Inputs) -> Section | None:
+    """What an answer costs where faces may leave early; None where no network votes."""
+    scored = {name: [one for one in inputs.of(name) if "multiply_adds" in scores_of(one)] for name in inputs.methods}
+    points = {name: answers(runs) for name, runs in scored.items() if runs}
+    if all(len(rows) == 1 for rows in points.values()):
+        return None
+    caption = (
+        "Accuracy over the multiply-adds of an answer, means over seeds. A square is the answer of the whole network. "
+        "At a dot a face leaves as soon as the vote of the units so far gives a class a probability, "
+        "0.40 at the left to 0.95 at the right."
+    )
+    texts = [
+        f"{method_name(name)} answers with {rows[-1, 0]:.1f} million multiply-adds and is right in {rows[-1, 1]:.1f} %"
+        + (f", at the first exit with {rows[0, 0]:.1f} million and {rows[0, 1]:.1f} %" if len(rows) > 1 else "")
+        for name, rows in points.items()
+    ]
+    alt = ". ".join(texts) + "."
+    return Section("Cost of an answer", [picture("early-exits.svg", inference.early(points), caption, alt, wide=False)])
+
+
+def answers(runs: Sequence[Run]) -> NDArray[np.float64]:
+    """Million multiply-adds and accuracy in % of every exit and of the whole network, (exits + 1, 2), means of runs."""
+    rows = [[*scores_of(one).get("early", []), scores_of(one)] for one in runs]
+    pairs = [[(row["multiply_adds"] / 1e6, 100 * row["accuracy"]) for row in points] for points in rows]
+    means: NDArray[np.float64] = np.mean(pairs, 0)
+    return means
 
 
 def step_section(inputs: Inputs) -> Section | None:

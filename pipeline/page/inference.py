@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from pipeline.metrics import DASH
 from pipeline.page.cards import weights
@@ -134,6 +136,22 @@ def anytime(found: Sequence[Row]) -> Figure:
     for axes in panels:
         axes.grid(True, axis="both")
         axes.set_xlim(left=0)
+    return figure
+
+
+@style.context(STYLE)
+def early(points: Mapping[str, NDArray[np.float64]]) -> Figure:
+    """Accuracy in % over million multiply-adds, rows (2,) of both per method: its exits, and last the whole network."""
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axes, methods = figure.subplots(), list(points)
+    for method, rows in points.items():
+        tint, (over, accuracies) = colour(method, methods), rows.T
+        axes.plot(over, accuracies, "-o", color=tint, markersize=4, linewidth=1.5, label=method_name(method))
+        axes.plot(over[-1:], accuracies[-1:], "s", color=tint, markersize=7)
+    axes.set(xlabel="million multiply-adds a face", ylabel="accuracy on PrivateTest, %")
+    axes.set_xlim(left=0)
+    axes.grid(True, axis="both")
+    axes.legend(loc="lower right", fontsize=9)
     return figure
 
 

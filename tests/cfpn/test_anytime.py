@@ -53,6 +53,14 @@ def test_a_face_leaves_with_the_vote_of_the_units_that_were_asked(sure: float, b
     torch.testing.assert_close(predict(voting(), pixels(), batch, exit=sure), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("sure", [0.2, 0.4, 0.6, 1.0])
+def test_leaving_after_all_have_answered_gives_the_same_votes_and_counts(sure: float) -> None:
+    expected = opinions(voting(), pixels(), sure)
+    votes, asked = anytime.leave(unit_log_probabilities(voting(), pixels()), sure)
+    assert torch.equal(asked, expected.asked)
+    torch.testing.assert_close(votes, expected.vote(), rtol=1e-4, atol=1e-6)
+
+
 def test_some_faces_leave_early_and_some_do_not_in_these_tests() -> None:
     assert set(leaving_by_hand(0.4)[1].tolist()) == {1, 2, 3}
 

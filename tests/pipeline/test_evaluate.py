@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from sklearn import metrics as reference
 from torch import Tensor
 
-from cfpn import checkpoint, training
+from cfpn import anytime, checkpoint, training
 from cfpn.network import CFPN, Network
+from cfpn.prediction import opinions
 from cfpn.schema import EXPRESSIONS, Description, write
 from cfpn.training import Method, Recipe
 from pipeline import evaluate as stage
@@ -217,6 +218,31 @@ def test_units_with_classifiers_are_scored_one_by_one_and_together(
     assert found["accuracy_by_unit"]["block2-classifier"] == pytest.approx(alone["accuracy"])
     assert found["accuracy"] == pytest.approx(found["accuracy_of_vote"] if vote else alone["accuracy"])
     assert "accuracy_by_unit" not in alone
+
+
+def test_faces_that_leave_early_cost_less_and_are_scored_as_the_library_answers(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    own = network(method=Method(units=["block1"], vote=True))
+    for head in own.heads.values():
+        torch.nn.init.normal_(head.classifier.weight, std=3, generator=torch.Generator().manual_seed(0))
+    write_weights(tmp_path / "run2/model.safetensors", own)
+    found = stage.evaluate(tmp_path / "run2", inputs[1], tmp_path / "out", CPU)
+    faces, costs = stage.load_faces(inputs[1] / "test.parquet"), anytime.multiply_adds(own)
+    assert [one["exit"] for one in found["early"]] == pytest.approx(torch.arange(0.4, 0.96, 0.05).tolist())
+    for one in found["early"]:
+        said = opinions(own, faces.pixels, one["exit"])
+        assert one["accuracy"] == pytest.approx((said.vote().argmax(1) == faces.labels).double().mean().item())
+        asked = [costs[count - 1] for count in said.asked.tolist()]
+        assert one["multiply_adds"] == pytest.approx(sum(asked) / len(asked))
+    assert found["early"][0]["multiply_adds"] < costs[-1]
+    assert found["multiply_adds"] == costs[-1]
+
+
+def test_an_answer_without_a_vote_has_one_cost(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    found = stage.evaluate(inputs[0], inputs[1], tmp_path / "out", CPU)
+    assert found["multiply_adds"] > 0
+    assert "early" not in found
 
 
 @pytest.mark.parametrize("damage", ["missing", "misshaped", "unknown"])

@@ -9,12 +9,13 @@ import torch
 
 import cfpn
 from cfpn import checkpoint, weights
+from cfpn.anytime import leave
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
-from cfpn.prediction import accuracy, opinions, predict, unit_log_probabilities
+from cfpn.prediction import accuracy, predict, unit_log_probabilities
 from cfpn.schema import EXPRESSIONS, Description, write
 from pipeline.process import InputError
-from pipeline.weights import CARD, TOLERANCE, add, early_enough, leaving
+from pipeline.weights import CARD, TOLERANCE, add, early_enough
 from tests.pipeline.pictures.made import BP, VOTING, face, write_weights
 
 COUNT = 40
@@ -59,21 +60,14 @@ def test_where_units_do_not_vote_no_exit_is_stored(run: Path) -> None:
     assert "exit" not in checkpoint.load(added(run)).about
 
 
-@pytest.mark.parametrize("sure", [0.2, 0.4, 0.6])
-def test_leaving_is_what_the_library_does(run: Path, sure: float) -> None:
-    network, faces = checkpoint.load(run / "model.safetensors"), load_split(run.parent / "val.parquet")
-    expected = opinions(network, faces.pixels, sure).vote()
-    torch.testing.assert_close(leaving(unit_log_probabilities(network, faces.pixels), sure), expected)
-
-
 def test_the_exit_is_the_least_that_costs_no_accuracy(run: Path) -> None:
     network, faces = checkpoint.load(run / "model.safetensors"), load_split(run.parent / "val.parquet")
     said = predict(network, faces.pixels).argmax(1)
     faces = Faces(faces.pixels, said, faces.rows)  # the full vote is always right
     sure = early_enough(network, faces)
     units = unit_log_probabilities(network, faces.pixels)
-    assert accuracy(leaving(units, sure), said) >= 1 - TOLERANCE
-    assert sure == 0.4 or accuracy(leaving(units, sure - 0.05), said) < 1 - TOLERANCE
+    assert accuracy(leave(units, sure)[0], said) >= 1 - TOLERANCE
+    assert sure == 0.4 or accuracy(leave(units, sure - 0.05)[0], said) < 1 - TOLERANCE
 
 
 @pytest.mark.parametrize("missing", ["run.json", "metrics.json", "model.safetensors", "../val.parquet"])

@@ -1,13 +1,15 @@
 """Costs of a training: steps, time, and why the sample profile's ratios are not README's."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.page import costs, inputs
 from pipeline.page.html import Section
 from tests.pipeline.page.test_comparison import write_comparison
-from tests.pipeline.page.written import paths, write_everything, write_json
+from tests.pipeline.page.written import paths, write_everything, write_json, write_params, write_run
 
 
 @pytest.fixture
@@ -39,6 +41,23 @@ def test_steps_to_the_accuracy_of_bp_come_from_the_comparison(root: Path) -> Non
     row = dict(zip(section.blocks[0].header, section.blocks[0].rows[0], strict=True))
     assert row["Steps to BP's accuracy"] == "1.00 (1 of 1)"
     assert "share of BP's steps" in texts(section)
+
+
+def test_an_answer_by_exits_costs_and_scores_the_mean_over_seeds(root: Path) -> None:
+    write_params(root, seeds="[0, 1]")
+    for method in ("nbp", "bp"):
+        write_run(root, method, seed=1)
+    for number, path in enumerate(sorted(root.glob("evaluate/nbp-*/metrics.json"))):
+        early = [{"exit": 0.4, "accuracy": 0.5 + number / 10, "multiply_adds": 2e6 * (number + 1)}]
+        write_json(path, json.loads(path.read_text()) | {"multiply_adds": 8e6, "accuracy": 0.75, "early": early})
+    assert costs.answers(read(root).of("nbp")) == pytest.approx(np.array([[3, 55], [8, 75]]))
+    picture = costs.answers_section(read(root)).blocks[0]
+    assert "8.0 million multiply-adds and is right in 75.0 %, at the first exit with 3.0 million" in picture.alt
+    assert picture.content.startswith(b"<?xml")
+
+
+def test_without_exits_the_page_has_no_section_about_them(root: Path) -> None:
+    assert costs.answers_section(read(root)) is None
 
 
 @pytest.mark.parametrize(("profile", "said"), [("sample", True), ("fer2013-cpu", False)])
