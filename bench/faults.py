@@ -85,11 +85,11 @@ class Seen(NamedTuple):
 
 
 def project(folder: Path) -> None:
-    """A copy of the files that git knows or would take, at a tiny size, in which the workflow and a sweep ran once."""
+    """A copy of the files that git knows or would take, at a tiny size, without the results that the workflow wrote."""
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in found.split("\0"):
-        if name not in ("", "dvc.lock") and (ROOT / name).is_file():
+        if name != "dvc.lock" and not name.startswith("results/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     change(folder / "params.yaml", sample={"rows": 200}, bench={"rounds": 2, "batch": 16})
@@ -254,7 +254,7 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
         after = repeat(folder, stage)
         left += [*still_running(folder), *(str(path.relative_to(folder)) for path in folder.rglob(".*.part"))]
         found = results(folder)
-        differ = [name for name in {*wanted, *found} if wanted.get(name) != found.get(name)]
+        differ = [name for name in sorted({*wanted, *found}) if wanted.get(name) != found.get(name)]
     resumed = "".join(re.findall(r"continue after epoch \d+", after.text)[:1])
     then = f"{resumed}; same results".lstrip("; ") if not differ else f"other results: {', '.join(differ[:3])}"
     right = not (differ or left or after.code) and code(seen) in CODES[fault]
@@ -288,6 +288,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON file, in which these cells are written anew")
     parser.add_argument("--missing", action="store_true", help="only cells that this file lacks")
     args, made = parser.parse_args(), origin()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background job starts would ignore Ctrl-C
     chosen = [(stage, fault) for stage, fault in CELLS if stage in args.stages and fault in args.faults]
     if args.missing:
         chosen = [cell for cell in chosen if cell not in walked(args.out)]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import ray
 from ray import tune
@@ -102,7 +102,7 @@ def fit(
     resume: bool,
     callbacks: Sequence[tune.Callback],
 ) -> tune.ResultGrid:
-    """Run all trials, or those that are left; raises KeyboardInterrupt when asked to stop, with the state kept."""
+    """Run all trials, or those that are left; when asked to stop it raises as `end` does, with the state kept."""
     shared = tune.with_parameters(trial.run, sweep=sweep, place=place, kept=kept, data=data)
     trainable = tune.with_resources(shared, partial(resources, sweep, place, args.cpus_per_trial, args.gpus_per_trial))
     space = param_space(sweep, args.search)
@@ -137,12 +137,19 @@ def workers(sweep: Sweep, place: Place, config: Config) -> int:
 
 
 def fitted(tuner: tune.Tuner) -> tune.ResultGrid:
-    """The results of a tuner; raises KeyboardInterrupt when asked to stop, with the state kept."""
+    """The results of a tuner; when asked to stop it raises as `end` does, with the state kept."""
     with stopping() as stopped:
         grid: tune.ResultGrid = tuner.fit()
     if stopped:
-        raise KeyboardInterrupt
+        end(stopped[0])
     return grid
+
+
+def end(number: int) -> NoReturn:
+    """Raise KeyboardInterrupt for Ctrl-C, and for SIGTERM SystemExit with its exit code."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
 
 
 def param_space(sweep: Sweep, search: str) -> dict[str, Any]:
@@ -205,7 +212,7 @@ def stopping() -> Iterator[list[int]]:
 
     def stop(number: int, frame: object) -> None:
         if received or not callable(signal.getsignal(signal.SIGUSR1)):
-            raise KeyboardInterrupt
+            end(number)
         received.append(number)
         print("stopping; what is done is kept, --resume continues", file=sys.stderr)
         signal.raise_signal(signal.SIGUSR1)  # Tune's own request to stop

@@ -30,7 +30,7 @@ EXAMPLE = """examples:
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
   python tune/sweep.py models --resume          after Ctrl-C, a crash or a lost machine
 
-exit codes: 0 all trials complete; 1 some failed or diverged (see trials.csv); 2 wrong input; 130 interrupted
+exit codes: 0 all trials complete; 1 some failed or diverged (see trials.csv); 2 wrong input; 130 or 143 interrupted
 """
 
 

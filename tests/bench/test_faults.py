@@ -1,5 +1,6 @@
 """Claims about bench/faults.py: its cells are those of the workflow, and it tells a right cell from a wrong one."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench import faults
+from pipeline.process import InputError
 from pipeline.runs import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +37,20 @@ def test_every_stage_meets_every_fault_that_it_can() -> None:
     assert {stage for stage, fault in cells if fault == "damaged input"} == {
         name for name, one in faults.STAGES.items() if one.reads
     }
+
+
+def test_ctrl_c_reaches_the_stages_of_a_background_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepared(folder: Path) -> None:
+        raise InputError(f"{signal.getsignal(signal.SIGINT) is not signal.SIG_IGN} in {folder.name}")
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a job with & behind it
+    monkeypatch.setattr(faults, "prepared", prepared)
+    monkeypatch.setattr(sys, "argv", ["faults"])
+    try:
+        with pytest.raises(InputError, match="True in project"):
+            faults.main()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_cells_on_the_page_are_those_of_today_and_all_right() -> None:
