@@ -1,4 +1,4 @@
-"""Tables of docs/results.md that `bench` measures: steps, their memory and limits, damaged faces."""
+"""Tables of docs/results.md that `bench` measures: steps, their memory and limits, faces damaged or attacked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.metrics import DASH
+from pipeline.page.html import mean_and_deviation
 from pipeline.page.tables import Table
 from pipeline.runs import records
 
@@ -17,6 +18,21 @@ def robustness(found: pd.DataFrame) -> Table:
     cells = zip(means.index, means.to_numpy(), strict=True)
     rows = [[name, f"{level:g}", *(f"{value:.1f}" for value in values)] for (name, level), values in cells]
     return ["damage", "level", *means.columns], rows
+
+
+def attacks(found: pd.DataFrame) -> Table:
+    """Per method the accuracy in % under every attack, mean over seeds and standard deviation."""
+    groups = found.groupby(["attack", "eps", "method"], sort=False)["accuracy"]
+    cells = groups.agg(list).unstack()
+    rows = [
+        [
+            name,
+            f"{eps:g}",
+            *(DASH if isinstance(one, float) else mean_and_deviation([100 * x for x in one], 1) for one in row),
+        ]
+        for (name, eps), row in zip(cells.index, cells.to_numpy(), strict=True)
+    ]
+    return ["attack", "eps", *cells.columns], rows
 
 
 def steps(bench: Mapping[str, Any]) -> Table:
@@ -56,6 +72,7 @@ def roofline(parts: pd.DataFrame) -> Table:
 
 TABLES: dict[str, Callable[[Path], Table]] = {
     "robustness": lambda folder: robustness(pd.read_csv(folder / "robustness.csv")),
+    "attacks": lambda folder: attacks(pd.read_csv(folder / "attacks.csv")),
     "step": lambda folder: steps(records.read_json(folder / "step.json")),
     "step224": lambda folder: steps(records.read_json(folder / "step224.json")),
     "depth": lambda folder: depth(records.read_json(folder / "depth.json")["rows"]),
