@@ -164,13 +164,10 @@ def strike(folder: Path, stage: str, fault: str) -> Seen:
     if fault == "lost Ray worker":
         change(folder / "params.yaml", compute={"workers": 2})
     outputs, seen = folder / one.writes, folder / ".faults/seen.json"
-    if fault == "read-only output":
-        outputs.mkdir(parents=True, exist_ok=True)
-        outputs.chmod(0o555)
-    found = dvc(
-        folder, stage, "repro", stage, FAULT=fault, FAULT_IN=one.runs, FAULT_AT=str(one.at), FAULT_SEEN=str(seen)
-    )
-    outputs.chmod(0o755)
+    where = {"FAULT_IN": one.runs, "FAULT_AT": str(one.at), "FAULT_WRITES": str(outputs), "FAULT_SEEN": str(seen)}
+    found = dvc(folder, stage, "repro", stage, FAULT=fault, **where)
+    if outputs.exists():
+        outputs.chmod(0o755)
     if fault == "second process" and not found.code:
         return Seen(*json.loads(seen.read_text()))
     return found

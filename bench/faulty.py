@@ -1,7 +1,8 @@
 """A stage's command in which one fault happens, at a moment that is the same every time.
 
 `bench.faults` puts this in place of `python`. The environment says which fault (FAULT), in which module or script
-(FAULT_IN), and at which of its outputs, or of a sweep's reports (FAULT_AT). Every other command runs as it is.
+(FAULT_IN), at which of its outputs, or of a sweep's reports (FAULT_AT), and the folder that it writes (FAULT_WRITES).
+Every other command runs as it is.
 """
 
 import ctypes
@@ -28,8 +29,8 @@ SMALL = 100  # bytes; every output is larger
 def main() -> None:
     """Run the command line behind this module's name as Python would, with the fault in it."""
     words, fault, where = sys.argv[1:], os.environ.get("FAULT", ""), os.environ.get("FAULT_IN", "")
-    if fault == "read-only output" and where in words:  # root, too, obeys permissions from the next program on
-        ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS)
+    if fault == "read-only output" and where in words:
+        forbid(Path(os.environ["FAULT_WRITES"]))
     if where not in words or fault not in FAULTS:
         os.execv(sys.executable, [sys.executable, *words])
     arrange(where, int(os.environ.get("FAULT_AT", "1")), FAULTS[fault])
@@ -39,6 +40,13 @@ def main() -> None:
     else:
         sys.argv = words
         runpy.run_path(words[0], run_name="__main__")
+
+
+def forbid(outputs: Path) -> None:
+    """Make a stage's output folder read-only, after DVC has emptied it; root, too, obeys from the next program on."""
+    outputs.mkdir(parents=True, exist_ok=True)
+    outputs.chmod(0o555)
+    ctypes.CDLL(None).prctl(DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS)
 
 
 def arrange(where: str, at: int, fault: Callable[[], None]) -> None:
