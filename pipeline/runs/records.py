@@ -1,5 +1,6 @@
 """Runs as their folders describe them: run.json says what a run is, nothing is read out of a folder's name."""
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,26 +141,35 @@ def _read(folder: Path, about: About, evaluation: Path) -> Run:
     evaluated = (evaluation / "metrics.json").exists()
     if evaluated and (evaluation / ABOUT).exists() and read_about(evaluation / ABOUT) != about:
         raise InputError(f"{evaluation / ABOUT}: not the run in {folder}; evaluate again")
+    training = read_json(folder / "metrics.json")
     return Run(
         folder,
         about,
-        read_history(folder / "history.csv"),
-        read_json(folder / "metrics.json"),
+        read_history(folder / "history.csv", training.get("epochs")),
+        training,
         read_json(folder / "timing.json") if (folder / "timing.json").exists() else {},
         read_json(evaluation / "metrics.json") if evaluated else None,
         read_predictions(evaluation / "predictions.parquet") if evaluated else None,
     )
 
 
-def read_history(path: Path) -> pd.DataFrame:
-    """A row per epoch; raises InputError where there is no such table or it lacks epoch, step or val/accuracy."""
+def read_history(path: Path, epochs: int | None = None) -> pd.DataFrame:
+    """A row per epoch; raises InputError where there is no such table, or it lacks a column, or is cut off.
+
+    epochs: how many rows there should be; None: any number.
+    """
     try:
-        history = pd.read_csv(path)
+        content = path.read_bytes()
+        history = pd.read_csv(io.BytesIO(content))
     except (FileNotFoundError, ValueError) as error:
         raise InputError(f"{path}: {error}; expected the history that the train stage writes") from error
     for name in ("epoch", "step", "val/accuracy"):
         if name not in history:
             raise InputError(f"{path}: no column {name}, found {', '.join(history.columns[:5])}")
+    if not content.endswith(b"\n"):
+        raise InputError(f"{path}: its last line is cut off")
+    if epochs is not None and len(history) != epochs:
+        raise InputError(f"{path}: expected {epochs} epochs, as metrics.json says, found {len(history)}")
     return history
 
 

@@ -59,7 +59,7 @@ def write_run(tmp_path: Path) -> WriteRun:
         timing = {"seconds_per_epoch": [seconds] * len(accuracies), "threads": 1, "device": "cpu"}
         for path, content in (
             (run / "run.json", own),
-            (run / "metrics.json", {"best_epoch": 1}),
+            (run / "metrics.json", {"best_epoch": 1, "epochs": len(accuracies)}),
             (run / "timing.json", timing),
             (evaluation / "metrics.json", scores),
         ):

@@ -76,6 +76,9 @@ def test_an_evaluation_of_another_run_is_refused(write_run: WriteRun, tmp_path: 
         read(tmp_path)
 
 
+COLUMNS = "epoch,step,val/accuracy\n"
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -83,6 +86,8 @@ def test_an_evaluation_of_another_run_is_refused(write_run: WriteRun, tmp_path: 
         ("run.json", "[", r"run\.json: file: Invalid JSON"),
         ("metrics.json", "[]", r"metrics\.json: expected a JSON object"),
         ("history.csv", "a,b\n1,2\n", r"history\.csv: no column epoch"),
+        ("history.csv", f"{COLUMNS}1,5,0.3\n2,10,0.4\n", r"history\.csv: expected 4 epochs, .* found 2"),
+        ("history.csv", f"{COLUMNS}1,5,0.3\n2,10,0.4\n3,15,0.", r"history\.csv: its last line is cut off"),
         ("history.csv", "", r"history\.csv: No columns"),
     ],
 )
