@@ -235,7 +235,7 @@ def code(seen: Seen) -> int:
 
 def said(text: str) -> str:
     """The stage's own last error, warning or word of what it lost; DVC's where it has none."""
-    lines = [" ".join(line.split()) for line in text.splitlines()]
+    lines = [" ".join(line.split()) for line in text.splitlines() if not line.startswith("(raylet)")]
     own = [line for line in lines if re.match(r"error: |warning: |stopping|.* worker (died|was lost)", line)]
     dvcs = [line.partition(": failed to run")[0] for line in lines if line.startswith("ERROR: ")]
     return (own or dvcs or ["nothing"])[-1]

@@ -1,11 +1,12 @@
 """Units on several workers beside every other way to use the same cores: faces per second, memory, time to an accuracy.
 
 Every row trains the same network on the same random faces for the same number of steps, in processes of its own, one
-row after the other. Run it on an otherwise idle machine. `bp_ddp` is back-propagation by data parallelism (torch DDP,
-gloo): each worker has half of a batch, and its batch norm sees that half alone.
+row after the other. Run it on an otherwise idle machine.
 
 A row is a method, then optionally where it is cut ("balanced:3"), then how it uses the cores: "2 workers", "2 threads",
-or "twice", which is two seeds at once.
+or "twice", which is two seeds at once. METHOD_ddp is data parallelism (torch DDP, gloo), for methods whose gradients
+cross the units: each worker has half of a batch, and its batch norm sees that half alone. Its loss is the
+cross-entropy of all classifiers that vote, without HSIC.
 
 JSON: rows, each with
 - row, units (null: those of the method), cores.
@@ -53,7 +54,7 @@ WARM_UP = 3  # steps that do not count
 MIB = 2**20
 BALANCED = tuple(f"nbp balanced:{parts}{way}" for parts in (2, 3, 4) for way in ("", " 2 workers"))
 ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice", *BALANCED,
-        "deep_supervision", "deep_supervision 2 threads")  # fmt: skip
+        "deep_supervision", "deep_supervision 2 threads", "deep_supervision_ddp")  # fmt: skip
 
 
 class Row(NamedTuple):
@@ -97,8 +98,8 @@ def parsed(text: str, params: Params) -> Row:
     method, *words = text.split()
     units = words.pop(0) if words and words[0].startswith("balanced:") else None
     row = Row(method, units)
-    if method == "bp_ddp":
-        row = Row("bp", units, 2, "ddp")
+    if method.endswith("_ddp"):
+        row = Row(method.removesuffix("_ddp"), units, 2, "ddp")
     elif words == ["twice"]:
         row = Row(method, units, 2, "twice")
     elif len(words) == 2 and words[0].isdecimal() and words[1] in ("workers", "threads"):
@@ -107,6 +108,9 @@ def parsed(text: str, params: Params) -> Row:
         raise InputError(f"--rows: expected METHOD [balanced:K] [N workers | N threads | twice], found {text!r}")
     if row.method not in params.methods:
         raise InputError(f"--rows: expected a method of {', '.join(params.methods)} first, found {text!r}")
+    how = params.methods[row.method]
+    if row.way == "ddp" and how.gradients == "stop" and how.units != "network":
+        raise InputError(f"--rows: expected a method whose gradients cross its units before _ddp, found {text!r}")
     return row
 
 
@@ -212,7 +216,7 @@ def seeded(place: int, count: int, port: int, params: Params, name: str, steps: 
 
 
 def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
-    """One worker of back-propagation by data parallelism."""
+    """One worker of data parallelism."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
@@ -221,7 +225,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
     state = training.start(networks.build(model, 0), method, params.train.recipe, model.input_size, 0,
                            torch.device("cpu"))  # fmt: skip
     parallel = nn.parallel.DistributedDataParallel(state.network, find_unused_parameters=True)
-    optimizer, batch = state.learners[0].adam, params.train.batch // count
+    batch = params.train.batch // count
     faces, moments = random_faces(params, steps), []
     parallel.train()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     for i, (pixels, labels) in enumerate(data.batches(faces, params.train.batch, 0, 0)):
@@ -229,9 +233,10 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
         random = data.generator(0, training.SEED_AUGMENTATION, 0, i)
         images = data.images(pixels, model.input_size)
         images = data.augment(images, params.train.augmentation, random, faces.side)[here]
-        torch.autograd.backward(F.cross_entropy(next(iter(parallel(images).values())), labels[here]))
-        optimizer.step()
-        optimizer.zero_grad()
+        torch.autograd.backward([F.cross_entropy(logits, labels[here]) for logits in parallel(images).values()])
+        for learner in state.learners:
+            learner.adam.step()
+            learner.adam.zero_grad()
         average(state.averaged, state.network, params.train.average, i)
         moments.append(time.perf_counter())
     torch.distributed.destroy_process_group()

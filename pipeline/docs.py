@@ -1,13 +1,13 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg, README's figure, those of leaving early and of workers. `--check` writes nothing and fails where a
-table differs from its data.
+docs/study/NAME.svg, README's figure, those of leaving early, of workers, and of accuracy over time and memory.
+`--check` writes nothing and fails where a table differs from its data.
 
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
-- robustness: the methods on damaged faces, from docs/study/robustness.csv.
+- robustness, attacks: the methods on damaged and on attacked faces, from robustness.csv and attacks.csv.
 - step, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth and
   bench.roofline write with --out.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
@@ -32,7 +32,7 @@ import pandas as pd
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims, inference, measurements, reliability, workers
+from pipeline.page import cards, claims, inference, measurements, reliability, resources, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -148,6 +148,7 @@ def main() -> None:
         "network": banner(root / "params.yaml", study.read(folder / "main.csv")),
         "anytime": inference.anytime(inference.rows(folder)),
         "workers": workers.pictured(folder),
+        "resources": resources.resources(folder),
     }
     for name, figure in figures.items():
         if figure is not None:

@@ -98,6 +98,11 @@ DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.in
         (f"Running stage\n{DVC.format(-9)}\n", -9, "ERROR: failed to reproduce 'ingest'"),
         ("warning: W&B runs are written offline\nepoch 1\n", 7, "warning: W&B runs are written offline"),
         ("x=1   failed, or its worker was lost; tried again\n", 7, "x=1 failed, or its worker was lost; tried again"),
+        (
+            "a worker was lost; its epoch begins again\n(raylet) A worker died",
+            7,
+            "a worker was lost; its epoch begins again",
+        ),
         (f"stopping; what is done is kept\n{DVC.format(130)}", 130, "stopping; what is done is kept"),
         ("", 7, "nothing"),
     ],

@@ -23,7 +23,7 @@ def params() -> Params:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("row", "processes"), [("bp", 1), ("bp 2 threads", 1), ("bp_ddp", 2), ("nbp balanced:3 twice", 2)]
+    ("row", "processes"), [("bp", 1), ("bp 2 threads", 1), ("deep_supervision_ddp", 2), ("nbp balanced:3 twice", 2)]
 )
 def test_every_way_to_use_the_cores_gives_faces_per_second_and_memory(params: Params, row: str, processes: int) -> None:
     found = parallel.in_a_process(parallel.measured, params, parallel.parsed(row, params), 4)
@@ -47,6 +47,7 @@ def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params
     [
         ("bp", Row("bp")),
         ("bp_ddp", Row("bp", None, 2, "ddp")),
+        ("deep_supervision_ddp", Row("deep_supervision", None, 2, "ddp")),
         ("nbp balanced:3 4 workers", Row("nbp", "balanced:3", 4, "workers")),
         ("nbp twice", Row("nbp", None, 2, "twice")),
     ],
@@ -55,7 +56,9 @@ def test_a_row_names_method_units_and_cores(params: Params, text: str, row: Row)
     assert parallel.parsed(text, params) == row
 
 
-@pytest.mark.parametrize("text", ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores"])
+@pytest.mark.parametrize(
+    "text", ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp"]
+)
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
     with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):
         parallel.parsed(text, params)
