@@ -235,7 +235,7 @@ def code(seen: Seen) -> int:
 
 def said(text: str) -> str:
     """The stage's own last error, warning or word of what it lost; DVC's where it has none."""
-    lines = [" ".join(line.split()) for line in text.splitlines() if not line.startswith("(raylet)")]
+    lines = [" ".join(line.split()) for line in text.splitlines() if "(raylet)" not in line]
     own = [line for line in lines if re.match(r"error: |warning: |stopping|.* worker (died|was lost)", line)]
     dvcs = [line.partition(": failed to run")[0] for line in lines if line.startswith("ERROR: ")]
     return (own or dvcs or ["nothing"])[-1]
@@ -258,7 +258,14 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
     right = right and "Traceback" not in seen.text + after.text
     if not right:
         print(f"--- {stage}, {fault}: left {left}\n{seen.text}\n--- then\n{after.text}", file=sys.stderr)
-    return {"stage": stage, "fault": fault, "code": code(seen), "said": said(seen.text), "then": then, "right": right}
+    return {
+        "stage": stage,
+        "fault": fault,
+        "code": code(seen),
+        "said": said(seen.text.replace(f"{folder}/", "")),
+        "then": then,
+        "right": right,
+    }
 
 
 def walked(path: Path | None) -> dict[tuple[str, str], dict[str, Any]]:

@@ -99,7 +99,7 @@ DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.in
         ("warning: W&B runs are written offline\nepoch 1\n", 7, "warning: W&B runs are written offline"),
         ("x=1   failed, or its worker was lost; tried again\n", 7, "x=1 failed, or its worker was lost; tried again"),
         (
-            "a worker was lost; its epoch begins again\n(raylet) A worker died",
+            "a worker was lost; its epoch begins again\n\x1b[33m(raylet)\x1b[0m A worker died",
             7,
             "a worker was lost; its epoch begins again",
         ),
