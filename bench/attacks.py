@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bench import robustness
 from cfpn import faces
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, generator
@@ -26,8 +27,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import InputError, atomic, command_line, run
-from pipeline.runs import records
+from pipeline.process import atomic, command_line, run
 
 EXAMPLE = """example:
   python -m bench.attacks docs/study/attacks.csv --runs runs --splits data/splits --faces 1000
@@ -116,21 +116,14 @@ def measured(network: Network, test: Faces, surrogate: Mapping[float, Tensor]) -
 
 def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    found = {
-        (about.method, about.seed): path
-        for path in sorted(runs.glob("*/model.safetensors"))
-        for about in [records.read_about(path.parent / records.ABOUT)]
-    }
-    parts = [pd.read_csv(table)] if table.exists() else []
-    if not found and not parts:
-        raise InputError(f"{runs}: no run with weights, and no table {table}")
-    surrogates = {seed: handed_on(path, test) for (method, seed), path in found.items() if method == SURROGATE}
-    for (method, seed), path in found.items():
+    weights, found = robustness.trained(runs), {}
+    surrogates = {seed: handed_on(path, test) for (method, seed), path in weights.items() if method == SURROGATE}
+    for (method, seed), path in weights.items():
         print(path.parent, flush=True)
         others = {} if method == SURROGATE else surrogates.get(seed, {})
         rows = measured(evaluate.load_network(path), test, others)
-        parts.append(pd.DataFrame({"method": method, "seed": seed} | row for row in rows))
-    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
+        found[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
+    return robustness.joined(table, found, KEYS)
 
 
 def handed_on(weights: Path, test: Faces) -> dict[float, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import step
+from cfpn import anytime
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE
 from cfpn.graph import run as forward
@@ -99,7 +100,7 @@ def multiply_adds(network: Network, image: Tensor) -> int:
     """Multiplications with addition of the nodes for one image (1, c, h, w): convolutions and linear layers."""
     network.eval()
     nodes = [node for unit in network.units for node in unit.nodes]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False, custom_mapping=anytime.IN_PLACE) as counter, torch.no_grad():
         forward(nodes, {IMAGE: image}, [nodes[-1].name])
     network.train()
     operations: int = counter.get_total_flops()

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from bench.card import count
 from bench.origin import processor
-from cfpn import anytime, prediction, training, weights
+from cfpn import anytime, prediction, weights
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.network import Network
 from cfpn.training import Method, Recipe
-from pipeline import evaluate, export, networks
+from pipeline import evaluate, export
 from pipeline.networks import MODULES, Baseline
 from pipeline.pictures.answers import Model, load_model
 from pipeline.process import InputError, command_line, run, write_json
+from pipeline.runs.session import first_state
 
 EXAMPLE = """example:
   taskset -c 0 python -m bench.latency --splits data/splits
@@ -147,8 +148,8 @@ def told(seconds: Sequence[float]) -> dict[str, float]:
 
 def compared(name: str) -> Model:
     """A comparison network with weights drawn from a seed."""
-    nodes = networks.build(Baseline(name, INPUT_SIZE), 0)  # type: ignore[arg-type]  # a key of MODULES
-    network = training.start(nodes, Method(units="network"), Recipe(), INPUT_SIZE, 0, torch.device("cpu")).network
+    model = Baseline(name, INPUT_SIZE)  # type: ignore[arg-type]  # a key of MODULES
+    network = first_state(model, Method(units="network"), Recipe(), 0, torch.device("cpu")).network
     network.names, network.about = (), {}
     return Model(network.eval(), name, "", anytime.multiply_adds(network))
 

@@ -39,7 +39,6 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
 from cfpn.faces import Faces
 from cfpn.graph import Cuts
-from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, command_line, run, write_json
@@ -176,10 +175,10 @@ def alone(params: Params, name: str, seed: int, steps: int) -> dict[str, Any]:
     session = sessions.begin(own, method, seed, faces)
     begin, moments, start = time.perf_counter(), [], 0.0
     for record in sessions.advance(session, own, method, seed, faces, faces.first(8)):
-        if record.complete:
-            break
         moments.append(time.perf_counter())
         start = start or moments[0] - begin - record.seconds
+        if len(moments) == steps + WARM_UP:  # before the validation, whose memory is not that of a step
+            break
     # Of pipelined steps the first answers come late: only what lies between two answers is a step's time.
     seconds = moments[-1] - moments[WARM_UP - 1]
     result = {"faces_per_second": steps * own.train.batch / seconds, "step_ms": 1000 * seconds / steps,
@@ -222,8 +221,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
     keep_freed_memory()
     torch.distributed.init_process_group("gloo", rank=place, world_size=count)
     method, model = params.methods[name], params.model
-    state = training.start(networks.build(model, 0), method, params.train.recipe, model.input_size, 0,
-                           torch.device("cpu"))  # fmt: skip
+    state = sessions.first_state(model, method, params.train.recipe, 0, torch.device("cpu"))
     parallel = nn.parallel.DistributedDataParallel(state.network, find_unused_parameters=True)
     batch = params.train.batch // count
     faces, moments = random_faces(params, steps), []

@@ -3,7 +3,7 @@
 Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from cfpn import prediction
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces, generator
+from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
@@ -79,23 +80,40 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    kinds, parts = list(damaged(faces)), [pd.read_csv(table)] if table.exists() else []
-    for weights in sorted(runs.glob("*/model.safetensors")):
+    kinds, found = list(damaged(faces)), {}
+    for (method, seed), weights in trained(runs).items():
         print(weights.parent, flush=True)
-        parts.append(pd.DataFrame(measured(weights, kinds)))
-    if not parts:
-        raise InputError(f"{runs}: no run with weights, and no table {table}")
-    return pd.concat(parts).drop_duplicates(KEYS, keep="last").sort_values(KEYS)
+        rows = measured(evaluate.load_network(weights), kinds)
+        found[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
+    return joined(table, found, KEYS)
 
 
-def measured(weights: Path, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
-    """A row per kind of damage: test accuracy of the weights of one run."""
-    network = evaluate.load_network(weights)
-    about = records.read_about(weights.parent / records.ABOUT)
+def trained(runs: Path) -> dict[tuple[str, int], Path]:
+    """Weights by method and seed of all runs that have any; raises InputError for two of the same."""
+    found: dict[tuple[str, int], Path] = {}
+    for path in sorted(runs.glob("*/model.safetensors")):
+        about = records.read_about(path.parent / records.ABOUT)
+        if other := found.get((about.method, about.seed)):
+            raise InputError(f"{other.parent} and {path.parent}: both are {about.method} with seed {about.seed}")
+        found[about.method, about.seed] = path
+    return found
+
+
+def joined(table: Path, found: Mapping[tuple[str, int], pd.DataFrame], keys: list[str]) -> pd.DataFrame:
+    """The rows of runs found, by method and seed, and those of other runs in `table`, if it exists, sorted by keys."""
+    old = pd.read_csv(table).groupby(["method", "seed"]) if table.exists() else []
+    kept = [rows for one, rows in old if one not in found]
+    if not kept and not found:
+        raise InputError(f"{table}: no such table, and no run with weights to fill it")
+    return pd.concat([*kept, *found.values()]).sort_values(keys)
+
+
+def measured(network: Network, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
+    """A row per kind of damage: test accuracy of a network."""
     for name, level, faces in kinds:
         predicted = prediction.predict(network, faces.pixels).argmax(1)
         accuracy = (predicted == faces.labels).double().mean().item()
-        yield {"method": about.method, "seed": about.seed, "damage": name, "level": level, "accuracy": accuracy}
+        yield {"damage": name, "level": level, "accuracy": accuracy}
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.schedule import Schedule
 from cfpn.training import Method, State
-from pipeline import networks
 from pipeline import params as parameters
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, command_line, run
+from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import session as sessions
 
 EXAMPLE = """example:
@@ -51,8 +50,7 @@ def main() -> None:
     result = measure(params, args.methods, args.batch or params.train.batch, args.rounds)
     print(json.dumps(result, indent=2))
     if args.out:
-        with atomic(args.out) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(args.out, result)
 
 
 def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:
@@ -82,17 +80,16 @@ def _row(name: str, first: str, seconds: dict[str, list[float]], peaks: dict[str
 
 def begin(params: Params, method: Method) -> State:
     """The network of params before its first step by `method`, in training mode."""
-    device, size = sessions.device(params.compute), params.model.input_size
-    state = training.start(networks.build(params.model, 0), method, params.train.recipe, size, 0, device)
+    state = sessions.first_state(params.model, method, params.train.recipe, 0, sessions.device(params.compute))
     state.network.train()
     return state
 
 
 def batch_of(params: Params, batch: int) -> tuple[Tensor, Tensor]:
-    """Random images (batch, 1, size, size), channels last, and labels (batch,), on the device of params.compute."""
-    device, size = sessions.device(params.compute), params.model.input_size
-    images = torch.randn(batch, 1, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    return images, torch.arange(batch, device=device) % 7
+    """Random images (batch, c, size, size), channels last, and labels (batch,), on the device of params.compute."""
+    device, model = sessions.device(params.compute), params.model
+    images = torch.randn(batch, model.channels, model.input_size, model.input_size, device=device)
+    return images.contiguous(memory_format=torch.channels_last), torch.arange(batch, device=device) % model.classes
 
 
 def gentle_rates(method: Method, step: int, steps: int, units: int) -> list[float]:

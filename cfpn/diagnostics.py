@@ -4,7 +4,9 @@ Every quantity is given for the blocks of the network (the prefixes of its node 
 so that back-propagation and local training stand side by side. Names are "block/<block>/<quantity>".
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +29,7 @@ POOL, INPUT_POOL, PROBE_POOL = 4, 12, 2
 
 
 def diagnose(state: State, method: Method, faces: Faces, validation: Faces) -> dict[str, float]:
-    """All quantities of this module; weights, statistics and gradients stay untouched."""
+    """All quantities of this module; weights, statistics, gradients and torch's generator stay untouched."""
     nodes, size = nodes_of(state), state.network.input_size
     result = information(nodes, validation.first(INFORMATION_FACES), size)
     result |= probes(nodes, faces, validation, size)
@@ -95,8 +97,10 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
     targets = method.local_loss.targets(images, labels, network.classes)
     passes = method.gradients == "pass"
     plain = [replace(learner, precision="float32", recompute=False) for learner in state.learners]
-    own = block_gradients(plain, {IMAGE: images}, targets, passes)
-    true = block_gradients(whole(state), {IMAGE: images}, targets, passes)
+    own, true = (
+        alike(partial(block_gradients, learners, {IMAGE: images}, targets, passes))
+        for learners in (plain, whole(state))
+    )
     with torch.no_grad():
         for name, buffer in network.named_buffers():
             buffer.copy_(before[name])
@@ -106,6 +110,13 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
         cosine = own[name] @ true[name] / (norm * true[name].norm()).clamp_min(1e-20)
         result |= {f"block/{name}/gradient_norm": norm.item(), f"block/{name}/bp_cosine": cosine.item()}
     return result
+
+
+def alike(task: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What a task returns that draws the same dropout every time; the generator is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return task()
 
 
 def whole(state: State) -> list[Learner]:

@@ -53,13 +53,18 @@ class Augmentation:
     """Random change of every training face in every epoch.
 
     flip: mirror half of them. shift in pixels of the stored face, rotation in degrees and scale as a share are each
-    drawn uniformly from [-value, value].
+    drawn uniformly from [-value, value]. Raises ValueError for less than 0, and for a scale of 1 or more.
     """
 
     flip: bool = False
     shift: float = 0.0
     rotation: float = 0.0
     scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, limit in (("shift", math.inf), ("rotation", math.inf), ("scale", 1)):
+            if not 0 <= (value := getattr(self, name)) < limit:
+                raise ValueError(f"augmentation.{name}: expected 0 or more and less than {limit}, found {value}")
 
     def __bool__(self) -> bool:
         return bool(self.flip or self.shift or self.rotation or self.scale)

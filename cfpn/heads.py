@@ -18,11 +18,15 @@ class Head:
     """The auxiliary network of a hidden unit: `hidden` convolutions of `width` maps, the first 1x1, the others 3x3.
 
     The 3x3 ones are separable. After them (hidden 0: after a batch norm) the maps are averaged to 2x2: the embedding.
-    A classifier takes the embedding.
+    A classifier takes the embedding. Raises ValueError for other numbers.
     """
 
     hidden: int = 2
     width: int = 128
+
+    def __post_init__(self) -> None:
+        if self.hidden < 0 or self.width < 1:
+            raise ValueError(f"head: expected hidden of 0 or more and width of 1 or more, found {self}")
 
 
 @dataclass(frozen=True)

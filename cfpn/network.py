@@ -127,7 +127,8 @@ class Network(nn.Module):
     head, pool: the auxiliary network of hidden units and the side of the maps it takes (0: those of the unit).
     classifies: whether heads are trained to classify. vote: whether they predict together with the network's own
     classifier. seed draws the heads, not the nodes. settings: all of this but the seed, as JSON values.
-    names, about: the classes, and what the metadata say of a network that was loaded.
+    names, about: the classes, and what the metadata say of a network that was loaded. shapes: of one image and of the
+    features of all nodes for it, by name.
     """
 
     def __init__(
@@ -149,7 +150,8 @@ class Network(nn.Module):
         self.classifies, self.vote = classifies, vote
         self.names, self.about = tuple(map(str, range(classes))), dict[str, Any]()
         self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
-        shapes = self.shapes(nodes)
+        self.eval()
+        self.shapes = shapes = _shapes(nodes, torch.zeros(1, channels, input_size, input_size))
         self.units = units(nodes, cuts := resolved(cuts, nodes, shapes))
         self.settings: dict[str, Any] = {
             "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
@@ -159,14 +161,6 @@ class Network(nn.Module):
             torch.manual_seed(seed)
             heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
         self.heads = nn.ModuleDict(heads)
-
-    def shapes(self, nodes: list[Node]) -> dict[str, torch.Size]:
-        """Shapes of one image and of the features of all nodes for it, by name."""
-        self.eval()
-        image = torch.zeros(1, self.channels, self.input_size, self.input_size)
-        with torch.no_grad():
-            features = run(nodes, {IMAGE: image}, [IMAGE, *(node.name for node in nodes)])
-        return {name: feature.shape for name, feature in features.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (n, classes) of every unit with a classifier for images (n, c, h, w), by name; the network's last."""
@@ -192,6 +186,12 @@ class Network(nn.Module):
         """Number of trained parameters that take part in a prediction: of the network, and of heads that vote."""
         modules = [self.nodes, self.heads] if self.vote else [self.nodes]
         return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def _shapes(nodes: list[Node], image: Tensor) -> dict[str, torch.Size]:
+    with torch.no_grad():
+        features = run(nodes, {IMAGE: image}, [IMAGE, *(node.name for node in nodes)])
+    return {name: feature.shape for name, feature in features.items()}
 
 
 def _head(how: Head, pool: int, unit: Unit, shapes: dict[str, torch.Size], classes: int) -> UnitHead:

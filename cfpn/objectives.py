@@ -1,5 +1,6 @@
 """What a hidden unit minimises: HSIC(Z,X) - beta HSIC(Z,Y) (eq 4) by one of four estimators, and a classifier's."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -66,6 +67,8 @@ class Bottleneck:
     def __post_init__(self) -> None:
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"hsic.estimator: expected one of {', '.join(ESTIMATORS)}, found {self.estimator!r}")
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"hsic.beta: expected more than 0, found {self.beta}")
 
     def prepare(self, k: Tensor) -> Tensor:
         """What `values` wants of the kernel matrix (n, n) of images or labels."""
@@ -107,7 +110,7 @@ class LocalLoss:
     z: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
     input_pool: the image is averaged to input_pool x input_pool before its kernel.
     classifier: what takes the embedding where classifier_weight is not 0.
-    Raises ValueError where both weights are 0.
+    Raises ValueError where both weights are 0, and for a number below 0.
     """
 
     hsic: Bottleneck | SimilarityMatching = field(default_factory=Bottleneck)
@@ -123,6 +126,9 @@ class LocalLoss:
     def __post_init__(self) -> None:
         if not self.hsic_weight and not self.classifier_weight:
             raise ValueError("local_loss: hsic_weight and classifier_weight are both 0: there is nothing to minimise")
+        for name in ("hsic_weight", "classifier_weight", "pool", "grid", "input_pool"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"local_loss.{name}: expected 0 or more, found {getattr(self, name)}")
 
     @property
     def classifies(self) -> bool:

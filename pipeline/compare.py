@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.metrics import DASH, METRICS, Quantity
+from pipeline.page import tables
 from pipeline.process import InputError, atomic, command_line, only_one, run
 from pipeline.runs import records, study
 from pipeline.runs.significance import deviation, holm, mean, over_faces, over_seeds
@@ -196,8 +197,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     columns = _columns(comparison)
     rows = [[cell(name, one) for _, cell in columns] for name, one in comparison["methods"].items()]
     kept = [i for i in range(len(columns)) if any(row[i] != DASH for row in rows)]
-    lines = [[columns[i][0] for i in kept], ["---"] * len(kept), *([row[i] for i in kept] for row in rows)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    table = tables.markdown([columns[i][0] for i in kept], [[row[i] for i in kept] for row in rows])
     return "\n\n".join([table, *comparison["notes"]])
 
 

@@ -1,7 +1,8 @@
 """Stage `evaluate`: the weights of a run on the test split -> metrics, predictions and the confusion matrix.
 
-`python -m pipeline.evaluate RUN_DIR SPLITS_DIR OUT_DIR` writes metrics.json, predictions.parquet and confusion.csv, all
-of them or none, the same bytes every time. Every test face counts once and as it is: nothing is drawn at random.
+`python -m pipeline.evaluate RUN_DIR SPLITS_DIR OUT_DIR` writes metrics.json, predictions.parquet, confusion.csv and a
+copy of run.json, all of them or none, the same bytes every time. Every test face counts once and as it is: nothing is
+drawn at random.
 
 Rules for what could be read in two ways:
 - A test face is a copy when all its pixels equal those of a face of the training split; accuracy_without_copies leaves
@@ -39,7 +40,7 @@ ROWS_AT_ONCE = 2048  # of the training split
 
 
 def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) -> dict[str, Any]:
-    """Write metrics.json, predictions.parquet and confusion.csv of a run into `out`; returns the metrics.
+    """Write metrics.json, predictions.parquet, confusion.csv and a copy of run.json into `out`; returns the metrics.
 
     Raises InputError where weights or splits are missing, damaged or do not fit; then nothing is written.
     """
@@ -204,7 +205,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run's folder: model.safetensors is read")
     parser.add_argument("splits", type=Path, metavar="SPLITS_DIR", help="test.parquet and train.parquet are read")
-    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where the three files go")
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where the files go")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     arguments = parser.parse_args()

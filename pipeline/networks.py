@@ -23,16 +23,21 @@ MODULES = {
     "resnet50": ("resnet", "resnet50"),
     "densenet121": ("densenet", "densenet121"),
 }  # name -> module of pytorchcv.models and function; the zoo's own provider would import torchvision
+SMALLEST = 64  # side of an image that all of them take
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A network of the literature; input_size is the side of the image that it is given, 64 or more."""
+    """A network of the literature; input_size, 64 or more, is the side of its images. ValueError for less."""
 
     name: Literal["alexnet", "inception_v2", "resnet18", "resnet50", "densenet121"]
     input_size: int = 224
     classes: int = 7
     channels: int = 1
+
+    def __post_init__(self) -> None:
+        if self.input_size < SMALLEST:
+            raise ValueError(f"model.input_size: expected {SMALLEST} or more for {self.name}, found {self.input_size}")
 
 
 def build(model: CFPN | Baseline, seed: int) -> list[Node]:

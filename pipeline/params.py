@@ -1,7 +1,7 @@
 """All parameter files as one schema: params.yaml, methods.yaml, the profile's file and sweeps/params.yaml."""
 
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -221,7 +221,7 @@ def load_sweeps(path: Path = Path("sweeps/params.yaml")) -> dict[str, Sweep]:
 def read(path: Path) -> Raw:
     """A YAML file as it stands; raises InputError where it is missing or no mapping."""
     try:
-        raw = _yaml(path, str(path))
+        raw = yaml(path, str(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     if not isinstance(raw, dict):
@@ -236,21 +236,16 @@ def assignments(texts: list[str]) -> Raw:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"expected NAME=VALUE, found {text!r}")
-        result[name] = _yaml(value, name)
+        result[name] = yaml(value, name)
     return result
 
 
-def _yaml(source: Path | str, name: str) -> Any:  # noqa: ANN401
+def yaml(source: Path | str, name: str) -> Any:  # noqa: ANN401
     """The value that a file or a text holds; raises InputError, which begins with the name, where it is no YAML."""
     try:
         return YAML(typ="safe").load(source)
     except (YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are not UTF-8, the 31st of June
         raise InputError(f"{name}: no YAML: {' '.join(str(error).split())}") from error
-
-
-def described(params: Params, method: str) -> Raw:
-    """The parameters that decide a training by `method`, as JSON values."""
-    return {"model": asdict(params.model), "train": asdict(params.train), "method": asdict(params.methods[method])}
 
 
 def _sources(files: Files, profile: object) -> list[Source]:

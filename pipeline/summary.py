@@ -1,4 +1,4 @@
-"""Stage `summary`: all runs in few numbers and curves, for `dvc metrics`, `dvc exp show` and `dvc plots`.
+"""First command of the stage `compare`: all runs in few numbers and curves, for DVC's metrics, plots and `exp show`.
 
 `python -m pipeline.summary OUT_DIR` writes metrics.json and plots/*.csv, the same bytes for the same runs:
 - metrics.json: per method accuracy, accuracy_without_copies and macro_f1 of the test split and val_accuracy of the best

@@ -71,7 +71,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
     if about["workers"] < params.compute.workers:
         print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
     epochs(session, params, args, about, files, faces, validation, checkpoint)
-    shutil.rmtree(checkpoint.parent)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # copies of the workspace that share a training share it
 
 
 def kept(args: argparse.Namespace, identity: str) -> Path:

@@ -10,7 +10,6 @@ full vote, up to 0.2 points. The test faces have no part in it.
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +20,7 @@ from cfpn.faces import load as load_split
 from cfpn.network import Network
 from pipeline import networks
 from pipeline.process import InputError, atomic, command_line, run
+from pipeline.runs.records import read_json
 
 EXAMPLE = """example:
   python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
@@ -35,7 +35,7 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
     if not weights.is_name(name):
         raise InputError(f"NAME: expected letters, digits and underscores, found {name!r}")
     path = run_folder / "model.safetensors"
-    about, scores = read(run_folder / "run.json"), read(evaluation / "metrics.json")
+    about, scores = (read_json(path) for path in (run_folder / "run.json", evaluation / "metrics.json"))
     try:
         network, faces = checkpoint.load(path, networks.described), load_split(validation)
         tensors, metadata = checkpoint.read(path)
@@ -49,15 +49,6 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
     with atomic(folder / f"{name}.safetensors") as temporary:
         save_file(tensors, temporary, {"network": json.dumps(own)})
     return folder / f"{name}.safetensors"
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A JSON object of a run; raises InputError where there is none."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected what the stages train and evaluate write") from error
-    return found
 
 
 def early_enough(network: Network, faces: Faces) -> float | None:

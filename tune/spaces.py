@@ -5,9 +5,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import OF_PROFILE, Compute, Entry, Files, Params
@@ -86,10 +83,7 @@ def read(path: Path, name: str, sets: list[str], fixed: dict[str, Any], method: 
 def values_of(text: str) -> tuple[str, list[Any]]:
     """Name and values of "dotted=v1,v2"; values are YAML, so that null, lists and mappings may stand among them."""
     name, equals, values = text.partition("=")
-    try:
-        result = YAML(typ="safe").load(f"[{values}]")
-    except YAMLError as error:
-        raise InputError(f"--set {text}: {error}") from error
+    result = parameters.yaml(f"[{values}]", f"--set {text}")
     if not equals or not name or not result:
         raise InputError(f"--set: expected NAME=VALUE or NAME=VALUE,VALUE, found {text!r}")
     return name, result

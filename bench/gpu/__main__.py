@@ -18,6 +18,7 @@ from bench.gpu.crew import Crew, Row, measurements, title
 from bench.gpu.plan import Plan, Training
 from bench.gpu.train import finished
 from bench.origin import processor
+from cfpn.learner import DivergedError
 from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """examples:
@@ -88,14 +89,23 @@ def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int)
     left = [task for task in what.trainings if not finished(out / f"{task.name}.safetensors")]
     if not left:
         return
+    failed = set()
     with Crew(min(at_once, len(left)), faces, out) as crew:
         epochs = table.epochs() or chosen(crew, left, count, deadline)
         for task, row in crew.work([("train", task, epochs, deadline) for task in left], deadline):
-            own = {"kind": "test" if "test/accuracy" in row else "epoch", "run": task.name, "seed": task.seed}
+            own = {"kind": kind(row), "run": task.name, "seed": task.seed}
             table.add(about | own | {"epochs": epochs, "at_once": crew.size} | row)
+            failed |= {task.name} if "failed" in row else set()
     for task in left:
-        if not finished(out / f"{task.name}.safetensors"):
+        if not finished(out / f"{task.name}.safetensors") and task.name not in failed:
             print(f"{task.name}: the time was over before its {epochs} epochs; the same command goes on with it")
+    if failed:
+        raise DivergedError(f"{', '.join(sorted(failed))}: failed; {table.path} says why")
+
+
+def kind(row: Row) -> str:
+    """What a training's row tells of."""
+    return "failed" if "failed" in row else "test" if "test/accuracy" in row else "epoch"
 
 
 def machine() -> str:
@@ -107,7 +117,11 @@ def machine() -> str:
 def chosen(crew: Crew, tasks: list[Training], faces: int, deadline: float) -> int:
     """The epochs, at least 1, that all trainings can have before `deadline`, from their first steps side by side."""
     probed = crew.work([("probe", task, 0, 0.0) for task in tasks], deadline)
-    seconds = {task.name: row["step_seconds"] for task, row in probed}
+    seconds = {}
+    for task, row in probed:
+        if "failed" in row:
+            raise InputError(f"{task.name}: {row['failed']}")
+        seconds[task.name] = row["step_seconds"]
     if len(seconds) < len(tasks):
         raise InputError("--minutes: the time was over before every training had made its first steps")
     steps = {task.name: faces // task.recipe.batch for task in tasks}

@@ -8,8 +8,8 @@ import torch
 
 from bench.gpu.plan import Cell
 from cfpn import separable, training
-from cfpn.network import build
 from cfpn.training import Recipe, State
+from pipeline.runs.session import first_state
 
 WARM_UP, REPEATS, STEPS = 3, 5, 5
 GENTLE = 1e-4  # learning rate at which no measured step diverges
@@ -31,8 +31,7 @@ def of_step(cell: Cell, device: torch.device) -> dict[str, object]:
     """What `measured` says, with the form that is set."""
     torch.manual_seed(0)
     recipe = Recipe(batch=cell.batch, precision=cell.precision)  # type: ignore[arg-type]  # checked by Recipe
-    size = cell.model.input_size
-    state = training.start(build(cell.model, 0), cell.method, recipe, size, 0, device)
+    state = first_state(cell.model, cell.method, recipe, 0, device)
     state.network.train()
     if cell.mode == "compiled":
         for node in (node for unit in state.network.units for node in unit.nodes):

@@ -9,7 +9,7 @@ from pipeline.page.inputs import SPLITS, Inputs
 TITLES = {
     "rows": "Faces per split and expression",
     "constant_faces": "Constant faces: all pixels equal",
-    "identical_faces": "Identical faces: all 2,304 pixels equal",
+    "identical_faces": "Identical faces: all pixels equal",
     "dropped": "Training faces dropped, by rule",
     "written": "Faces written per split",
     "redundant_rows_within": "faces that repeat an earlier one of the same split",

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.process import InputError
 
 ABOUT = "run.json"
-OWN = ("compute", "method", "methods", "tracking", "run")  # parts of the parameters in which comparable runs may differ
+METHOD = "method"  # the part of the parameters in which comparable runs may differ
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Data:
 
 @dataclass(frozen=True)
 class About:
-    """run.json: what a run is. parameters: all of them, resolved; code: commit and fingerprint."""
+    """run.json: what a run is. parameters: model, train and the method's, resolved; code: commit and fingerprint."""
 
     method: str
     seed: int
@@ -209,7 +209,7 @@ def _check_same(first: Run, second: Run, what: Callable[[About], dict[str, Any]]
 
 def conditions(about: About) -> dict[str, Any]:
     """What comparable runs have in common, by dotted name."""
-    rest = {key: value for key, value in about.parameters.items() if key not in OWN}
+    rest = {key: value for key, value in about.parameters.items() if key != METHOD}
     data = {"fingerprint": about.data.fingerprint, "faces": about.data.faces, "drawn": about.data.drawn}
     return {"profile": about.profile} | dict(_flat({"data": data} | rest))
 

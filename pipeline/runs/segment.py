@@ -63,7 +63,7 @@ def segments(state: State, workers: int) -> list[range]:
     """The units of each worker: consecutive ones, so that the workers' costs, counted from shapes, are near equal."""
     network = state.network
     nodes = [node for unit in network.units for node in unit.nodes]
-    costs = dict(zip((node.name for node in nodes), node_costs(nodes, network.shapes(nodes)), strict=True))
+    costs = dict(zip((node.name for node in nodes), node_costs(nodes, network.shapes), strict=True))
     of_units = [sum(costs[node.name] for node in unit.nodes) for unit in network.units]
     starts = [0, *balanced(of_units, min(workers, len(of_units))), len(of_units)]
     return [range(*pair) for pair in pairwise(starts)]

@@ -7,13 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+ROUNDING = 1e-12  # of differences of accuracies
+
 
 def over_seeds(differences: Sequence[float]) -> float | None:
     """p of the paired two-sided t-test that the mean difference is 0.
 
-    None for fewer than two seeds, and for differences that are all equal: they leave no spread to measure by.
+    None for fewer than two seeds, and for differences that are equal up to rounding: they leave no spread.
     """
-    if len(differences) < 2 or not np.ptp(differences):
+    if len(differences) < 2 or np.ptp(differences) < ROUNDING:
         return None
     return float(stats.ttest_1samp(differences, 0).pvalue)
 

@@ -46,6 +46,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
     crew: list[Any] = []
     try:
         for epoch in range(state.epoch, task.recipe.epochs):
+            told_before = len(log)
             for attempt in range(RETRIES + 1):
                 try:
                     crew = crew or hired(state, task, workers, shared)
@@ -55,6 +56,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
                 except LOST as error:
                     dismiss(crew)
                     crew = []
+                    del log[told_before:]  # other workers may have other units
                     if attempt == RETRIES:
                         raise WorkerLostError(f"epoch {epoch + 1}: a worker died {RETRIES + 1} times") from error
                     print(f"epoch {epoch + 1}: a worker died; the epoch begins again", file=sys.stderr)

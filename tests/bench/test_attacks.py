@@ -104,5 +104,5 @@ def test_the_table_keeps_its_rows_and_only_methods_beside_bp_meet_its_faces(
 
 
 def test_without_a_run_and_without_a_table_it_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run with weights"):
+    with pytest.raises(InputError, match="no such table, and no run with weights"):
         attacks.gathered(tmp_path / "table.csv", tmp_path, known())

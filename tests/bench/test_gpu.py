@@ -20,6 +20,7 @@ from bench.gpu import data, measure, plan, train
 from bench.gpu.plan import Cell, Plan, Training
 from cfpn import checkpoint, load, predict, schema
 from cfpn.faces import Faces
+from cfpn.learner import DivergedError
 from cfpn.network import CFPN
 from cfpn.training import Method, Recipe
 from pipeline.process import InputError
@@ -165,10 +166,22 @@ def test_a_plan_runs_to_the_end_on_a_cpu_and_a_second_call_does_nothing_again(tm
 
 
 @pytest.mark.slow
-def test_a_training_that_fails_ends_the_plan_with_its_reason(tmp_path: Path, splits: Path) -> None:
+def test_a_training_whose_first_steps_fail_ends_the_plan_with_its_reason(tmp_path: Path, splits: Path) -> None:
     broken = replace(task("broken"), recipe=Recipe(batch=99))
-    with pytest.raises(RuntimeError, match=r"broken: ValueError: train\.batch: 99 is more than the 20"):
+    with pytest.raises(InputError, match=r"broken: ValueError: train\.batch: 99 is more than the 20"):
         gpu.carry_out(Plan("bad", (broken,), ()), splits, tmp_path / "out", time.time() + 300, at_once=1)
+
+
+@pytest.mark.slow
+def test_a_training_that_fails_later_leaves_its_reason_and_the_others_go_on(tmp_path: Path, splits: Path) -> None:
+    table = tmp_path / "results.csv"
+    table.write_text("kind,run,epochs\nepoch,earlier,1\n")  # so that nothing is probed
+    what = Plan("bad", (replace(task("broken"), recipe=Recipe(batch=99)), task("bp")), ())
+    with pytest.raises(DivergedError, match=r"broken: failed; .*results\.csv says why"):
+        gpu.carry_out(what, splits, tmp_path, time.time() + 300, at_once=2)
+    rows = {row["kind"]: row for row in csv.DictReader(io.StringIO(table.read_text()))}
+    assert rows["failed"]["failed"].startswith("ValueError: train.batch: 99 is more than the 20")
+    assert rows["test"]["run"] == "bp"
 
 
 def test_it_imports_none_of_what_a_bare_gpu_machine_lacks() -> None:

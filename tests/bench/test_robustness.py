@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -82,6 +83,23 @@ def test_a_table_keeps_its_runs_and_gains_new_ones(tmp_path: Path) -> None:
     assert table.groupby("method").size().to_dict() == {"bp": 9, "nbp": 9}
 
 
+def test_a_run_found_replaces_all_its_rows_and_no_others(tmp_path: Path) -> None:
+    old = [{"method": "bp", "seed": seed, "damage": "old", "level": 1.0, "accuracy": 0.5} for seed in (0, 1)]
+    pd.DataFrame(old).to_csv(tmp_path / "table.csv", index=False)
+    write(tmp_path, "bp", 0)
+    table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
+    assert set(table[table.seed == 0]["damage"]) == set(robustness.DAMAGES)
+    assert table[table.seed == 1].to_dict("records") == old[1:]
+
+
+def test_two_runs_of_one_method_and_seed_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "bp", 0)
+    (tmp_path / "bp of 0").rename(tmp_path / "other")
+    write(tmp_path, "bp", 0)
+    with pytest.raises(InputError, match="both are bp with seed 0"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
+
+
 def test_a_folder_without_runs_is_an_input_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run with weights, and no table"):
+    with pytest.raises(InputError, match="no such table, and no run with weights"):
         robustness.gathered(tmp_path / "table.csv", tmp_path, faces())

@@ -1,5 +1,6 @@
 """A face leaves when the vote so far is sure enough, and nothing else about its answer changes."""
 
+import math
 from functools import cache
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cfpn import anytime
+from cfpn import anytime, separable
+from cfpn.graph import IMAGE, Node
+from cfpn.heads import Head
+from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.network import Network
 from cfpn.prediction import opinions, predict, unit_log_probabilities
 from tests.cfpn.small import BP, VOTING, faces, trained
@@ -92,6 +96,18 @@ def test_multiply_adds_grow_from_unit_to_unit_and_end_with_the_whole_networks() 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         voting()(torch.zeros(1, 1, 16, 16))
     assert costs[-1] == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("form", ["joined", "map_by_map"])
+def test_multiply_adds_are_those_of_a_hand_count_in_every_form_of_the_layer(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(separable.FORMS, "cpu", ((math.inf, form),))
+    layer = Node("layer", SeparableConvolution(4, 5, "relu"), (IMAGE, IMAGE))
+    nodes = [layer, Node("end", Classifier(5, 3), ("layer",))]
+    network = Network(nodes, "network", input_size=8, channels=2, classes=3, head=Head())
+    depthwise, pointwise = 4 * 9 * 8 * 8, 4 * 5 * 8 * 8
+    assert anytime.multiply_adds(network) == [depthwise + pointwise + 5 * 3]
 
 
 @pytest.mark.parametrize("sure", [0.0, -1.0, 1.1, float("nan")])

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfpn import diagnostics
 from cfpn.diagnostics import diagnose
@@ -182,6 +182,21 @@ def test_weights_running_statistics_and_gradients_stay_as_they_are(method: Metho
     for module, old in zip(modules, before, strict=True):
         assert [name for name, tensor in module.state_dict().items() if not torch.equal(tensor, old[name])] == []
         assert all(p.grad is None for p in module.parameters())
+
+
+def test_dropout_is_drawn_alike_for_both_gradients_and_the_generator_stays_as_it_was() -> None:
+    nodes = [
+        Node("one", nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 8), nn.Dropout(0.5)), (IMAGE,)),
+        Node("two", nn.Linear(8, 7), ("one",)),
+    ]
+    state = start(nodes, BP, Recipe(), SIZE, 0, torch.device("cpu"))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    found = diagnostics.gradients(state, BP, plain.faces(20, 0))
+    assert {name: value for name, value in found.items() if "cosine" in name} == {
+        "block/one/bp_cosine": pytest.approx(1), "block/two/bp_cosine": pytest.approx(1)
+    }  # fmt: skip
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 @averages

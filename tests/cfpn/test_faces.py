@@ -1,5 +1,6 @@
 """Faces from Parquet, batches, resizing and augmentation, against naive references."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,12 @@ def test_no_augmentation_is_the_identity() -> None:
 @pytest.mark.parametrize("how", [Augmentation(flip=True), Augmentation(shift=1), Augmentation(scale=0.1)], ids=str)
 def test_any_one_change_is_an_augmentation(how: Augmentation) -> None:
     assert how
+
+
+@pytest.mark.parametrize(("name", "value"), [("shift", -1.0), ("rotation", math.nan), ("scale", 1.0)])
+def test_a_change_that_is_none_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"augmentation\.{name}: expected 0 or more"):
+        Augmentation(**{name: value})
 
 
 def test_flipping_mirrors_about_half_of_the_faces_and_leaves_the_others() -> None:

@@ -203,6 +203,18 @@ def test_an_unknown_estimator_is_refused() -> None:
         Bottleneck("hsic")
 
 
+@pytest.mark.parametrize("beta", [0.0, -1.0, math.inf, math.nan])
+def test_a_beta_that_weighs_nothing_is_refused(beta: float) -> None:
+    with pytest.raises(ValueError, match=r"hsic\.beta: expected more than 0"):
+        Bottleneck(beta=beta)
+
+
+@pytest.mark.parametrize("name", ["hsic_weight", "classifier_weight", "pool", "grid", "input_pool"])
+def test_a_number_below_zero_is_refused_by_name(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"local_loss\.{name}: expected 0 or more, found -1"):
+        LocalLoss(**{name: -1})
+
+
 def test_a_local_loss_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to minimise"):
         LocalLoss(hsic_weight=0.0, classifier_weight=0.0)

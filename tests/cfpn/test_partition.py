@@ -38,7 +38,7 @@ def test_more_parts_than_items_are_refused(parts: int) -> None:
 def test_a_nodes_cost_is_what_it_reads_and_writes() -> None:
     nodes = build(SMALL, 0)
     network = Network(nodes, "network", input_size=32, head=Head())
-    costs = dict(zip((node.name for node in nodes), node_costs(nodes, network.shapes(nodes)), strict=True))
+    costs = dict(zip((node.name for node in nodes), node_costs(nodes, network.shapes), strict=True))
     assert costs["block1/0"] == 32 * 32 + 10 * 16 * 16
     assert costs["block1/2"] == (10 + 2 + 2) * 16 * 16
     assert costs["block2/0"] == 16 * 16 * 16 + 10 * 8 * 8
@@ -49,7 +49,7 @@ def test_balanced_units_are_cut_from_shapes_and_stand_resolved_in_the_settings(p
     nodes = build(SMALL, 0)
     network = Network(nodes, f"balanced:{parts}", input_size=32, head=Head())
     assert len(network.units) == parts
-    assert network.settings["cuts"] == resolved(f"balanced:{parts}", nodes, network.shapes(nodes))
+    assert network.settings["cuts"] == resolved(f"balanced:{parts}", nodes, network.shapes)
     again = Network(build(SMALL, 0), network.settings["cuts"], input_size=32, head=Head())
     assert [unit.name for unit in again.units] == [unit.name for unit in network.units]
 

@@ -27,6 +27,11 @@ every_network = pytest.mark.parametrize("name", PUBLISHED)
 every_resnet = pytest.mark.parametrize("name", RESNETS)
 
 
+def test_an_image_that_a_network_cannot_take_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.input_size: expected 64 or more for alexnet, found 48"):
+        Baseline("alexnet", input_size=48)
+
+
 @every_network
 def test_a_network_has_its_published_size_but_for_one_channel_and_seven_classes(name: str) -> None:
     total, first, features = PUBLISHED[name]
@@ -91,7 +96,7 @@ def parameters(nodes: list[Node]) -> list[nn.Parameter]:
 
 
 def first(seed: int) -> Tensor:
-    return parameters(build(Baseline("densenet121", input_size=32), seed))[0]
+    return parameters(build(Baseline("densenet121", input_size=64), seed))[0]
 
 
 def test_weights_hang_on_the_seed_alone_and_leave_the_global_generator_alone() -> None:

@@ -49,7 +49,7 @@ def test_values_of_the_command_line_are_yaml(text: str, values: list[object]) ->
     assert spaces.values_of(text) == (text.partition("=")[0], values)
 
 
-@pytest.mark.parametrize("text", ["train.epochs", "train.epochs=", "=3", "train.epochs=[1"])
+@pytest.mark.parametrize("text", ["train.epochs", "train.epochs=", "=3", "train.epochs=[1", "train.epochs=2001-99-99"])
 def test_a_malformed_set_is_refused_with_its_text(text: str) -> None:
     with pytest.raises(InputError, match="--set"):
         spaces.values_of(text)

@@ -19,7 +19,7 @@ def test_over_seeds_is_the_paired_t_test() -> None:
     assert over_seeds(np.subtract(own, others).tolist()) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("differences", [[], [0.1], [0.1, 0.1]])
+@pytest.mark.parametrize("differences", [[], [0.1], [0.1, 0.1], [0.3 - 0.2, 0.2 - 0.1]])
 def test_one_seed_or_no_spread_gives_no_p(differences: list[float]) -> None:
     assert over_seeds(differences) is None
 

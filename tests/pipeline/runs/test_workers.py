@@ -119,6 +119,8 @@ def test_a_worker_killed_in_mid_epoch_changes_no_bit(
     assert len(killed) == 2
     assert "a worker died; the epoch begins again" in capfd.readouterr().err
     assert_equal(own, alone)
+    steps = [(row["worker"], row["step"]) for row in own.log]
+    assert len(steps) == len(set(steps)), "a step of the epoch that was cut off is told twice"
 
 
 def worker_processes() -> list[int]:
