@@ -44,7 +44,7 @@ def steps(bench: Mapping[str, Any]) -> Table:
         time = f"{row['step_ratio']:.2f}" + (f" ({low_high[0]:.2f} to {low_high[1]:.2f})" if low_high else "")
         known = [f"{row[key]:,.0f}" if key in row else DASH for key in ("step_ms", "peak_mib")]
         rows.append([row["method"], time, f"{row['peak_ratio']:.2f}", *known])
-    return ["method", f"time / {first} (quartiles)", f"peak memory / {first}", "ms", "MiB"], rows
+    return ["method", f"mean time / {first} (quartiles of pairs)", f"peak memory / {first}", "ms", "MiB"], rows
 
 
 def depth(found: Sequence[Mapping[str, Any]]) -> Table:

@@ -17,12 +17,12 @@ from pipeline.runs import records, study
 from pipeline.runs.study import Outcome
 
 WAYS = {
-    "bp": ("bp", "1 process", ":"),
-    "bp_ddp": ("bp", "2, data-parallel", "-"),
-    "deep_supervision": ("deep_supervision", "1 process", ":"),
-    "deep_supervision_ddp": ("deep_supervision", "2, data-parallel", "-"),
-    "nbp": ("nbp", "1 process", ":"),
-    "nbp 2 workers": ("nbp", "2 workers", "-"),
+    "bp": ("bp", "one core", ":"),
+    "bp_ddp": ("bp", "two cores, data-parallel", "-"),
+    "deep_supervision": ("deep_supervision", "one core", ":"),
+    "deep_supervision_ddp": ("deep_supervision", "two cores, data-parallel", "-"),
+    "nbp": ("nbp", "one core", ":"),
+    "nbp 2 workers": ("nbp", "two cores, units in parallel", "-"),
 }  # rows of parallel.json: method, what its label adds, dashes
 
 
@@ -40,7 +40,7 @@ def resources(folder: Path) -> Figure:
     draw_memory(memory, by_method, steps["rows"])
     for axes in (time, memory):
         axes.grid(True, axis="both")
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     return figure
 
 
@@ -52,7 +52,7 @@ def draw_time(axes: Axes, by_method: Mapping[str, Sequence[Outcome]], measured: 
         minutes = mean.index.to_numpy() * measured["batch"] / rates[row] / 60
         label = f"{method_name(method)}, {how}"
         axes.plot(minutes, mean, dashes, color=colour(method, list(by_method)), linewidth=1.6, label=label)
-    axes.set(xlabel="minutes on two cores", ylabel="accuracy on PublicTest", title="Time", xlim=(0, None))
+    axes.set(xlabel="minutes", ylabel="accuracy on PublicTest", title="Time", xlim=(0, None))
     axes.legend(loc="lower right", fontsize=8)
 
 
