@@ -223,6 +223,11 @@ def file_hash(path: Path, how: str = "sha256") -> str:
         return hashlib.file_digest(file, how).hexdigest()
 
 
+def json_hash(value: object) -> str:
+    """The first 16 digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def write_json(path: Path, value: object) -> None:
     """Strict JSON, sorted, by atomic rename; raises ValueError for a number that is not finite."""
     with atomic(path) as temporary:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.process import InputError
-from pipeline.runs.cluster import connected
+from pipeline.runs.cluster import connected, room
 
 ADDRESS = "--address"
 QUIET = {
@@ -39,7 +39,7 @@ def fits(args: argparse.Namespace, workers: int = 1) -> int:
     known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
     nodes = [node["Resources"] for node in known if node["Alive"]]
     wanted = {"CPU": args.cpus_per_trial, "GPU": args.gpus_per_trial}
-    held = sum(min(int(node.get(name, 0) / count + 1e-9) for name, count in wanted.items() if count) for node in nodes)
+    held = room(args.cpus_per_trial, args.gpus_per_trial)
     if held >= workers:
         return held // workers
     if held:

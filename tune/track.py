@@ -1,7 +1,5 @@
 """What W&B is told of a sweep: one run per trial, in one group, with a name that says its setting."""
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from pipeline.process import json_hash
 from pipeline.sinks.wandb import shown
 from tune import names, outcome, spaces, storage, trial
 from tune.names import Config
@@ -62,7 +61,7 @@ class Tracker(tune.Callback):
         name = names.identifier(config)
         self.begun.add(name)
         told = settings(self.sweep, self.about, config, what) | self.source
-        run_id = identity([self.about, config])
+        run_id = json_hash([self.about, config])  # the same for a trial that is resumed
         self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
 
     def end(self, one: Outcome) -> None:
@@ -106,12 +105,7 @@ def whole(one: Outcome) -> list[dict[str, float]]:
 
 def group(about: dict[str, Any]) -> str:
     """Name of the group that the runs of a sweep stand in, from its specification."""
-    return f"{about['sweep']}-{identity(about)[:8]}"
-
-
-def identity(value: object) -> str:
-    """Hash of a JSON value: the same trial of the same sweep is the same run, however often it is resumed."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{about['sweep']}-{json_hash(about)[:8]}"
 
 
 def settings(sweep: Sweep, about: dict[str, Any], config: Config, what: Training) -> dict[str, Any]:

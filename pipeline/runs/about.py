@@ -3,7 +3,6 @@
 from __future__ import annotations  # as in `session`
 
 import hashlib
-import json
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfpn.faces import Faces
+from pipeline.process import json_hash
 from pipeline.runs import session as sessions
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def identity(about: dict[str, Any]) -> str:
     """Hash of all that decides a training's numbers; the commit and the number of workers change none."""
     deciding = {name: value for name, value in about.items() if name not in ("code", "workers", "profile")}
     deciding["code"] = about["code"]["fingerprint"]
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+    return json_hash(deciding)
 
 
 def code_files() -> list[Path]:

@@ -101,14 +101,14 @@ def reach(address: str, name: str) -> None:
         ) from error
 
 
-def room(cpus: int, gpus: int) -> int:
-    """How many workers of so many CPUs and GPUs the nodes can hold that are up."""
+def room(cpus: float, gpus: float) -> int:
+    """How many workers of so many CPUs and GPUs, or parts of one, the nodes can hold that are up."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it unannotated
     there = [node["Resources"] for node in nodes if node["Alive"]]
     wanted = {"CPU": cpus, "GPU": gpus}
-    return sum(min(int(one.get(name, 0) // each) for name, each in wanted.items() if each) for one in there)
+    return sum(min(int(one.get(name, 0) / each + 1e-9) for name, each in wanted.items() if each) for one in there)
 
 
 def check_resources(workers: int, cpus: int, gpus: int) -> None:

@@ -7,7 +7,6 @@ Both gain the runs collected and keep those they had, so that a study may be mad
 
 import base64
 import hashlib
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.metrics import NAMES
-from pipeline.process import InputError, atomic
+from pipeline.process import InputError, atomic, json_hash
 from pipeline.runs.records import Run, conditions
 
 KEYS = ["method", "seed", "epoch"]
@@ -75,16 +74,11 @@ def outcome(run: Run) -> Outcome:
         scores={name: scores.get(name) for name in (*NAMES, FACES)} | {NETWORK: alone},
         best_epoch=run.training["best_epoch"],
         correct=(predictions["label"] == predictions["predicted"]).to_numpy(),
-        split=digest(predictions[["row", "label"]].astype("int64").to_numpy().tobytes()),
+        split=hashlib.sha256(predictions[["row", "label"]].astype("int64").to_numpy().tobytes()).hexdigest()[:16],
         seconds=statistics.fmean(seconds) if seconds else None,
         place=(run.about.device, run.about.threads, run.about.workers),
-        conditions=digest(json.dumps(conditions(run.about), sort_keys=True).encode()),
+        conditions=json_hash(conditions(run.about)),
     )
-
-
-def digest(content: bytes) -> str:
-    """The first 16 digits of a SHA-256."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def faces_table(table: Path) -> Path:
