@@ -25,6 +25,7 @@ NETWORKS = {
     "densenet121": "DenseNet-121",
 }  # of the literature
 DELETED = {"important": "the most important pixels", "random": "random pixels", "patches": "random patches of 8x8"}
+LEAST_SPAN = 6.0  # points of accuracy on an axis
 Row = Mapping[str, Any]
 
 
@@ -148,7 +149,11 @@ def early(points: Mapping[str, NDArray[np.float64]]) -> Figure:
         tint, (over, accuracies) = colour(method, methods), rows.T
         axes.plot(over, accuracies, "-o", color=tint, markersize=4, linewidth=1.5, label=method_name(method))
         axes.plot(over[-1:], accuracies[-1:], "s", color=tint, markersize=7)
-    axes.set(xlabel="million multiply-adds a face", ylabel="accuracy on PrivateTest, %")
+    low, high = axes.get_ylim()
+    spare = max(0, LEAST_SPAN - (high - low)) / 2  # so that chance does not look like a difference
+    axes.set(
+        xlabel="million multiply-adds a face", ylabel="accuracy on PrivateTest, %", ylim=(low - spare, high + spare)
+    )
     axes.set_xlim(left=0)
     axes.grid(True, axis="both")
     axes.legend(loc="lower right", fontsize=9)
