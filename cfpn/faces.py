@@ -62,9 +62,11 @@ class Augmentation:
     scale: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, limit in (("shift", math.inf), ("rotation", math.inf), ("scale", 1)):
-            if not 0 <= (value := getattr(self, name)) < limit:
-                raise ValueError(f"augmentation.{name}: expected 0 or more and less than {limit}, found {value}")
+        for name in ("shift", "rotation", "scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"augmentation.{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.scale >= 1:
+            raise ValueError(f"augmentation.scale: expected less than 1, found {self.scale}")
 
     def __bool__(self) -> bool:
         return bool(self.flip or self.shift or self.rotation or self.scale)

@@ -25,8 +25,9 @@ class Head:
     width: int = 128
 
     def __post_init__(self) -> None:
-        if self.hidden < 0 or self.width < 1:
-            raise ValueError(f"head: expected hidden of 0 or more and width of 1 or more, found {self}")
+        for name, least in (("hidden", 0), ("width", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"head.{name}: expected {least} or more, found {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -160,9 +160,9 @@ def test_any_one_change_is_an_augmentation(how: Augmentation) -> None:
     assert how
 
 
-@pytest.mark.parametrize(("name", "value"), [("shift", -1.0), ("rotation", math.nan), ("scale", 1.0)])
+@pytest.mark.parametrize(("name", "value"), [("shift", -1.0), ("rotation", math.nan), ("scale", 1.0), ("scale", -0.1)])
 def test_a_change_that_is_none_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"augmentation\.{name}: expected 0 or more"):
+    with pytest.raises(ValueError, match=rf"augmentation\.{name}: expected (0 or more|less than 1), found {value}"):
         Augmentation(**{name: value})
 
 

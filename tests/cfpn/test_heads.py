@@ -171,3 +171,9 @@ def test_balanced_weights_let_every_class_count_the_same_and_their_mean_over_the
     torch.testing.assert_close(sums, torch.tensor([10 / 3, 10 / 3, 0, 10 / 3]))
     torch.testing.assert_close(weights[some].mean(), torch.tensor(1.0))
     assert weights.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "least"), [("hidden", 0), ("width", 1)])
+def test_a_head_of_nothing_is_refused_by_name(name: str, least: int) -> None:
+    with pytest.raises(ValueError, match=rf"head\.{name}: expected {least} or more, found {least - 1}"):
+        Head(**{name: least - 1})

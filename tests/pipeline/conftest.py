@@ -45,7 +45,6 @@ def write_run(tmp_path: Path) -> WriteRun:
                 "model": {"width": 32},
                 "train": {"epochs": len(accuracies)},
                 "method": {"units": "network" if method == "bp" else "block"},
-                "compute": {"threads": 1},
             },
             "data": {"fingerprint": "f", "faces": 4, "drawn": True, "classes": ["a", "b"]},
             "code": {"commit": None, "fingerprint": "c"},

@@ -17,7 +17,7 @@ from cfpn.objectives import Bottleneck, SimilarityMatching
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
 from pipeline.networks import Baseline
-from pipeline.params import OF_ALL, Params, Sweep, assignments, described, load, load_sweeps, read
+from pipeline.params import OF_ALL, Params, Sweep, assignments, load, load_sweeps, read
 from pipeline.process import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,12 +157,6 @@ def test_the_recipe_is_the_training_without_schedule_and_faces(path: Path) -> No
     assert type(training.recipe) is Recipe
     own = {"schedule": asdict(training.schedule), "faces": "original", "limit": 0}
     assert asdict(training) == asdict(training.recipe) | own
-
-
-def test_what_decides_a_training_is_described_as_json_values(path: Path) -> None:
-    found = described(load(path), "bp")
-    assert (found["model"]["width"], found["method"]["units"], found["train"]["epochs"]) == (32, "network", 5)
-    assert found["method"]["schedule"]["learning_rate"] == 0.002
 
 
 def test_an_override_reaches_what_stands_in_no_file(path: Path) -> None:
