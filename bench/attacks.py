@@ -101,35 +101,32 @@ def accuracy(network: Network, pixels: Tensor, labels: Tensor) -> float:
     return (answers == labels[: len(answers)]).double().mean().item()
 
 
-def measured(network: Network, test: Faces, surrogate: Mapping[float, Tensor]) -> Iterator[dict[str, Any]]:
-    """A row per attack; surrogate: by eps the faces that mislead another network, for `transfer`."""
-    clean = test.pixels.float()
-    yield {"attack": "none", "eps": 0.0, "faces": len(test), "accuracy": accuracy(network, clean, test.labels)}
-    for how in ATTACKS:
-        found = misled(network, test, how)
-        row = {"attack": how.name, "eps": float(how.eps), "faces": len(found)}
-        yield row | {"accuracy": accuracy(network, found, test.labels)}
-    for eps, found in surrogate.items():
-        row = {"attack": "transfer", "eps": float(eps), "faces": len(found)}
-        yield row | {"accuracy": accuracy(network, found, test.labels)}
+def measured(
+    network: Network, test: Faces, found: Mapping[Attack, Tensor], handed_on: Mapping[float, Tensor]
+) -> Iterator[dict[str, Any]]:
+    """A row per attack: found are the faces that mislead this network, handed_on by eps those that mislead another."""
+    kinds = [("none", 0.0, test.pixels.float())]
+    kinds += [(how.name, how.eps, pixels) for how, pixels in found.items()]
+    kinds += [("transfer", eps, pixels) for eps, pixels in handed_on.items()]
+    for name, eps, pixels in kinds:
+        row = {"attack": name, "eps": float(eps), "faces": len(pixels)}
+        yield row | {"accuracy": accuracy(network, pixels, test.labels)}
 
 
 def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    weights, found = robustness.trained(runs), {}
-    surrogates = {seed: handed_on(path, test) for (method, seed), path in weights.items() if method == SURROGATE}
-    for (method, seed), path in weights.items():
-        print(path.parent, flush=True)
-        others = {} if method == SURROGATE else surrogates.get(seed, {})
-        rows = measured(evaluate.load_network(path), test, others)
-        found[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
-    return robustness.joined(table, found, KEYS)
-
-
-def handed_on(weights: Path, test: Faces) -> dict[float, Tensor]:
-    """By eps the faces that mislead a network by `pgd`."""
-    network = evaluate.load_network(weights)
-    return {how.eps: misled(network, test, how) for how in ATTACKS if how.name == "pgd"}
+    tables: dict[tuple[str, int], pd.DataFrame] = {}
+    surrogates: dict[int, dict[float, Tensor]] = {}
+    weights = robustness.trained(runs)
+    for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
+        print(weights[method, seed].parent, flush=True)
+        network = evaluate.load_network(weights[method, seed])
+        found = {how: misled(network, test, how) for how in ATTACKS}
+        rows = measured(network, test, found, surrogates.get(seed, {}))
+        tables[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
+        if method == SURROGATE:
+            surrogates[seed] = {how.eps: pixels for how, pixels in found.items() if how.name == "pgd"}
+    return robustness.joined(table, tables, KEYS)
 
 
 def main() -> None:
