@@ -146,9 +146,13 @@ def command(folder: Path, words: list[str], changes: Mapping[str, str | None]) -
 
 
 def environment(folder: Path, changes: Mapping[str, str | None]) -> dict[str, str]:
-    """That of a project's commands: its own `python` first, no W&B, no statistics; None takes a variable away."""
+    """That of a project's commands in a terminal: its own `python` first, no W&B; None takes a variable away.
+
+    DVC runs a stage in the user's shell. Without one it takes `sh`, which on Debian hides how the stage ended.
+    """
     path = os.pathsep.join(map(str, (folder / ".faults", Path(sys.executable).parent, os.environ["PATH"])))
     own = {"PATH": path, "WANDB_MODE": "disabled", "DVC_NO_ANALYTICS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    own["SHELL"] = shutil.which("bash") or "/bin/sh"
     changed = os.environ | own | {"FAULTS": str(folder)} | dict(changes)
     return {name: value for name, value in changed.items() if value is not None}
 

@@ -125,7 +125,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", faults.EVERYWHERE)
-def test_a_stage_survives_every_fault(base: Path, fault: str) -> None:
+def test_a_stage_survives_every_fault_and_tells_how_it_ended_where_no_shell_is_named(
+    base: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SHELL", raising=False)
     wanted = faults.results(base)
     assert set(wanted) == {"data/sample.csv"}
     cell = faults.walk(base, "sample", fault, wanted)
