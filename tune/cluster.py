@@ -10,19 +10,21 @@ from pipeline.process import InputError
 from pipeline.runs.cluster import connected, room
 
 ADDRESS = "--address"
-QUIET = {
+SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "0",  # a killed driver then forgets no trial that has ended
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_maximum_gcs_destroyed_actor_cached_count": "10",  # Ray's server else remembers every trial of a long sweep
+    "RAY_task_events_max_num_task_in_gcs": "100",
 }
 
 
 @contextmanager
 def cluster(args: argparse.Namespace) -> Iterator[None]:
     """A Ray to run on: the one at --address, or one that is started here and stopped at the end."""
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a trial's failure is told by Progress and at the end
     with connected(args.address, args.cpus, ADDRESS):

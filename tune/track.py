@@ -1,5 +1,6 @@
 """What W&B is told of a sweep: one run per trial, in one group, with a name that says its setting."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Tracker(tune.Callback):
         if name not in self.begun:
             self.begin(config, history(self.kept, name, int(result["epoch"])))
         if not result.get("reason"):
-            self.writer.send(Log(name, shown(result)))
+            self.writer.send(Log(name, shown(json.loads(result["row"]))))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A run that nobody has begun yet."""

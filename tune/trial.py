@@ -38,6 +38,7 @@ from tune.storage import Storage
 
 STATE, PLACES = "session.safetensors", "places.json"
 USE = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")  # shown in W&B
+TOLD = ("epoch", METRIC, "val/loss")  # numbers that Tune's schedulers and the progress line need
 
 
 class Arrays(NamedTuple):
@@ -119,7 +120,7 @@ def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data
     name, what = names.identifier(config), spaces.training(sweep, config, place.threads, place.device)
     ended = outcome.read(kept, name)
     if ended is not None:  # by a trial that was killed before Tune took note of its end
-        tune.report(row(ended.summary.history[-1], ended.summary.places[-1]))
+        tune.report(brief(row(ended.summary.history[-1], ended.summary.places[-1])))
         return
     own, validation = prepare(what, place, data)
     session = sessions.begin(what.params, what.how, what.seed, own)
@@ -210,9 +211,13 @@ def gpu_percent() -> dict[str, float]:
 
 
 def row(metrics: Mapping[str, float], place: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune is told of an epoch: its metrics, and what it took of the machine as "worker/..."."""
-    used = {f"worker/{name}": place[name] for name in USE if name in place}
-    return dict(metrics) | used | {"diverged": 0, "reason": ""}
+    """An epoch as W&B shows it: its metrics, and what it took of the machine as "worker/..."."""
+    return dict(metrics) | {f"worker/{name}": place[name] for name in USE if name in place}
+
+
+def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune is told of an epoch: Tune keeps about 2 KiB for each number of each trial, so the row is a text."""
+    return {name: row[name] for name in TOLD} | {"row": json.dumps(row), "diverged": 0, "reason": ""}
 
 
 def report(session: Session, places: list[dict[str, Any]]) -> None:
@@ -220,7 +225,7 @@ def report(session: Session, places: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
-        told = row(session.history[-1], places[-1])
+        told = brief(row(session.history[-1], places[-1]))
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

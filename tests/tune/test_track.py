@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune import names, outcome, spaces, storage, wandb_runs
+from tune import names, outcome, spaces, storage, trial, wandb_runs
 from tune.outcome import Ended, Outcome, Score, Summary
 from tune.track import Tracker
 from tune.wandb_runs import Begin, End, Log, Project, Shown
@@ -18,6 +18,7 @@ ABOUT = {"sweep": "activation", "threads": 1, "device": "cpu", "data": {}}
 CONFIG = {"model.activation": "relu", "seed": 0}
 NAME = names.identifier(CONFIG)
 TRIAL: Any = SimpleNamespace(config=CONFIG)
+ROW = {"val/accuracy": 0.5, "val/loss": 1.2, "worker/seconds": 1.0}
 
 
 class Listener:
@@ -38,7 +39,7 @@ def tracker(folder: Path) -> tuple[Tracker, Listener]:
 
 def result(epoch: int) -> dict[str, Any]:
     """What Tune hands over of an epoch, with keys of its own."""
-    return {"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5, "worker/seconds": 1.0, "time_total_s": 9, "pid": 1}
+    return trial.brief(ROW | {"epoch": epoch, "step": 3 * epoch}) | {"time_total_s": 9, "pid": 1}
 
 
 def ended(epochs: int) -> Ended:
@@ -57,7 +58,7 @@ def test_a_trial_is_told_while_it_runs_and_its_scores_at_its_end(tmp_path: Path)
     begin, log, end = heard.messages
     assert isinstance(begin, Begin) and (begin.title, begin.history) == ("activation=relu seed=0", [])
     assert begin.config["commit"] == "abc" and begin.config["axes"] == {"activation": "relu", "seed": 0}
-    assert log == Log(NAME, {"epoch": 1, "step": 3, "val/accuracy": 0.5, "worker/seconds": 1.0})
+    assert log == Log(NAME, ROW | {"epoch": 1, "step": 3})
     assert isinstance(end, End) and (end.summary["status"], end.summary["test/recall/sad"]) == ("complete", 1.0)
 
 

@@ -113,6 +113,13 @@ def test_an_epochs_use_of_the_cpu_is_in_per_cent_of_one(monkeypatch: pytest.Monk
     assert "gpu_percent" not in place
 
 
+def test_tune_is_told_three_numbers_of_an_epoch_and_the_others_as_text() -> None:
+    row = {"epoch": 2, "step": 6, "val/accuracy": 0.25, "val/loss": 1.5, "worker/seconds": 0.1}
+    told = trial.brief(row)
+    assert json.loads(told.pop("row")) == row
+    assert told == {"epoch": 2, "val/accuracy": 0.25, "val/loss": 1.5, "diverged": 0, "reason": ""}
+
+
 def test_a_gpu_whose_driver_tells_nothing_ends_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     class DriverError(Exception):
         pass
