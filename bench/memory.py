@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from bench import depth
@@ -28,7 +27,7 @@ from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import session as sessions
-from pipeline.runs.segment import Segment, Task, segments
+from pipeline.runs.segment import Features, Segment, Task, segments
 
 EXAMPLE = """example:
   python -m bench.memory --set profile=paper --batch 16 --out results/memory.json
@@ -89,7 +88,7 @@ def peaks(params: Params, method: Method, batch: int, added: int, workers: int) 
     images, labels = batch_of(params, batch)
     task = Task(model, method, params.train.recipe, 0, ENDLESS, device.type, params.compute.threads)
     result: list[int] = []
-    features: dict[str, np.ndarray] = {}
+    features: Features = {}
     for places in segments(state, workers):
         own, received = Segment(), sum(array.nbytes for array in features.values())
         own.take(task, state, places)

@@ -39,20 +39,21 @@ BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit
 ROWS_AT_ONCE = 2048  # of the training split
 
 
-def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device) -> dict[str, Any]:
+def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device, mirror: bool = False) -> dict[str, Any]:
     """Write metrics.json, predictions.parquet, confusion.csv and a copy of run.json into `out`; returns the metrics.
 
+    mirror: the network looks at each face and at its mirror image, and both looks vote.
     Raises InputError where weights or splits are missing, damaged or do not fit; then nothing is written.
     """
     network = load_network(run_folder / "model.safetensors", device)
     faces = load_faces(splits / "test.parquet")
     check_classes(network, faces, run_folder)
     copied = copies(faces, splits / "train.parquet")
-    found = prediction.unit_log_probabilities(network, faces.pixels, BATCH)
+    found = looks(network, faces.pixels, mirror)
     probabilities = prediction.vote(found, network.vote).cpu()
     check_finite(probabilities, faces, run_folder)
     report = metrics(probabilities, faces.labels, copied, faces.classes) | by_unit(found, faces.labels)
-    report |= arithmetic(network, found, faces.labels)
+    report |= arithmetic(network, found, faces.labels, 1 + mirror)
     with only_one(out), ExitStack() as outputs:
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
@@ -89,6 +90,15 @@ def load_faces(path: Path) -> Faces:
     if not len(faces):
         raise InputError(f"{path}: no face in it")
     return faces
+
+
+def looks(network: Network, pixels: Tensor, mirror: bool) -> dict[str, Tensor]:
+    """Log probabilities (n, classes) of every unit for pixels (n, c, h, w); with `mirror` those of both looks."""
+    found = prediction.unit_log_probabilities(network, pixels, BATCH)
+    if not mirror:
+        return found
+    other = prediction.unit_log_probabilities(network, pixels.flip(-1), BATCH)
+    return {name: ((logs + other[name]) / 2).log_softmax(1) for name, logs in found.items()}
 
 
 def copies(faces: Faces, train: Path) -> Tensor:
@@ -159,9 +169,9 @@ def by_unit(units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
     return {"accuracy_by_unit": single, "accuracy_of_vote": prediction.accuracy(together, labels)}
 
 
-def arithmetic(network: Network, units: dict[str, Tensor], labels: Tensor) -> dict[str, Any]:
+def arithmetic(network: Network, units: dict[str, Tensor], labels: Tensor, times: int = 1) -> dict[str, Any]:
     """Multiply-adds of an answer; where units vote also `early`: the same and accuracy for faces that leave early."""
-    costs = torch.tensor(anytime.multiply_adds(network), dtype=torch.float64)
+    costs = times * torch.tensor(anytime.multiply_adds(network), dtype=torch.float64)
     report: dict[str, Any] = {"multiply_adds": int(costs[-1])}
     if network.vote:
         left = {sure: anytime.leave(units, sure) for sure in anytime.EXITS}
@@ -201,11 +211,14 @@ def main() -> None:
     parser = command_line(
         "python -m pipeline.evaluate",
         "Score the weights of a run on the test split.",
-        "example: python -m pipeline.evaluate runs/nbp-0 data/splits results/evaluate/nbp-0",
+        "example: python -m pipeline.evaluate runs/nbp-0 data/splits results/mirror/nbp-0 --mirror",
     )
     parser.add_argument("run", type=Path, metavar="RUN_DIR", help="a run's folder: model.safetensors is read")
     parser.add_argument("splits", type=Path, metavar="SPLITS_DIR", help="test.parquet and train.parquet are read")
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where the files go")
+    parser.add_argument(
+        "--mirror", action="store_true", help="let a look at each face and one at its mirror image vote"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     arguments = parser.parse_args()
@@ -216,7 +229,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     name = "cuda" if arguments.device != "cpu" and torch.cuda.is_available() else "cpu"
-    report = evaluate(arguments.run, arguments.splits, arguments.out, torch.device(name))
+    report = evaluate(arguments.run, arguments.splits, arguments.out, torch.device(name), arguments.mirror)
     print(json.dumps({key: report[key] for key in ("accuracy", "accuracy_standard_error", "collapsed")}))
 
 

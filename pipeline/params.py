@@ -30,14 +30,21 @@ class Run:
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
 
 
+Transport = Literal["object_store", "gloo", "nccl"]
+
+
 @dataclass(frozen=True)
 class Compute:
-    """Where one training runs, with how many threads, and how many Ray workers share its units."""
+    """Where one training runs, with how many threads, and how many Ray workers share its units.
+
+    transport: how features go from worker to worker.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count = 1
     workers: Count = 1
     address: str | None = None
+    transport: Transport = "object_store"
 
 
 @dataclass(frozen=True)

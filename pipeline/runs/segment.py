@@ -31,6 +31,9 @@ from cfpn.training import Method, Recipe, State
 from pipeline.networks import Baseline
 from pipeline.runs.session import first_state
 
+Features = dict[str, np.ndarray] | dict[str, Tensor]  # by name, each (n, h, w, c): as arrays, or as tensors if DIRECT
+DIRECT = ("gloo", "nccl")  # transports that hand on tensors
+
 
 @dataclass(frozen=True)
 class Task:
@@ -43,6 +46,7 @@ class Task:
     steps: int
     device: str
     threads: int
+    transport: str = "object_store"
 
 
 class Report(NamedTuple):
@@ -103,7 +107,7 @@ class Segment:
         self.state.network.train()
         self.batches = enumerate(data.batches(self.faces, self.task.recipe.batch, self.task.seed, epoch))
 
-    def step(self, features: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], Report]:
+    def step(self, features: Features) -> tuple[Features, Report]:
         """The step of all units of the segment on the next batch; returns the features that later segments need."""
         begin, task = time.time(), self.task
         i, (pixels, labels) = next(self.batches)
@@ -125,7 +129,7 @@ class Segment:
         return sent, Report(losses, accuracy, begin, time.time(), size, peak(images.device))
 
     def learn(
-        self, step: int, images: Tensor, labels: Tensor, features: dict[str, np.ndarray]
+        self, step: int, images: Tensor, labels: Tensor, features: Features
     ) -> tuple[list[tuple[str, float]], dict[str, Tensor]]:
         """Losses of the units that learnt, and all features that there are at the segment's end."""
         targets = self.task.method.local_loss.targets(images, labels, self.state.network.classes)
@@ -140,9 +144,26 @@ class Segment:
                 losses.append((unit.name, finite(unit.name, loss.item())))
         return losses, live
 
-    def handed_on(self, live: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    def handed_on(self, live: dict[str, Tensor]) -> Features:
         """Those of the features at the segment's end that later segments need."""
-        return {name: packed(feature) for name, feature in live.items() if name in self.needed and name != IMAGE}
+        maps = {name: packed(feature) for name, feature in live.items() if name in self.needed and name != IMAGE}
+        return maps if self.task.transport in DIRECT else {name: each.cpu().numpy() for name, each in maps.items()}
+
+    def direct_step(self, features: Features) -> Features:
+        """`step` with one result, as Ray Direct Transport wants it; `report` has the other."""
+        self.told: Report | DivergedError
+        try:
+            sent, self.told = self.step(features)
+        except DivergedError as error:
+            self.told = error
+            raise
+        return sent
+
+    def report(self) -> Report:
+        """What the last `direct_step` says; raises its DivergedError."""
+        if isinstance(self.told, DivergedError):
+            raise self.told
+        return self.told
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The part of the training's checkpoint that this segment has changed."""
@@ -176,13 +197,13 @@ def finite(name: str, loss: float) -> float:
     return loss
 
 
-def packed(feature: Tensor) -> np.ndarray:
-    """A feature map (n, c, h, w) as an array (n, h, w, c), which channels_last needs no copy for."""
-    return feature.detach().cpu().permute(0, 2, 3, 1).contiguous().numpy()
+def packed(feature: Tensor) -> Tensor:
+    """A feature map (n, c, h, w) as (n, h, w, c), which channels_last needs no copy for."""
+    return feature.detach().permute(0, 2, 3, 1).contiguous()
 
 
-def unpacked(array: np.ndarray) -> Tensor:
-    """The feature map of `packed`, on the same read-only memory: no unit writes to its inputs."""
+def unpacked(packed: np.ndarray | Tensor) -> Tensor:
+    """The feature map of `packed`, on the same memory, which may be read-only: no unit writes to its inputs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.from_numpy(array).permute(0, 3, 1, 2)
+        return torch.as_tensor(packed).permute(0, 3, 1, 2)

@@ -25,6 +25,8 @@ from pipeline.process import InputError, atomic
 if TYPE_CHECKING:
     from pipeline.params import Compute, Params
 
+TRANSPORTED = {"gloo": "cpu", "nccl": "cuda"}  # the device from which a transport takes features; others take any
+
 
 @dataclass
 class Session:
@@ -104,7 +106,12 @@ def _records(
     from pipeline.runs import cluster, segment, workers  # Ray takes a second to import
 
     steps = len(faces) // recipe.batch * recipe.epochs
-    task = segment.Task(model_for(params, faces), method, recipe, seed, steps, device(compute).type, compute.threads)
+    kind = device(compute).type
+    if kind != TRANSPORTED.get(compute.transport, kind):
+        raise InputError(
+            f"compute.transport: {compute.transport} needs compute.device {TRANSPORTED[compute.transport]}"
+        )
+    task = segment.Task(model_for(params, faces), method, recipe, seed, steps, kind, compute.threads, compute.transport)
     with cluster.connected(compute.address, count * compute.threads):
         yield from workers.train(session.state, task, faces, validation, count, session.log)
 

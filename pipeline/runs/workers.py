@@ -21,7 +21,7 @@ from cfpn.faces import Faces
 from cfpn.learner import DivergedError, weigh
 from cfpn.training import Record, State
 from pipeline.runs import cluster
-from pipeline.runs.segment import Report, Segment, Task, segments
+from pipeline.runs.segment import DIRECT, Report, Segment, Task, segments
 
 UNDER_WAY = 3  # batches between the first segment and the last
 RETRIES = 3  # of an epoch in which a worker died
@@ -72,10 +72,12 @@ class WorkerLostError(OSError):
 
 def hired(state: State, task: Task, workers: int, shared: tuple[Any, Any]) -> list[Any]:
     """A worker for each segment, with the state after state.epoch; fewer than `workers` where a node has been lost."""
-    hire = ray.remote(Segment)
+    how = {"enable_tensor_transport": task.transport in DIRECT}
+    hire = ray.remote(**how)(Segment)  # type: ignore[call-overload]  # Ray's types lack the option
     while True:
         places = segments(state, min(workers, room(task, workers)))
         crew: list[Any] = [hire.options(**options).remote() for options in seats(task, len(places))]
+        join(task, crew)
         built = [worker.build.remote(task, where, *shared) for worker, where in zip(crew, places, strict=True)]
         # It takes Ray a while to notice that a node is gone. Until then it would wait for a place there, and after too.
         while ray.wait(built, num_returns=len(built), timeout=PATIENCE)[1] and len(places) <= room(task, workers):
@@ -123,6 +125,14 @@ def seats(task: Task, count: int) -> list[dict[str, Any]]:
     ]
 
 
+def join(task: Task, crew: Sequence[Any]) -> None:
+    """Let the workers send tensors to each other, where features go by Ray Direct Transport."""
+    if task.transport in DIRECT:
+        from ray.experimental.collective import create_collective_group
+
+        create_collective_group(list(crew), backend=task.transport)
+
+
 def dismiss(crew: Sequence[Any]) -> None:
     """End the workers."""
     for worker in crew:
@@ -139,7 +149,7 @@ def an_epoch(
     under_way: deque[list[Any]] = deque()
     for done in range(steps + UNDER_WAY - 1):
         if done < steps:
-            under_way.append(sent_through(crew))
+            under_way.append(sent_directly(crew, task.transport) if task.transport in DIRECT else sent_through(crew))
         if done >= UNDER_WAY - 1:
             step = epoch * steps + done - UNDER_WAY + 1
             found = scalars(answers(under_way.popleft()), step, log)
@@ -156,6 +166,17 @@ def sent_through(crew: Sequence[Any]) -> list[Any]:
     for worker in crew:
         features, report = worker.step.options(num_returns=2).remote(features)
         reports.append(report)
+    return reports
+
+
+def sent_directly(crew: Sequence[Any], transport: str) -> list[Any]:
+    """The same by Ray Direct Transport: from worker to worker, past the object store."""
+    features: Any = {}
+    reports = []
+    for worker in crew:
+        how = {"tensor_transport": transport} if worker is not crew[-1] else {}
+        features = worker.direct_step.options(**how).remote(features)
+        reports.append(worker.report.remote())
     return reports
 
 

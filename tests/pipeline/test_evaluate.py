@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cfpn import anytime, checkpoint, training
 from cfpn.network import CFPN, Network
-from cfpn.prediction import opinions
+from cfpn.prediction import opinions, predict
 from cfpn.schema import EXPRESSIONS, Description, write
 from cfpn.training import Method, Recipe
 from pipeline import evaluate as stage
@@ -237,6 +237,23 @@ def test_faces_that_leave_early_cost_less_and_are_scored_as_the_library_answers(
         assert one["multiply_adds"] == pytest.approx(sum(asked) / len(asked))
     assert found["early"][0]["multiply_adds"] < costs[-1]
     assert found["multiply_adds"] == costs[-1]
+
+
+def test_a_look_at_the_mirror_image_has_the_same_say_and_costs_as_much(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    once = stage.evaluate(*inputs, tmp_path / "once", CPU)
+    twice = stage.evaluate(*inputs, tmp_path / "twice", CPU, mirror=True)
+    own, pixels = (
+        stage.load_network(inputs[0] / "model.safetensors"),
+        stage.load_faces(inputs[1] / "test.parquet").pixels,
+    )
+    product = predict(own, pixels).double() * predict(own, torch.from_numpy(pixels.numpy()[..., ::-1].copy())).double()
+    table = pd.read_parquet(tmp_path / "twice/predictions.parquet")[[f"p{label}" for label in range(7)]]
+    wanted = product.sqrt() / product.sqrt().sum(1, keepdim=True)
+    torch.testing.assert_close(torch.tensor(table.to_numpy()).double(), wanted, rtol=0, atol=1e-6)
+    assert not np.allclose(table, pd.read_parquet(tmp_path / "once/predictions.parquet")[table.columns])
+    assert twice["multiply_adds"] == 2 * once["multiply_adds"]
 
 
 def test_an_answer_without_a_vote_has_one_cost(inputs: tuple[Path, Path], tmp_path: Path) -> None:

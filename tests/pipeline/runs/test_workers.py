@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.schedule import Schedule
 from cfpn.training import DivergedError, Method
-from pipeline.params import Compute, Params, Training
+from pipeline.params import Compute, Params, Training, Transport
 from pipeline.process import InputError
 from pipeline.runs import cluster, session, workers
 from pipeline.runs.session import Session, advance, begin
@@ -41,12 +43,14 @@ def faces(number: int, seed: int) -> Faces:
     return Faces(pixels.to(torch.uint8), labels, torch.arange(1, number + 1))
 
 
-def parameters(workers: int, **changes: object) -> Params:
-    return PARAMS.model_copy(update={"compute": Compute(device="cpu", workers=workers)} | changes)
+def parameters(workers: int, transport: Transport = "object_store", **changes: object) -> Params:
+    return PARAMS.model_copy(update={"compute": Compute("cpu", workers=workers, transport=transport)} | changes)
 
 
-def trained(workers: int, method: str = "nbp", epochs: int = 3, **changes: object) -> Session:
-    params = parameters(workers, **changes)
+def trained(
+    workers: int, method: str = "nbp", epochs: int = 3, transport: Transport = "object_store", **changes: object
+) -> Session:
+    params = parameters(workers, transport, **changes)
     own = begin(params, params.methods[method], 0, faces(80, 1))
     go_on(own, params, method, epochs)
     return own
@@ -110,17 +114,22 @@ def test_a_run_begun_on_one_worker_goes_on_with_four(alone: Session, connected: 
 def test_a_worker_killed_in_mid_epoch_changes_no_bit(
     alone: Session, connected: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    params, killed = parameters(2), []
+    own = trained_although_a_worker_is_killed("object_store")
+    assert "a worker died; the epoch begins again" in capfd.readouterr().err
+    assert_equal(own, alone)
+    steps = [(row["worker"], row["step"]) for row in own.log]
+    assert len(steps) == len(set(steps)), "a step of the epoch that was cut off is told twice"
+
+
+def trained_although_a_worker_is_killed(transport: Transport) -> Session:
+    params, killed = parameters(2, transport), []
     own = begin(params, params.methods["nbp"], 0, faces(80, 1))
     for record in advance(own, params, params.methods["nbp"], 0, faces(80, 1), faces(21, 2)):
         if record.step == 7 and not record.complete and not killed:
             killed = worker_processes()
             os.kill(killed[-1], signal.SIGKILL)
     assert len(killed) == 2
-    assert "a worker died; the epoch begins again" in capfd.readouterr().err
-    assert_equal(own, alone)
-    steps = [(row["worker"], row["step"]) for row in own.log]
-    assert len(steps) == len(set(steps)), "a step of the epoch that was cut off is told twice"
+    return own
 
 
 def worker_processes() -> list[int]:
@@ -138,10 +147,43 @@ def worker_processes() -> list[int]:
 
 @pytest.mark.slow
 def test_a_unit_that_diverges_ends_the_run_with_unit_and_step(connected: None) -> None:
+    diverge("object_store")
+
+
+def diverge(transport: Transport) -> None:
     method = replace(PARAMS.methods["nbp"], schedule=Schedule(1e30))
-    params = parameters(2, methods={"nbp": method})
+    params = parameters(2, transport, methods={"nbp": method})
     own = begin(params, method, 0, faces(80, 1))
     with pytest.raises(DivergedError, match=r"^step \d+: the loss of unit block\S+ is (nan|inf)$"):
+        go_on(own, params)
+
+
+# Each in a process of its own: a thread of Ray's that watches direct transfers outlives the connection to Ray.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "check",
+    [
+        "assert_equal(trained(2, transport='gloo'), trained(1))",
+        "assert_equal(trained(4, transport='gloo'), trained(1))",
+        "assert_equal(trained_although_a_worker_is_killed('gloo'), trained(1))",
+        "diverge('gloo')",
+    ],
+)
+def test_direct_transport_gives_the_bits_of_one_worker_and_bears_the_same_faults(check: str) -> None:
+    script = f"from test_workers import *\ntorch.set_num_threads(1)\nwith cluster.connected(None, 4):\n    {check}"
+    places = os.pathsep.join(map(str, (Path.cwd(), Path(__file__).parent)))
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": places}, timeout=300)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(("transport", "wanted"), [("nccl", "cuda"), ("gloo", "cpu")])
+def test_a_transport_that_does_not_fit_the_device_is_refused(
+    transport: Transport, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = parameters(2, transport)
+    own = begin(params, params.methods["nbp"], 0, faces(80, 1))
+    monkeypatch.setattr(session, "device", lambda compute: torch.device("cpu" if wanted == "cuda" else "cuda"))
+    with pytest.raises(InputError, match=rf"compute\.transport: {transport} needs compute\.device {wanted}"):
         go_on(own, params)
 
 
