@@ -132,7 +132,8 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
         how = replace(how, schedule=replace(how.schedule, learning_rate=rate))
     if entry.units is not None:
         how = replace(how, units=entry.units)
-    compute = Compute(device=device, threads=threads, workers=params.compute.workers)
+    own = params.compute
+    compute = Compute(device=device, threads=threads, workers=own.workers, transport=own.transport)
     changed = {"compute": compute, "methods": params.methods | {entry.method: how}}
     return Training(params.model_copy(update=changed), entry.method, config[SEED])
 
@@ -152,7 +153,7 @@ def resolve(sweep: Sweep, overrides: dict[str, Any]) -> Params:
     for name in overrides:
         if name in FROM_RESOURCES:
             raise InputError(f"{name}: follows from the resources of a trial, --cpus-per-trial and --gpus-per-trial")
-        if name == "compute.workers":
+        if name in ("compute.workers", "compute.transport"):
             raise InputError(f"{name}: changes no result; set it in {sweep.files.path}")
         if name.split(".")[0] not in TRAINABLE:
             raise InputError(f"{name}: no parameter of a training; expected a name below {', '.join(TRAINABLE)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline import params as parameters
 from pipeline.process import InputError
@@ -62,6 +63,18 @@ def test_one_value_is_fixed_and_several_are_an_axis() -> None:
     assert spaces.training(sweep, {"model.width": 16, "seed": 3}, 1, "cpu").params.train.batch == 64
 
 
+def test_a_trial_shares_its_units_as_the_parameter_file_says(tmp_path: Path) -> None:
+    yaml, folder = YAML(), PARAMS.parent
+    for name in ("methods.yaml", "profiles", "sweeps"):
+        (tmp_path / name).symlink_to(folder / name)
+    raw = yaml.load(PARAMS)
+    raw["compute"] |= {"workers": 2, "transport": "gloo"}
+    yaml.dump(raw, tmp_path / "params.yaml")
+    sweep = spaces.read(tmp_path / "params.yaml", "activation", [], {}, None, 1)
+    compute = spaces.training(sweep, {"model.activation": "relu", "seed": 0}, 3, "cpu").params.compute
+    assert (compute.workers, compute.transport, compute.threads) == (2, "gloo", 3)
+
+
 def test_a_set_replaces_the_sweeps_own_values() -> None:
     assert read("activation", "model.activation=elu,relu").axes == {"model.activation": ["elu", "relu"]}
 
@@ -74,6 +87,7 @@ def test_a_set_replaces_the_sweeps_own_values() -> None:
         ("compute.threads=1,2", "--cpus-per-trial"),
         ("compute.device=cpu,cuda", "--gpus-per-trial"),
         ("compute.workers=1,2", r"changes no result; set it in .*params\.yaml"),
+        ("compute.transport=gloo,nccl", r"changes no result; set it in .*params\.yaml"),
         ("model.width=16,17", "multiple of 16"),
         ("methods.bp.schedule.update_every=1,2", "no effect"),
         ("train.batch=32,32", "no effect"),
