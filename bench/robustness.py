@@ -3,7 +3,7 @@
 Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +99,11 @@ def trained(runs: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
-def joined(table: Path, found: Mapping[tuple[str, int], pd.DataFrame], keys: list[str]) -> pd.DataFrame:
-    """The rows of runs found, by method and seed, and those of other runs in `table`, if it exists, sorted by keys."""
-    old = pd.read_csv(table).groupby(["method", "seed"]) if table.exists() else []
+def joined(
+    table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = ("method", "seed")
+) -> pd.DataFrame:
+    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is."""
+    old = pd.read_csv(table).groupby([*by]) if table.exists() else []
     kept = [rows for one, rows in old if one not in found]
     if not kept and not found:
         raise InputError(f"{table}: no such table, and no run with weights to fill it")

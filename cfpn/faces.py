@@ -13,7 +13,7 @@ from torch import Tensor
 from cfpn import schema
 from cfpn.schema import EXPRESSIONS
 
-ORDER = 3  # second part of a generator's key; training has 1 and 2
+ORDER, WRONG = 3, 4  # second part of a generator's key; training has 1 and 2
 MEAN, DEVIATION = 0.5, 0.25  # of pixels in 0..1; fixed, so that a face is the same input whatever the data set
 
 
@@ -77,6 +77,20 @@ def load(path: Path) -> Faces:
     pixels, labels, rows, description = schema.read(path)
     tensors = [torch.from_numpy(array) for array in (pixels, labels, rows)]
     return Faces(tensors[0], tensors[1], tensors[2], description.classes, description.drawn)
+
+
+def mislabelled(faces: Faces, share: float, seed: int) -> Faces:
+    """The same faces; about `share` of them have another label, each other class with the same chance.
+
+    A face is known by its row: all faces of one row are mislabelled alike, whatever their order and the method.
+    """
+    if not share or not len(faces):
+        return faces
+    rows, random = faces.rows.cpu(), generator(seed, WRONG)
+    draw = torch.rand(2, int(rows.max()) + 1, generator=random, dtype=torch.float64)[:, rows]
+    further = 1 + (draw[1] * (len(faces.classes) - 1)).long()
+    moved = torch.where(draw[0] < share, further, 0).to(faces.labels.device)
+    return replace(faces, labels=(faces.labels + moved) % len(faces.classes))
 
 
 def batches(faces: Faces, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:

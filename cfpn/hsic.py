@@ -87,15 +87,14 @@ class Cosine:
 Kernel = Gaussian | Linear | Cosine
 
 
-def label_kernel(labels: Tensor, classes: int, balanced: bool = False) -> Tensor:
+def label_kernel(labels: Tensor, classes: int) -> Tensor:
     """Kernel matrix (l, l), float32, of class numbers (l,) in [0, classes): 1 where equal, else 0.
 
-    Balanced: 1 / (number of that class in the batch). ValueError for other labels, but not on a GPU: no step waits.
+    Raises ValueError for other labels, but not on a GPU: no step waits.
     """
     if not labels.is_cuda and bool(((labels < 0) | (labels >= classes)).any()):
         raise ValueError(f"labels must lie in 0..{classes - 1}, not {int(labels.min())}..{int(labels.max())}")
-    same = (labels[:, None] == labels[None, :]).float()
-    return same / same.sum(1, keepdim=True) if balanced else same
+    return (labels[:, None] == labels[None, :]).float()
 
 
 def _full(z: Tensor) -> Tensor:

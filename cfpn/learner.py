@@ -140,13 +140,19 @@ def joint_step(
     return losses, outputs[unit.outputs[0]].detach()
 
 
+def finite(name: str, loss: float) -> float:
+    """The loss of a unit; raises DivergedError where it is not finite."""
+    if not math.isfinite(loss):
+        raise DivergedError(f"the loss of unit {name} is {loss}")
+    return loss
+
+
 def scalars(losses: Losses, correct: Tensor) -> dict[str, float]:
     """Losses and training accuracy by their metric names; raises DivergedError where a loss is not finite."""
     names = [name for name, _ in losses]
     *values, accuracy = torch.stack([loss.detach() for _, loss in losses] + [correct]).tolist()  # one synchronisation
     for name, value in zip(names, values, strict=True):
-        if not math.isfinite(value):
-            raise DivergedError(f"the loss of unit {name} is {value}")
+        finite(name, value)
     result = {f"unit/{name}/loss": value for name, value in zip(names[:-1], values, strict=False)}
     return result | {"train/loss": values[-1], "train/accuracy": accuracy}
 

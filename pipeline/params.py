@@ -91,17 +91,21 @@ class Training(Recipe):
     """The recipe with the schedule that methods start from, and the faces to learn from.
 
     faces: the 7x augmented file or the train split itself. limit: only so many from its beginning, 0 for all, where a
-    sweep over large networks has to fit a small machine. Raises ValueError for a limit smaller than a batch.
+    sweep over large networks has to fit a small machine. wrong_labels, in [0, 1): share of them that get another label.
+    Raises ValueError for a limit smaller than a batch, and for a share that is none.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
     faces: Literal["augmented", "original"] = "original"
     limit: int = 0
+    wrong_labels: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit and self.limit < self.batch:
             raise ValueError(f"train.limit: expected 0 or at least a batch of {self.batch}, found {self.limit}")
+        if not 0 <= self.wrong_labels < 1:
+            raise ValueError(f"train.wrong_labels: expected 0 or more and less than 1, found {self.wrong_labels}")
 
     @property
     def recipe(self) -> Recipe:

@@ -62,7 +62,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
     files.append(args.splits / "val.parquet")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
-    faces = faces.first(params.train.limit)
+    faces = sessions.learnt(params, faces, args.seed)
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
     checkpoint = kept(args, identity(about))

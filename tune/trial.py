@@ -147,7 +147,7 @@ def prepare(what: Training, place: Place, data: Data) -> tuple[Faces, Faces]:
     torch.set_num_threads(place.threads)
     keep_freed_memory()
     device, params = sessions.device(what.params.compute), what.params
-    own = faces(data.faces[params.train.faces]).first(params.train.limit)
+    own = sessions.learnt(params, faces(data.faces[params.train.faces]), what.seed)
     return own.to(device), faces(data.faces["val"]).to(device)
 
 

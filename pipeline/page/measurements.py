@@ -35,6 +35,17 @@ def attacks(found: pd.DataFrame) -> Table:
     return ["attack", "eps", *cells.columns], rows
 
 
+def wrong_labels(found: pd.DataFrame) -> Table:
+    """Per share of wrong labels and method, in %: mean and standard deviation over seeds."""
+    names = ["accuracy", "by_heart", "seen_through"]
+    groups = found.groupby(["wrong_labels", "method"])
+    rows = [
+        [f"{100 * share:g}", method, str(len(own)), *(mean_and_deviation([*(100 * own[name])], 1) for name in names)]
+        for (share, method), own in groups
+    ]
+    return ["wrong labels, %", "method", "seeds", "Test accuracy, %", "learnt by heart, %", "seen through, %"], rows
+
+
 def steps(bench: Mapping[str, Any]) -> Table:
     """Time and memory of a step beside those of the first method."""
     first = bench["rows"][0]["method"]
@@ -73,6 +84,7 @@ def roofline(parts: pd.DataFrame) -> Table:
 TABLES: dict[str, Callable[[Path], Table]] = {
     "robustness": lambda folder: robustness(pd.read_csv(folder / "robustness.csv")),
     "attacks": lambda folder: attacks(pd.read_csv(folder / "attacks.csv")),
+    "wrong-labels": lambda folder: wrong_labels(pd.read_csv(folder / "wrong-labels.csv")),
     "step": lambda folder: steps(records.read_json(folder / "step.json")),
     "step224": lambda folder: steps(records.read_json(folder / "step224.json")),
     "depth": lambda folder: depth(records.read_json(folder / "depth.json")["rows"]),

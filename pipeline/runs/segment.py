@@ -4,7 +4,6 @@ A segment takes the features that it needs, and hands on those that later segmen
 labels, augmentation and kernel matrices from (seed, epoch, step). Nothing here needs Ray.
 """
 
-import math
 import resource
 import sys
 import time
@@ -24,15 +23,14 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
-from cfpn.learner import DivergedError, naming, unit_step, weigh
+from cfpn.learner import DivergedError, finite, naming, unit_step, weigh
 from cfpn.network import CFPN, Network
 from cfpn.partition import balanced, node_costs
 from cfpn.training import Method, Recipe, State
 from pipeline.networks import Baseline
-from pipeline.runs.session import first_state
+from pipeline.runs.session import DIRECT, first_state
 
 Features = dict[str, np.ndarray] | dict[str, Tensor]  # by name, each (n, h, w, c): as arrays, or as tensors if DIRECT
-DIRECT = ("gloo", "nccl")  # transports that hand on tensors
 
 
 @dataclass(frozen=True)
@@ -188,13 +186,6 @@ def own_modules(network: Network, units: Sequence[Unit]) -> nn.ModuleList:
     """The nodes and heads of units in a network."""
     nodes = [network.nodes[node.name] for unit in units for node in unit.nodes]
     return nn.ModuleList(nodes + [network.heads[unit.name] for unit in units if unit.name in network.heads])
-
-
-def finite(name: str, loss: float) -> float:
-    """The loss; raises DivergedError where it is not finite."""
-    if not math.isfinite(loss):
-        raise DivergedError(f"the loss of unit {name} is {loss}")
-    return loss
 
 
 def packed(feature: Tensor) -> Tensor:

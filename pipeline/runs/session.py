@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cfpn import checkpoint, training
 from cfpn.diagnostics import FEWEST_FACES, diagnose
-from cfpn.faces import Faces
+from cfpn.faces import Faces, mislabelled
 from cfpn.network import CFPN
 from cfpn.training import Method, Recipe, Record, State
 from pipeline import networks
@@ -25,7 +25,7 @@ from pipeline.process import InputError, atomic
 if TYPE_CHECKING:
     from pipeline.params import Compute, Params
 
-TRANSPORTED = {"gloo": "cpu", "nccl": "cuda"}  # the device from which a transport takes features; others take any
+DIRECT = {"gloo": "cpu", "nccl": "cuda"}  # transports that hand on tensors, and the device where these have to be
 
 
 @dataclass
@@ -55,6 +55,11 @@ class Session:
 def model_for(params: Params, faces: Faces) -> CFPN | Baseline:
     """The network's parameters, with the channels and classes of the data."""
     return replace(params.model, channels=faces.pixels.shape[1], classes=len(faces.classes))
+
+
+def learnt(params: Params, faces: Faces, seed: int) -> Faces:
+    """Those of the training faces that a training learns from, with the labels that it sees."""
+    return mislabelled(faces.first(params.train.limit), params.train.wrong_labels, seed)
 
 
 def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:
@@ -107,10 +112,8 @@ def _records(
 
     steps = len(faces) // recipe.batch * recipe.epochs
     kind = device(compute).type
-    if kind != TRANSPORTED.get(compute.transport, kind):
-        raise InputError(
-            f"compute.transport: {compute.transport} needs compute.device {TRANSPORTED[compute.transport]}"
-        )
+    if kind != DIRECT.get(compute.transport, kind):
+        raise InputError(f"compute.transport: {compute.transport} needs compute.device {DIRECT[compute.transport]}")
     task = segment.Task(model_for(params, faces), method, recipe, seed, steps, kind, compute.threads, compute.transport)
     with cluster.connected(compute.address, count * compute.threads):
         yield from workers.train(session.state, task, faces, validation, count, session.log)

@@ -1,7 +1,8 @@
 """Units that train in parallel: consecutive ones form a segment, and each segment learns in a Ray worker of its own.
 
 No gradient comes back, so that a segment takes the next batch while the following one still learns from the last.
-Features go forward through Ray's object store. The numbers are those of `cfpn.training.train`.
+Features go forward through Ray's object store, or straight, as compute.transport says. The numbers are those of
+`cfpn.training.train`.
 """
 
 import statistics
@@ -21,7 +22,8 @@ from cfpn.faces import Faces
 from cfpn.learner import DivergedError, weigh
 from cfpn.training import Record, State
 from pipeline.runs import cluster
-from pipeline.runs.segment import DIRECT, Report, Segment, Task, segments
+from pipeline.runs.segment import Report, Segment, Task, segments
+from pipeline.runs.session import DIRECT
 
 UNDER_WAY = 3  # batches between the first segment and the last
 RETRIES = 3  # of an epoch in which a worker died

@@ -251,6 +251,39 @@ def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None
     assert len(faces.first(0).labels) == len(faces.first(9).labels) == 5
 
 
+def many(count: int, classes: int) -> Faces:
+    """Faces of one pixel and of row numbers that skip some, the classes in turn."""
+    labels, rows = torch.arange(count) % classes, 2 * torch.arange(count)
+    return Faces(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), labels, rows, tuple("abcdefg"[:classes]))
+
+
+@pytest.mark.parametrize(("share", "classes"), [(0.2, 7), (0.4, 7), (0.9, 2)])
+def test_the_share_asked_for_gets_another_label_and_all_others_are_equally_likely(share: float, classes: int) -> None:
+    still = many(40_000, classes)
+    moved = (data.mislabelled(still, share, 3).labels - still.labels) % classes
+    counts = moved.bincount(minlength=classes) / len(still)
+    expected = torch.tensor([1 - share] + [share / (classes - 1)] * (classes - 1))
+    torch.testing.assert_close(counts, expected, atol=4 * 0.5 / 40_000**0.5, rtol=0)
+
+
+def test_wrong_labels_belong_to_rows_and_change_with_the_seed_alone() -> None:
+    still = many(500, 7)
+    found = data.mislabelled(still, 0.4, 0)
+    order = torch.randperm(500, generator=generator(1)).repeat(2)  # two faces of each row, elsewhere in the file
+    again = data.mislabelled(Faces(still.pixels[order], still.labels[order], still.rows[order]), 0.4, 0)
+    assert torch.equal(again.labels, found.labels[order])
+    assert not torch.equal(data.mislabelled(still, 0.4, 1).labels, found.labels)
+    assert torch.equal(found.pixels, still.pixels) and torch.equal(found.rows, still.rows)
+    few = ((data.mislabelled(still, 0.2, 0).labels != still.labels) <= (found.labels != still.labels)).all()
+    assert few, "a face with a wrong label has one at every larger share"
+
+
+def test_a_share_of_zero_and_no_faces_change_nothing() -> None:
+    still = many(5, 7)
+    assert data.mislabelled(still, 0.0, 0) is still
+    assert len(data.mislabelled(many(0, 7), 0.5, 0)) == 0
+
+
 COLOUR = schema.Description(side=32, channels=3, classes=tuple("abcdefghij"), drawn=True)
 
 

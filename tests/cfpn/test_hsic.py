@@ -171,19 +171,6 @@ def test_label_kernel_is_one_for_equal_labels() -> None:
     torch.testing.assert_close(label_kernel(torch.tensor([2, 0, 2]), 3), expected)
 
 
-def test_balanced_label_kernel_gives_every_class_present_the_same_weight() -> None:
-    k = label_kernel(torch.tensor([2, 0, 2, 5, 5, 5]), 7, balanced=True)
-    torch.testing.assert_close(k[0], torch.tensor([0.5, 0, 0.5, 0, 0, 0]))
-    torch.testing.assert_close(torch.stack([k[[0, 2]].sum(), k[1].sum(), k[3:].sum()]), torch.tensor([2.0, 1.0, 3.0]))
-    torch.testing.assert_close(k.trace(), torch.tensor(3.0))
-
-
-def test_a_balanced_label_kernel_has_rows_of_one_sum_whatever_the_class() -> None:
-    labels = torch.tensor([0, 1, 2, 3, 4, 6, 0, 1, 2, 0, 0, 1])
-    for balanced, sums in ((True, [1, 1, 1, 1, 1, 1]), (False, [4, 3, 2, 1, 1, 1])):
-        assert label_kernel(labels, 7, balanced).sum(1)[[0, 1, 2, 3, 4, 5]].tolist() == pytest.approx(sums)
-
-
 @pytest.mark.parametrize("label", [-1, 7])
 def test_label_kernel_refuses_a_label_outside_the_classes(label: int) -> None:
     with pytest.raises(ValueError, match=r"0\.\.6"):
@@ -312,12 +299,11 @@ def test_unbiased_value_ignores_the_diagonal_and_an_added_constant(estimator: Es
     torch.testing.assert_close(estimator(k + torch.diag(draw(8, seed=5)) * 100 + 3, l - 7), estimator(k, l))
 
 
-@pytest.mark.parametrize("balanced", [False, True])
 @pytest.mark.parametrize("kernel", [Gaussian(), Linear(), Cosine()], ids=lambda kernel: kernel.name)
-def test_unbiased_values_are_zero_on_average_for_independent_samples(kernel: Kernel, balanced: bool) -> None:
+def test_unbiased_values_are_zero_on_average_for_independent_samples(kernel: Kernel) -> None:
     draws, n = 200, 16
     batches, labels = draw(draws, n, 6), draw_labels(draws * n).view(draws, n)
-    pairs = [(kernel(z), label_kernel(y, 7, balanced)) for z, y in zip(batches, labels, strict=True)]
+    pairs = [(kernel(z), label_kernel(y, 7)) for z, y in zip(batches, labels, strict=True)]
     for estimator in (hsic_unbiased, debiased_cka):
         values = torch.stack([estimator(k, l) for k, l in pairs])
         assert abs(float(values.mean())) < 4 * float(values.std()) / draws**0.5
@@ -412,13 +398,10 @@ def test_constant_features_depend_on_nothing_and_carry_no_gradient(
 
 
 @pytest.mark.parametrize("n", [4, 7, 128])
-@pytest.mark.parametrize("balanced", [False, True])
 @every_estimator
 @every_kernel
-def test_a_batch_of_one_class_gives_zero_and_no_gradient(
-    kernel: Kernel, estimator: Estimator, balanced: bool, n: int
-) -> None:
-    l = label_kernel(torch.full((n,), 3), 7, balanced)
+def test_a_batch_of_one_class_gives_zero_and_no_gradient(kernel: Kernel, estimator: Estimator, n: int) -> None:
+    l = label_kernel(torch.full((n,), 3), 7)
     value, gradient = value_and_gradient(kernel, estimator, draw(n, 16, dtype=torch.float32), l)
     assert value == 0 and (gradient == 0).all()
 

@@ -155,7 +155,7 @@ def test_a_schedule_is_the_trainings_then_the_methods_then_the_profiles(path: Pa
 def test_the_recipe_is_the_training_without_schedule_and_faces(path: Path) -> None:
     training = load(path).train
     assert type(training.recipe) is Recipe
-    own = {"schedule": asdict(training.schedule), "faces": "original", "limit": 0}
+    own = {"schedule": asdict(training.schedule), "faces": "original", "limit": 0, "wrong_labels": 0.0}
     assert asdict(training) == asdict(training.recipe) | own
 
 
@@ -225,6 +225,8 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path: Path, file:
         ("train.epochs", 0, "train: expected epochs >= 1 and batch >= 4, found 0 and 8"),
         ("train.average", 1, "train.average: expected 0 or more and less than 1, found 1.0"),
         ("train.limit", 3, "train.limit: expected 0 or at least a batch of 8, found 3"),
+        ("train.wrong_labels", 1, "train.wrong_labels: expected 0 or more and less than 1, found 1.0"),
+        ("train.wrong_labels", -0.1, "train.wrong_labels: expected 0 or more and less than 1, found -0.1"),
         ("train.schedule.learning_rate", -1, "train.schedule.learning_rate: expected more than 0, found -1.0"),
         ("train.schedule.shape", "cosine", "train.schedule.shape: expected constant or one_cycle, found 'cosine'"),
         ("train.schedule", 5, "train.schedule: expected a group of parameters (learning_rate, shape, warm_up, "

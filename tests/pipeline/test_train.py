@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from cfpn.faces import load as load_split
+from cfpn.faces import mislabelled
 from pipeline import process
 from pipeline import train as train_stage
 from pipeline.runs import session as sessions
@@ -138,6 +140,21 @@ def test_a_method_whose_gradients_cross_units_says_that_it_trains_on_one_worker(
     assert "nbp-0: one worker, because gradients cross the units of bp\n" in result.out
     files = (json.loads((folder / "runs/nbp-0" / name).read_text()) for name in ("run.json", "timing.json"))
     assert [one.get("workers") for one in files] == [1, None]
+
+
+def test_wrong_labels_are_learnt_from_and_validation_keeps_the_true_ones(folder: Path, train: Train) -> None:
+    path = folder / "data/splits/train.parquet"
+    true, other = pq.read_table(path), mislabelled(load_split(path), 0.5, 0)
+    change(folder, "epochs", 2)
+    assert train().code == 0
+    right = contents(folder)
+    change(folder, "wrong_labels", 0.5)
+    assert train().code == 0
+    found = contents(folder)
+    change(folder, "wrong_labels", 0.0)
+    pq.write_table(true.set_column(1, true.schema.field(1), pa.array(other.labels.numpy(), pa.int8())), path)
+    assert train().code == 0
+    assert contents(folder)[:2] == found[:2] != right[:2]
 
 
 def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:

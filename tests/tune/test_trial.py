@@ -14,6 +14,7 @@ from cfpn.network import CFPN
 from cfpn.schema import EXPRESSIONS
 from cfpn.training import DivergedError, Method, Recipe, start
 from pipeline import networks
+from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
@@ -46,6 +47,25 @@ def test_faces_of_a_node_are_mapped_and_not_copied() -> None:
     for tensor, array in zip((found.pixels, found.labels, found.rows), shared[:3], strict=True):
         assert tensor.data_ptr() == array.ctypes.data
     assert (found.classes, found.drawn) == (EXPRESSIONS, True)
+
+
+def test_a_trial_learns_from_the_same_wrong_labels_as_the_train_stage() -> None:
+    shared = Arrays(np.zeros((50, 1, 48, 48), np.uint8), np.arange(50) % 7, np.arange(50), EXPRESSIONS, True)
+    params = Params(
+        profile="test",
+        model=MODEL,
+        train=Training(batch=8, limit=40, wrong_labels=0.4),
+        methods={"bp": Method(units="network")},
+        compute=Compute(device="cpu"),
+    )
+    what = spaces.Training(params, "bp", 3)
+    own, validation = trial.prepare(
+        what, Place(1, "cpu"), trial.Data({"original": shared, "val": shared}, None, {}, {})
+    )
+    expected = sessions.learnt(params, trial.faces(shared), 3)
+    assert torch.equal(own.labels, expected.labels) and len(own) == 40
+    assert not torch.equal(own.labels, torch.from_numpy(shared.labels[:40]))
+    assert torch.equal(validation.labels, torch.from_numpy(shared.labels))
 
 
 @pytest.mark.parametrize("broken", [STATE, PLACES])

@@ -1,0 +1,78 @@
+"""Runs that learnt from wrong labels -> one small table of raw results: what they know, what they learnt by heart.
+
+`train.wrong_labels` gives a share of the training faces another label (`cfpn.faces.mislabelled`). A row holds
+
+- `accuracy`: on the test faces, whose labels are true;
+- `by_heart`: share of the faces with a wrong label that the network names by that wrong label;
+- `seen_through`: share of them that it names by their true label.
+
+The table gains the runs found and keeps those it had.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench import robustness
+from cfpn import prediction
+from cfpn.allocator import keep_freed_memory
+from cfpn.faces import Faces, mislabelled
+from cfpn.network import Network
+from pipeline import evaluate
+from pipeline.page import measurements
+from pipeline.page.tables import markdown
+from pipeline.process import atomic, command_line, run
+from pipeline.runs import records
+
+EXAMPLE = """example:
+  python -m bench.wrong_labels docs/study/wrong-labels.csv --runs runs --splits data/splits
+"""
+RUN = ["wrong_labels", "method", "seed"]
+
+
+def measured(network: Network, train: Faces, test: Faces, share: float, seed: int) -> dict[str, Any]:
+    """A row of the table; train: faces with true labels, of which the run saw `share` with another one."""
+    taught = mislabelled(train, share, seed).labels
+    wrong = taught != train.labels
+    named = prediction.predict(network, train.pixels[wrong]).argmax(1)
+    return {
+        "accuracy": prediction.accuracy(prediction.predict(network, test.pixels), test.labels),
+        "wrong": int(wrong.sum()),
+        "by_heart": (named == taught[wrong]).double().mean().item(),
+        "seen_through": (named == train.labels[wrong]).double().mean().item(),
+    }
+
+
+def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
+    """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
+    found = {}
+    for (method, seed), weights in robustness.trained(runs).items():
+        share = records.read_about(weights.parent / records.ABOUT).parameters["train"].get("wrong_labels", 0.0)
+        if share:
+            print(weights.parent, flush=True)
+            row = measured(evaluate.load_network(weights), train, test, share, seed)
+            key = (share, method, seed)
+            found[key] = pd.DataFrame([dict(zip(RUN, key, strict=True)) | row])
+    return robustness.joined(table, found, RUN, by=RUN)
+
+
+def main() -> None:
+    """Command line."""
+    parser = command_line("python -m bench.wrong_labels", __doc__, EXAMPLE)
+    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # more of them spin against whatever else runs
+    keep_freed_memory()
+    train, test = (evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", "test"))
+    table = gathered(args.table, args.runs, train, test)
+    with atomic(args.table) as path:
+        table.to_csv(path, index=False, lineterminator="\n")
+    print(markdown(*measurements.wrong_labels(table)))
+
+
+if __name__ == "__main__":
+    run(main)
