@@ -8,8 +8,8 @@ Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
 - robustness, attacks: the methods on damaged and on attacked faces, from robustness.csv and attacks.csv.
-- step, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth and
-  bench.roofline write with --out.
+- step, step48, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth
+  and bench.roofline write with --out.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
 - memory, memory-depth: of the largest worker, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
@@ -110,9 +110,14 @@ def ratio(value: float | None) -> str:
 
 
 def curves(outcomes: Sequence[Outcome]) -> bytes:
-    """SVG of the validation of every method, the mean over seeds with a band from the least to the largest."""
+    """SVG of the validation of every method, the mean over seeds with a band from the least to the largest.
+
+    Runs with the same curve, one training scored in two ways, are drawn once.
+    """
     methods = dict.fromkeys(one.method for one in outcomes)
-    drawn = [Curve(name, [one.history for one in outcomes if one.method == name]) for name in methods]
+    every = [Curve(name, [one.history for one in outcomes if one.method == name]) for name in methods]
+    seen = [[history["val/loss"].tolist() for history in curve.histories] for curve in every]
+    drawn = [curve for place, curve in enumerate(every) if seen[place] not in seen[:place]]
     return svg(learning_curves(drawn, None, splits=["val"]))
 
 
@@ -149,6 +154,7 @@ def main() -> None:
         "anytime": inference.anytime(inference.rows(folder)),
         "workers": workers.pictured(folder),
         "resources": resources.resources(folder),
+        "partitions": resources.partitions(folder),
     }
     for name, figure in figures.items():
         if figure is not None:

@@ -86,6 +86,7 @@ TABLES: dict[str, Callable[[Path], Table]] = {
     "attacks": lambda folder: attacks(pd.read_csv(folder / "attacks.csv")),
     "wrong-labels": lambda folder: wrong_labels(pd.read_csv(folder / "wrong-labels.csv")),
     "step": lambda folder: steps(records.read_json(folder / "step.json")),
+    "step48": lambda folder: steps(records.read_json(folder / "step48.json")),
     "step224": lambda folder: steps(records.read_json(folder / "step224.json")),
     "depth": lambda folder: depth(records.read_json(folder / "depth.json")["rows"]),
     "roofline": lambda folder: roofline(pd.read_csv(folder / "roofline.csv")),

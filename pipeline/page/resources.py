@@ -32,16 +32,41 @@ def resources(folder: Path) -> Figure:
 
     folder: holds main.csv, parallel.json (faces per second) and step.json (MiB), of one size of network and batch.
     """
-    outcomes, steps = study.read(folder / "main.csv"), records.read_json(folder / "step.json")
-    by_method = {name: [one for one in outcomes if one.method == name] for name in (one.method for one in outcomes)}
+    by_method, steps = runs(folder / "main.csv"), records.read_json(folder / "step.json")
+    drawn = {method: by_method[method] for method, *_ in WAYS.values()}
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     time, memory = figure.subplots(1, 2)
     draw_time(time, by_method, records.read_json(folder / "parallel.json"))
-    draw_memory(memory, by_method, steps["rows"])
-    for axes in (time, memory):
+    draw_memory(memory, drawn, steps["rows"])
+    memory.set_title("Memory")
+    finish(time, memory)
+    return figure
+
+
+@style.context(STYLE)
+def partitions(folder: Path) -> Figure:
+    """Test accuracy over the peak memory of a step, for back-propagation and for NBP cut into ever smaller units.
+
+    folder: holds partition.csv and step48.json, of one size of network and batch.
+    """
+    figure = Figure(figsize=(5.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    draw_memory(axes, runs(folder / "partition.csv"), records.read_json(folder / "step48.json")["rows"])
+    finish(axes)
+    return figure
+
+
+def runs(path: Path) -> dict[str, list[Outcome]]:
+    """The runs of a study by method."""
+    outcomes = study.read(path)
+    return {name: [one for one in outcomes if one.method == name] for name in (one.method for one in outcomes)}
+
+
+def finish(*every: Axes) -> None:
+    """Grid, and accuracy in %."""
+    for axes in every:
         axes.grid(True, axis="both")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-    return figure
 
 
 def draw_time(axes: Axes, by_method: Mapping[str, Sequence[Outcome]], measured: Mapping[str, Any]) -> None:
@@ -57,8 +82,8 @@ def draw_time(axes: Axes, by_method: Mapping[str, Sequence[Outcome]], measured: 
 
 
 def draw_memory(axes: Axes, by_method: Mapping[str, Sequence[Outcome]], rows: Sequence[Mapping[str, Any]]) -> None:
-    """A point per method with the spread of its seeds."""
-    known = [row for row in rows if row["method"] in {method for method, *_ in WAYS.values()}]
+    """A point per method of both, with the spread of its seeds."""
+    known = [row for row in rows if row["method"] in by_method]
     for row in known:
         method = row["method"]
         scores = [one.scores["accuracy"] or np.nan for one in by_method[method]]
@@ -67,6 +92,6 @@ def draw_memory(axes: Axes, by_method: Mapping[str, Sequence[Outcome]], rows: Se
         axes.errorbar(
             row["peak_mib"], np.mean(scores), spread, fmt="o", color=tint, capsize=3, label=method_name(method)
         )
-    axes.set(xlabel="peak memory of a step, MiB", ylabel="accuracy on PrivateTest", title="Memory")
+    axes.set(xlabel="peak memory of a step, MiB", ylabel="accuracy on PrivateTest")
     axes.set_xlim(0, 1.15 * max(row["peak_mib"] for row in known))
     axes.legend(loc="lower left", fontsize=8)

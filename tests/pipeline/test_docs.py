@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,14 @@ def test_curves_name_every_method_and_are_the_same_every_time() -> None:
     drawn = docs.curves(outcomes)
     assert drawn == docs.curves(outcomes)
     assert all(name in drawn.decode() for name in ("nbp_early", "BP", "hsic_class_means"))
+
+
+def test_one_training_scored_in_two_ways_is_one_curve() -> None:
+    one, *_ = study.read(STUDY / "plain.csv")
+    twin, other = replace(one, method="twin"), replace(one, method="other", history=one.history * 2)
+    drawn = docs.curves([one, twin, other]).decode()
+    assert "other" in drawn
+    assert "twin" not in drawn
 
 
 def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces() -> None:

@@ -43,3 +43,12 @@ def test_a_point_stands_at_memory_and_mean_accuracy_of_a_method_of_both_tables(f
     axes = resources.resources(folder).axes[1]
     points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
     assert points == [pytest.approx([100 + place, 0.55]) for place in range(3)]
+
+
+def test_partitions_are_drawn_where_both_tables_have_them(folder: Path) -> None:
+    pd.read_csv(folder / "main.csv").replace({"deep_supervision": "nbp_layer"}).to_csv(folder / "partition.csv")
+    rows = [{"method": name, "peak_mib": mib} for name, mib in (("bp", 90.0), ("nbp_layer", 30.0), ("layers", 20.0))]
+    (folder / "step48.json").write_text(json.dumps({"rows": rows}))
+    (axes,) = resources.partitions(folder).axes
+    points = [container.lines[0].get_xydata()[0].tolist() for container in axes.containers]
+    assert points == [pytest.approx([90, 0.55]), pytest.approx([30, 0.55])]
