@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead
-from cfpn.hsic import Cosine, Gaussian, Kernel, Linear, label_kernel
+from cfpn.hsic import Cosine, Gaussian, Kernel, Linear
 from cfpn.objectives import Bottleneck, LocalLoss, SimilarityMatching, Targets
 
 N, CLASSES = 12, 7
@@ -75,19 +75,17 @@ def label_matrix(balanced: bool = False) -> Tensor:
     return one_hot @ torch.diag(weight) @ one_hot.T
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_eq4_is_the_papers_formula_with_explicit_centring_matrices(balanced: bool) -> None:
+def test_eq4_is_the_papers_formula_with_explicit_centring_matrices() -> None:
     z, x = draw(N, 9).double(), images().flatten(1).double()
 
     def gaussian(rows: Tensor) -> Tensor:
         return torch.exp(-(rows[:, None] - rows[None]).square().sum(2) / (2 * 25 * rows.shape[1]))
 
     h = torch.eye(N, dtype=torch.float64) - 1 / N
-    kz, kx, ky = gaussian(z), gaussian(x), label_matrix(balanced).double()
+    kz, kx, ky = gaussian(z), gaussian(x), label_matrix().double()
     expected = torch.trace(kz @ h @ kx @ h) / (N - 1) - 100 * torch.trace(kz @ h @ ky @ h) / (N - 1)
     how = Bottleneck("eq4", kernel=Gaussian())
     to = LocalLoss(how, input_pool=0).targets(images().double(), labels(), CLASSES)
-    to = to._replace(y=how.prepare(label_kernel(labels(), CLASSES, balanced)))
     torch.testing.assert_close(how(z, to), expected, rtol=1e-5, atol=1e-6)
 
 
