@@ -82,14 +82,15 @@ def load(path: Path) -> Faces:
 def mislabelled(faces: Faces, share: float, seed: int) -> Faces:
     """The same faces; about `share` of them have another label, each other class with the same chance.
 
-    A face is known by its row: all faces of one row are mislabelled alike, whatever their order and the method.
+    A face is known by its row: all faces of one row are mislabelled alike, whatever their order, the other faces and
+    the method.
     """
     if not share or not len(faces):
         return faces
     rows, random = faces.rows.cpu(), generator(seed, WRONG)
-    draw = torch.rand(2, int(rows.max()) + 1, generator=random, dtype=torch.float64)[:, rows]
-    further = 1 + (draw[1] * (len(faces.classes) - 1)).long()
-    moved = torch.where(draw[0] < share, further, 0).to(faces.labels.device)
+    draw, which = torch.rand(int(rows.max()) + 1, 2, generator=random, dtype=torch.float64)[rows].unbind(1)
+    further = 1 + (which * (len(faces.classes) - 1)).long()
+    moved = torch.where(draw < share, further, 0).to(faces.labels.device)
     return replace(faces, labels=(faces.labels + moved) % len(faces.classes))
 
 

@@ -272,6 +272,8 @@ def test_wrong_labels_belong_to_rows_and_change_with_the_seed_alone() -> None:
     order = torch.randperm(500, generator=generator(1)).repeat(2)  # two faces of each row, elsewhere in the file
     again = data.mislabelled(Faces(still.pixels[order], still.labels[order], still.rows[order]), 0.4, 0)
     assert torch.equal(again.labels, found.labels[order])
+    for count in (1, 7, 20, 499):  # as `train.limit` leaves out the others
+        assert torch.equal(data.mislabelled(still.first(count), 0.4, 0).labels, found.labels[:count])
     assert not torch.equal(data.mislabelled(still, 0.4, 1).labels, found.labels)
     assert torch.equal(found.pixels, still.pixels) and torch.equal(found.rows, still.rows)
     few = ((data.mislabelled(still, 0.2, 0).labels != still.labels) <= (found.labels != still.labels)).all()
