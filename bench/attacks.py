@@ -27,7 +27,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import atomic, command_line, run
+from pipeline.process import atomic, run
 
 EXAMPLE = """example:
   python -m bench.attacks docs/study/attacks.csv --runs runs --splits data/splits --faces 1000
@@ -131,10 +131,7 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
 
 def main() -> None:
     """Command line."""
-    parser = command_line("python -m bench.attacks", __doc__, EXAMPLE)
-    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and attack")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
+    parser = robustness.of_runs("python -m bench.attacks", __doc__, EXAMPLE)
     parser.add_argument("--faces", type=int, default=1000, help="the first of the test split (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)  # more of them spin against whatever else runs

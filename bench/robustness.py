@@ -3,6 +3,7 @@
 Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
 """
 
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,17 +31,22 @@ KEYS = ["method", "seed", "damage", "level"]
 
 def main() -> None:
     """Command line."""
-    parser = command_line("python -m bench.robustness", __doc__, EXAMPLE)
-    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run and kind of damage")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
-    args = parser.parse_args()
+    args = of_runs("python -m bench.robustness", __doc__, EXAMPLE).parse_args()
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
     with atomic(args.table) as path:
         table.to_csv(path, index=False, lineterminator="\n")
     print(markdown(*measurements.robustness(table)))
+
+
+def of_runs(name: str, about: str, example: str) -> ArgumentParser:
+    """The command line of a bench that adds runs to its table."""
+    parser = command_line(name, about, example)
+    parser.add_argument("table", type=Path, help="CSV of raw results of every run")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
+    return parser
 
 
 def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:

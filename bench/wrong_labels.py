@@ -23,7 +23,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import atomic, command_line, run
+from pipeline.process import atomic, run
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -60,11 +60,7 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame
 
 def main() -> None:
     """Command line."""
-    parser = command_line("python -m bench.wrong_labels", __doc__, EXAMPLE)
-    parser.add_argument("table", type=Path, help="CSV of raw results, one row per run")
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--splits", type=Path, default=Path("data/splits"))
-    args = parser.parse_args()
+    args = robustness.of_runs("python -m bench.wrong_labels", __doc__, EXAMPLE).parse_args()
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     train, test = (evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", "test"))
