@@ -81,7 +81,7 @@ def figures(path: Path, tables: Path) -> list[Figure]:
     known = {
         "activation": "Fig. 9: activation functions",
         "learning_rate": "Fig. 10: learning rates",
-        MODELS: "Fig. 11: networks at the common learning rate",
+        MODELS: "Fig. 11: networks",
     }
     result = []
     for name, entry in parameters.load_sweeps(path.parent / "sweeps" / "params.yaml").items():
@@ -99,12 +99,13 @@ def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
     """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks their rate."""
     sweep = spaces.read(path, name, [], {}, None, None)
     file = tables / name / "sweep.json"
-    if file.exists():
-        about = json.loads(file.read_text())
+    about = json.loads(file.read_text()) if file.exists() else {}
+    if about:
         shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["schedule"]["learning_rate"]
     else:
         shown, rate = {"profile": sweep.files.common["profile"]}, spaces.common_rate(sweep)
-    return {"sweep_name": name} | shown | ({RATE: rate} if sweep.models else {})
+    one_rate = sweep.models and not about.get("rates")
+    return {"sweep_name": name} | shown | ({RATE: rate} if one_rate else {})
 
 
 def _place(figure: Figure) -> int:

@@ -133,6 +133,6 @@ def conclusion(sweep: Sweep, outcomes: list[Outcome], folder: Path) -> str:
     """The table over settings, Table II of a sweep over networks, and the files."""
     parts = [results.table(outcomes)]
     if sweep.models:
-        parts.append(results.table2(results.models(results.trials(outcomes), spaces.common_rate(sweep))))
+        parts.append(results.table2(results.models(results.trials(outcomes), spaces.common_rate(sweep), sweep.rates)))
     files = ", ".join(sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")))
     return "\n\n".join([*parts, f"{folder}: {files}"])

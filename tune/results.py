@@ -4,6 +4,7 @@ Every table but timing.csv holds the same bytes whenever the same sweep is run.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def _write(folder: Path, sweep: Sweep, about: dict[str, Any], outcomes: list[Out
         "timing.csv": timing(outcomes),
     }
     if sweep.models:
-        tables["models.csv"] = models(rows, spaces.common_rate(sweep))
+        tables["models.csv"] = models(rows, spaces.common_rate(sweep), sweep.rates)
     for name, table in tables.items():
         with atomic(folder / name) as path:
             table.to_csv(path, index=False, lineterminator="\n")
@@ -130,16 +131,18 @@ def _spread(values: pd.Series) -> dict[str, Any]:
     return {"n": len(values), "accuracy": float(values.mean())} | deviation
 
 
-def models(rows: pd.DataFrame, common: float) -> pd.DataFrame:
+def models(rows: pd.DataFrame, common: float, rates: Mapping[str, float]) -> pd.DataFrame:
     """Table II's accuracies: each network at the common learning rate and at the one best for it on validation.
 
     Of equally good rates the smallest is taken; the test split has no say. A rate at which a seed failed is not chosen.
+    rates: the tuned ones, where an earlier sweep chose them and this one ran no others.
     """
     result = []
     rows = rows.assign(**{RATE: pd.to_numeric(rows[RATE])}) if RATE in rows else rows
     for name, group in rows.groupby(MODELS, sort=False):
         chosen = tuned_rate(group) if RATE in group else common
-        for kind, rate in (("common", common), ("tuned", chosen)):
+        kinds = {"tuned": rates[str(name)]} if rates else {"common": common, "tuned": chosen}
+        for kind, rate in kinds.items():
             own = group[group[RATE] == rate] if RATE in group and rate is not None else group.iloc[:0]
             own = own if RATE in group else group
             result.append({MODELS: name, "rate": kind, RATE: rate} | _accuracies(own))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from cfpn.training import Method
 from pipeline import params as parameters
+from pipeline.page.files import read_table
 from pipeline.params import OF_PROFILE, Compute, Entry, Files, Params
 from pipeline.process import InputError
 from tune import names
@@ -24,8 +25,8 @@ class Sweep:
     """A search space with all that its trials have in common.
 
     files: the parameter files; method: of all trials, unless methods or networks vary; axes: values by dotted name;
-    methods: values of the axis `method`; models: networks of the axis `models` by label; fixed: parameters set for
-    every trial; test: score the test split too.
+    methods: values of the axis `method`; models: networks of the axis `models` by label; rates: the learning rate of
+    each network where an earlier sweep chose it; fixed: parameters set for every trial; test: score the test split too.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Sweep:
     fixed: dict[str, Any] = field(default_factory=dict)
     methods: tuple[str, ...] = ()
     models: dict[str, Entry] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
     seeds: int = 1
     test: bool = False
 
@@ -97,6 +99,22 @@ def with_common_rate(sweep: Sweep) -> Sweep:
     return replace(sweep, axes=sweep.axes | {RATE: rates})
 
 
+def with_rates(sweep: Sweep, table: Path) -> Sweep:
+    """A sweep over networks, each at its tuned rate of `table`, the models.csv of an earlier sweep, and at no other.
+
+    Raises InputError where the sweep has no networks or sets a rate, and where the table lacks the rate of a network.
+    """
+    if not sweep.models or RATE in sweep.fixed:
+        raise InputError(f"--rates: expected a sweep over networks without --set {RATE}=VALUE, found {sweep.name!r}")
+    rows = read_table(table, [MODELS, "rate", RATE])
+    tuned = rows[rows["rate"] == "tuned"].set_index(MODELS)[RATE].dropna()
+    missing = [name for name in sweep.models if name not in tuned]
+    if missing:
+        raise InputError(f"{table}: expected a tuned rate of each network, found none of {', '.join(missing)}")
+    axes = {name: values for name, values in sweep.axes.items() if name != RATE}
+    return replace(sweep, axes=axes, rates={name: float(tuned[name]) for name in sweep.models})
+
+
 def common_rate(sweep: Sweep) -> float:
     """The profile's own learning rate: the one at which the paper compares all networks."""
     return resolve(sweep, sweep.fixed).train.schedule.learning_rate
@@ -122,6 +140,7 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
     A sweep over networks or learning rates decides the rate of every method, also of one with a rate of its own.
     """
     overrides = sweep.fixed | {name: config[name] for name in sweep.axes}
+    overrides |= {RATE: sweep.rates[config[MODELS]]} if sweep.rates else {}
     entry = sweep.models[config[MODELS]] if sweep.models else Entry(config.get(METHOD, sweep.method))
     params = resolve(sweep, overrides | (_network(sweep, overrides, entry) if sweep.models else {}))
     if entry.method not in params.methods:
@@ -196,6 +215,7 @@ def specification(sweep: Sweep, search: str, samples: int) -> dict[str, Any]:
         "space": space(sweep),
         "fixed": sweep.fixed,
         MODELS: {name: asdict(entry) for name, entry in sweep.models.items()},
+        "rates": sweep.rates,
         "search": search,
         "samples": samples if search == "optuna" else None,
         "params": base.model_dump(mode="json", include={"profile", "model", "train", "methods"}),

@@ -27,6 +27,8 @@ EXAMPLE = """examples:
   python tune/sweep.py methods --seeds 5        the study: methods compared over paired seeds
   python tune/sweep.py learning_rate --set train.schedule.learning_rate=0.001,0.01 --epochs 10 --cpus-per-trial 1
   python tune/sweep.py width --set model.width=32,64 --set methods.nbp.local_loss.hsic_weight=0.1,0.5 --search asha
+  python tune/sweep.py models --epochs 2 --out pilots      which learning rate suits which network
+  python tune/sweep.py models --rates pilots/models/models.csv --seeds 2
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
   python tune/sweep.py models --resume          after Ctrl-C, a crash or a lost machine
 
@@ -43,6 +45,8 @@ def arguments() -> argparse.Namespace:
     add("--method", help="of all trials, a name in methods.yaml (default: the sweep's)")
     add("--seeds", type=int, help="trials of each setting, seeds 0, 1, ... (default: the sweep's)")
     add("--epochs", type=int, help="short for --set train.epochs=N")
+    add("--rates", type=Path, metavar="TABLE", help="models.csv of an earlier sweep over networks: train each at its "
+        "tuned rate of that table")  # fmt: skip
     add("--search", choices=("grid", "asha", "optuna"), default="grid", help="default: %(default)s")
     add("--samples", type=int, default=20, help="settings that optuna tries (default: %(default)s)")
     add("--cpus-per-trial", type=float, help="also its threads; of each worker, where compute.workers is above 1 "
@@ -98,7 +102,7 @@ def planned(args: argparse.Namespace) -> "Sweep":
 
     fixed = {} if args.epochs is None else {"train.epochs": args.epochs}
     sweep = spaces.read(args.params, args.name, args.set, fixed, args.method, args.seeds)
-    sweep = spaces.with_common_rate(sweep)
+    sweep = spaces.with_rates(sweep, args.rates) if args.rates else spaces.with_common_rate(sweep)
     spaces.check(sweep)
     return sweep
 

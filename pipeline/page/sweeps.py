@@ -106,7 +106,7 @@ def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:
     tuned: whether the learning rate varied; otherwise models.csv holds the same numbers twice.
     """
     networks = read_table(folder / "models.csv", [NETWORK, "rate", RATE, "parameters"])
-    networks = networks if tuned else networks[networks["rate"] == "common"]
+    networks = networks if tuned else networks.drop_duplicates(NETWORK)
     if not (folder / "cost.csv").exists():
         return networks
     costs = read_table(folder / "cost.csv", [NETWORK, "parameters", "step_ms", *MEASURED]).set_index(NETWORK)

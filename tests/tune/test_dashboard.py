@@ -23,7 +23,7 @@ def test_the_papers_figures_come_first_and_every_sweep_has_one() -> None:
     shown = dashboard.figures(PARAMS, NOWHERE)
     assert [figure.title.partition(":")[0] for figure in shown[:4]] == ["Fig. 8", "Fig. 9", "Fig. 10", "Fig. 11"]
     assert {figure.sweep for figure in shown} == set(parameters.load_sweeps(PARAMS.parent / "sweeps/params.yaml"))
-    assert shown[0].shown["axes.models"] == ["CFPN-NBP", "CFPN-BP"]
+    assert shown[0].shown["axes.models"] == ["CFPN-NBP", "CFPN-BP", "CFPN-DS"]
 
 
 def test_panels_show_the_mean_over_seeds_of_what_runs_log() -> None:
@@ -84,6 +84,14 @@ def test_of_a_sweep_that_ran_here_its_last_runs_are_shown(tmp_path: Path) -> Non
         "sweep_group": track.group(about),
         "train.schedule.learning_rate": 0.25,
     }
+
+
+def test_networks_at_rates_of_their_own_are_shown_at_every_rate(tmp_path: Path) -> None:
+    about = {"sweep": "models", "rates": {"AlexNet": 0.5}, "params": {"train": {"schedule": {"learning_rate": 0.25}}}}
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sweep.json").write_text(json.dumps(about))
+    (figure,) = (one for one in dashboard.figures(PARAMS, tmp_path) if one.title.startswith("Fig. 11"))
+    assert set(figure.shown) == {"sweep_name", "sweep_group"}
 
 
 def test_the_workspace_has_a_section_per_figure() -> None:

@@ -68,17 +68,17 @@ def test_the_tuned_rate_is_chosen_on_validation_and_never_one_with_a_failed_seed
         for rate, (accuracies, status, test) in at.items()
         for seed in (0, 1)
     ]
-    table = results.models(results.trials(outcomes), 0.1)
+    table = results.models(results.trials(outcomes), 0.1, {})
     assert table["rate"].tolist() == ["common", "tuned"]
     assert table[RATE].tolist() == [0.1, 0.2]
     assert table["test/accuracy/mean"].tolist() == pytest.approx([0.9, 0.1])
     assert table["parameters"].tolist() == [123, 123]
-    assert results.models(results.trials(outcomes), 0.3)["failed"].tolist() == [1, 0]
+    assert results.models(results.trials(outcomes), 0.3, {})["failed"].tolist() == [1, 0]
 
 
 def test_a_network_that_failed_everywhere_still_has_its_two_rows() -> None:
     outcomes = [outcome({"models": "AlexNet", RATE: rate, "seed": 0}, [], "diverged") for rate in (0.1, 0.2)]
-    table = results.models(results.trials(outcomes), 0.1)
+    table = results.models(results.trials(outcomes), 0.1, {})
     assert table["failed"].tolist() == [1, 0]
     assert table["val/accuracy/mean"].isna().all()
 
@@ -145,6 +145,22 @@ def test_the_table_marks_the_best_setting_and_trials_that_were_stopped_or_collap
     assert lines[0].startswith("val/accuracy") and lines[1].split() == ["trials", "mean", "sd", "note"]
     assert lines[2].split() == ["b=1", "2", "0.4500", "0.0707", "1", "stopped"]
     assert lines[3].split() == ["b=2", "1", "0.9000", "-", "best,", "1", "collapsed"]
+
+
+def test_networks_at_rates_of_an_earlier_sweep_have_one_row_each_on_the_page_too(tmp_path: Path) -> None:
+    networks = sweep("models").models
+    tuned = pd.DataFrame([{"models": name, "rate": "tuned", RATE: 0.1 * n} for n, name in enumerate(networks, 1)])
+    tuned.to_csv(tmp_path / "rates.csv")
+    own = spaces.with_rates(sweep("models"), tmp_path / "rates.csv")
+    outcomes = [outcome(config, [0.4]) for config in spaces.configs(own)]
+    results.write(tmp_path / "models", own, spaces.specification(own, "grid", 0) | {"data": {}}, outcomes)
+    table = pd.read_csv(tmp_path / "models/models.csv")
+    assert table["rate"].eq("tuned").all() and table["models"].tolist() == list(networks)
+    assert table[RATE].tolist() == pytest.approx(tuned[RATE].tolist()) and table["n"].eq(own.seeds).all()
+    (read,) = page.read(tmp_path, tmp_path, tmp_path)
+    rows = page.network_table(read).rows
+    assert [" ".join(row[:2]) for row in rows[:2]] == ["CFPN-NBP tuned: 0.1", "CFPN-BP tuned: 0.2"]
+    assert len(rows) == len(networks)
 
 
 def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A search space is checked before anything runs, and its names are those of params.yaml."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,40 @@ def test_another_sweep_leaves_a_method_its_own_learning_rate() -> None:
     assert {how.schedule.learning_rate for how in found} == {0.008}
 
 
+def table_of_rates(folder: Path, rates: dict[str, float]) -> Path:
+    """A models.csv in which every network is worse at the common rate than at its own."""
+    lines = [f"{name},{kind},{rate}" for name, own in rates.items() for kind, rate in (("common", 9), ("tuned", own))]
+    (folder / "models.csv").write_text("\n".join(["models,rate,train.schedule.learning_rate", *lines]))
+    return folder / "models.csv"
+
+
+def test_networks_are_trained_at_the_tuned_rates_of_an_earlier_sweep_and_at_no_other(tmp_path: Path) -> None:
+    sweep = spaces.read(PARAMS, "models", ["profile=fer2013-cpu"], {}, None, 2)
+    rates = {name: 0.001 * place for place, name in enumerate(sweep.models, 1)}
+    tuned = spaces.with_rates(sweep, table_of_rates(tmp_path, rates))
+    spaces.check(tuned)
+    configs = spaces.configs(tuned)
+    assert [(config["models"], config["seed"]) for config in configs] == [(name, s) for name in rates for s in (0, 1)]
+    for config in configs:
+        what = spaces.training(tuned, config, 1, "cpu")
+        assert what.how.schedule.learning_rate == rates[config["models"]]
+        assert what.params.train.schedule.learning_rate == rates[config["models"]]
+    assert spaces.specification(tuned, "grid", 1) != spaces.specification(sweep, "grid", 1)
+
+
+def test_rates_that_do_not_fit_the_sweep_are_refused(tmp_path: Path) -> None:
+    sweep = spaces.read(PARAMS, "models", [], {}, None, 1)
+    few = table_of_rates(tmp_path, {name: 0.1 for name in sweep.models if name != "AlexNet"})
+    with pytest.raises(InputError, match=r"models\.csv: expected a tuned rate of each network, found none of AlexNet"):
+        spaces.with_rates(sweep, few)
+    with pytest.raises(InputError, match="expected a sweep over networks"):
+        spaces.with_rates(read("beta"), few)
+    with pytest.raises(InputError, match="without --set"):
+        spaces.with_rates(spaces.read(PARAMS, "models", ["train.schedule.learning_rate=1"], {}, None, 1), few)
+    with pytest.raises(InputError, match="not the table of a sweep"):
+        spaces.with_rates(sweep, tmp_path / "nowhere.csv")
+
+
 def test_all_networks_are_compared_at_one_batch_one_number_of_epochs_and_one_image() -> None:
     sweep = read("models")
     for config in spaces.configs(sweep):
@@ -143,7 +178,8 @@ def test_all_networks_are_compared_at_one_batch_one_number_of_epochs_and_one_ima
         base = spaces.resolve(sweep, sweep.fixed)
         assert (what.params.train.batch, what.params.train.epochs) == (base.train.batch, base.train.epochs)
         assert what.params.model.input_size == 64  # the multiple of 32 above the profile's 48
-        assert what.method == ("nbp" if "NBP" in config["models"] else "bp")
+        own = {"NBP": "nbp", "DS": "deep_supervision"}
+        assert what.method == own.get(re.split("[ -]", config["models"])[-1], "bp")
 
 
 def test_points_have_names_of_their_own_that_a_file_system_takes() -> None:
