@@ -18,6 +18,7 @@ Names of tables:
   writes.
 - cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
 - faults, fuzz, soak, reliability-origins: what `make faults`, `make soak` and `python -m bench.fuzz` found.
+- SWEEP: of docs/study/SWEEP/, a folder with the tables of `tune/sweep.py`; its curves go to docs/img/SWEEP.svg.
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
@@ -28,11 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline import compare
 from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
-from pipeline.page import cards, claims, inference, measurements, reliability, resources, workers
+from pipeline.page import cards, claims, inference, measurements, reliability, resources, sweeps, workers
 from pipeline.page.banner import banner
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
@@ -66,6 +68,8 @@ def table(name: str, folder: Path) -> str:
         return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
     if name.endswith("-seeds"):
         return seeds(study.read(folder / f"{name.removesuffix('-seeds')}.csv"))
+    if (folder / name / "sweep.json").exists():
+        return markdown(*sweeps.summary(folder / name))
     path = folder / f"{name}.csv"
     if path.exists() and "epoch" not in pd.read_csv(path, nrows=0):
         with path.open(newline="") as file:
@@ -149,13 +153,14 @@ def main() -> None:
         if "epoch" in pd.read_csv(path, nrows=0):
             with atomic(path.with_suffix(".svg")) as temporary:
                 temporary.write_bytes(curves(study.read(path)))
-    figures = {
+    figures: dict[str, Figure | None] = {
         "network": banner(root / "params.yaml", study.read(folder / "main.csv")),
         "anytime": inference.anytime(inference.rows(folder)),
         "workers": workers.pictured(folder),
         "resources": resources.resources(folder),
         "partitions": resources.partitions(folder),
     }
+    figures |= {path.parent.name: sweeps.picture(path.parent) for path in sorted(folder.glob("*/sweep.json"))}
     for name, figure in figures.items():
         if figure is not None:
             with atomic(root / f"docs/img/{name}.svg") as temporary:

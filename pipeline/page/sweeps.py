@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.metrics import METRICS, Metric
 from pipeline.page import curves, figures
@@ -85,8 +86,8 @@ def read(folder: Path, splits: Path, augmented: Path) -> list[Sweep]:
     return [read_sweep(folder / name, faces) for name in names]
 
 
-def read_sweep(folder: Path, faces: Mapping[str, Path]) -> Sweep:
-    """One sweep; the page's `faces` tell whether it ran on them."""
+def read_sweep(folder: Path, faces: Mapping[str, Path] | None = None) -> Sweep:
+    """One sweep; the page's `faces`, where there are any, tell whether it ran on them."""
     about = read_json(folder / "sweep.json")
     missing = [key for key in ("space", "fixed", "method", "params", "data") if key not in about]
     if missing:
@@ -96,7 +97,9 @@ def read_sweep(folder: Path, faces: Mapping[str, Path]) -> Sweep:
     spread = [f"{VALIDATION}/{how}" for how in ("mean", "min", "max")]
     curves = read_table(folder / "curves.csv", ["setting", *axes, "epoch", "n", *spread])
     networks = read_networks(folder, RATE in axes) if NETWORK in axes else None
-    own = all(faces[name].exists() and file_hash(faces[name]) == digest for name, digest in about["data"].items())
+    own = faces is not None and all(
+        faces[name].exists() and file_hash(faces[name]) == digest for name, digest in about["data"].items()
+    )
     return Sweep(folder.name, about, axes, curves, trials, networks, own)
 
 
@@ -144,6 +147,19 @@ def network_blocks(sweep: Sweep) -> Iterator[Picture | Table | Text]:
     yield from curves_picture(sweep, rate_panels(sweep) if RATE in sweep.axes else {"": sweep.curves})
     yield network_table(sweep)
     yield from map(Text, network_notes(sweep))
+
+
+def summary(folder: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a sweep's table on a page of docs/: a row per network at its one rate, else per setting."""
+    sweep = read_sweep(folder)
+    table = setting_table(sweep) if sweep.networks is None or RATE in sweep.axes else network_table(sweep)
+    return list(table.header), [list(map(str, row)) for row in table.rows]
+
+
+def picture(folder: Path) -> Figure:
+    """The curves of a sweep on a page of docs/."""
+    sweep = read_sweep(folder)
+    return curves.sweep_curves({"": drawn(sweep.curves, sweep.axes)})
 
 
 def conditions(sweep: Sweep) -> Text:

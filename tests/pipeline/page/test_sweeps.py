@@ -331,3 +331,17 @@ def test_the_pictures_are_the_same_bytes_twice(root: Path) -> None:
     assert sections(root) == sections(root)
     pictures = [block for section in sections(root) for block in section.blocks if isinstance(block, Picture)]
     assert [len(picture.content) > 1000 for picture in pictures] == [True] * 3
+
+
+def test_a_tracked_sweep_has_a_row_per_setting_and_networks_at_one_rate_a_row_each(root: Path) -> None:
+    write_sweep(root, "activation", ACTIVATIONS)
+    assert sweeps.summary(root / "sweeps/activation")[1][1] == ["tanh", "41.0 ± 1.4", "2 complete"]
+    write_networks(root)
+    header, rows = sweeps.summary(root / "sweeps/models")
+    assert [row[0] for row in rows] == ["CFPN-NBP, 0.001", "CFPN-NBP, 0.005", "AlexNet, 0.001", "AlexNet, 0.005"]
+    write_sweep(root, "tuned", [{NETWORK: "CFPN-NBP"}, {NETWORK: "AlexNet"}])
+    scores = {"rate": "tuned", RATE: 0.002, "parameters": 94000, "test/accuracy/mean": 0.5, "failed": 0}
+    write(root, "tuned", "models", [{NETWORK: name} | scores for name in ("CFPN-NBP", "AlexNet")])
+    header, rows = sweeps.summary(root / "sweeps/tuned")
+    assert [dict(zip(header, row, strict=True))["Learning rate"] for row in rows] == ["tuned: 0.002", "tuned: 0.002"]
+    assert [line.get_label() for line in sweeps.picture(root / "sweeps/tuned").axes[0].lines] == ["CFPN-NBP", "AlexNet"]
