@@ -76,7 +76,7 @@ def representations(nodes: list[Node], images: Tensor, pool: int) -> dict[str, T
     blocks = units(nodes, "block")[:-1]
     parts: dict[str, list[Tensor]] = {block.name: [] for block in blocks}
     with torch.no_grad():
-        for part in torch.split(images, 256):
+        for part in torch.split(images, data.at_once(images.shape[-1])):
             walking = walk(blocks, {IMAGE: part})
             for block, inputs in walking:
                 outputs = run(block.nodes, inputs, block.outputs)

@@ -94,6 +94,11 @@ def mislabelled(faces: Faces, share: float, seed: int) -> Faces:
     return replace(faces, labels=(faces.labels + moved) % len(faces.classes))
 
 
+def at_once(side: int) -> int:
+    """How many images of this side a network is asked about at once: their maps fit where 256 of 48x48 do."""
+    return max(1, min(256, 256 * 48**2 // side**2))
+
+
 def batches(faces: Faces, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Pixels (size, c, h, w) and labels (size,) in an order drawn from (seed, epoch); an incomplete batch is left out.
 

@@ -1,5 +1,7 @@
 """What a trained network says of faces: the logits of every unit, their vote, probabilities."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,13 +12,14 @@ from cfpn.anytime import Opinions
 from cfpn.faces import Faces
 from cfpn.network import Network
 
-BATCH = 256
 
-
-def predict(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH, exit: float | None = None) -> Tensor:
+def predict(
+    network: Network, pixels: Tensor | np.ndarray, batch: int | None = None, exit: float | None = None
+) -> Tensor:
     """Probabilities (n, classes) float32 for pixels (n, h, w) or (n, c, h, w) uint8, in their order.
 
-    exit: a face leaves once the vote of the units so far gives a class this probability; None: all units vote.
+    batch: faces at once; None: as `faces.at_once` says. exit: a face leaves once the vote of the units so far gives a
+    class this probability; None: all units vote.
     Raises ValueError for pixels of another shape or type, and for an exit where units do not vote.
     """
     if exit is not None:
@@ -24,7 +27,7 @@ def predict(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH, e
     return vote(unit_log_probabilities(network, pixels, batch), network.vote)
 
 
-def opinions(network: Network, pixels: Tensor | np.ndarray, exit: float, batch: int = BATCH) -> Opinions:
+def opinions(network: Network, pixels: Tensor | np.ndarray, exit: float, batch: int | None = None) -> Opinions:
     """What each unit says of faces that leave early, and how many units were asked; as `predict` with an exit."""
     anytime.check(network, exit)
     network.eval()
@@ -32,13 +35,15 @@ def opinions(network: Network, pixels: Tensor | np.ndarray, exit: float, batch: 
     with torch.no_grad():
         chunks = [
             anytime.opinions(network, faces.images(chunk.to(device), network.input_size), exit)
-            for chunk in torch.split(_checked(pixels, network.channels), batch)
+            for chunk in _chunks(network, pixels, batch)
         ]
     logs, asked = torch.cat([part.logs for part in chunks]), torch.cat([part.asked for part in chunks])
     return Opinions(chunks[0].units, logs, asked)
 
 
-def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch: int = BATCH) -> dict[str, Tensor]:
+def unit_log_probabilities(
+    network: Network, pixels: Tensor | np.ndarray, batch: int | None = None
+) -> dict[str, Tensor]:
     """Log probabilities (n, classes) float32 of every unit with a trained classifier, by its name; the last one's last.
 
     pixels: (n, h, w) or (n, c, h, w) uint8. The network is left in evaluation mode.
@@ -47,7 +52,7 @@ def unit_log_probabilities(network: Network, pixels: Tensor | np.ndarray, batch:
     device = next(network.parameters()).device
     parts: dict[str, list[Tensor]] = {}
     with torch.no_grad():
-        for chunk in torch.split(_checked(pixels, network.channels), batch):
+        for chunk in _chunks(network, pixels, batch):
             for name, logits in network(faces.images(chunk.to(device), network.input_size)).items():
                 parts.setdefault(name, []).append(logits.float().log_softmax(1))
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
@@ -78,6 +83,10 @@ def validate(network: Network, validation: Faces) -> dict[str, float]:
         result["val/vote_accuracy"] = accuracy(together, validation.labels)
         result |= {f"unit/{name}/accuracy": accuracy(own, validation.labels) for name, own in found.items()}
     return result
+
+
+def _chunks(network: Network, pixels: Tensor | np.ndarray, batch: int | None) -> Sequence[Tensor]:
+    return torch.split(_checked(pixels, network.channels), batch or faces.at_once(network.input_size))
 
 
 def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:

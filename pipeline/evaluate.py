@@ -35,7 +35,6 @@ from pipeline.process import InputError, atomic, command_line, only_one, run
 from pipeline.runs.records import ABOUT
 
 CPU = torch.device("cpu")
-BATCH = 64  # faces at once: the largest feature maps of 224x224 inputs then fit in 1 GiB
 ROWS_AT_ONCE = 2048  # of the training split
 
 
@@ -94,10 +93,10 @@ def load_faces(path: Path) -> Faces:
 
 def looks(network: Network, pixels: Tensor, mirror: bool) -> dict[str, Tensor]:
     """Log probabilities (n, classes) of every unit for pixels (n, c, h, w); with `mirror` those of both looks."""
-    found = prediction.unit_log_probabilities(network, pixels, BATCH)
+    found = prediction.unit_log_probabilities(network, pixels)
     if not mirror:
         return found
-    other = prediction.unit_log_probabilities(network, pixels.flip(-1), BATCH)
+    other = prediction.unit_log_probabilities(network, pixels.flip(-1))
     return {name: ((logs + other[name]) / 2).log_softmax(1) for name, logs in found.items()}
 
 

@@ -248,7 +248,7 @@ def score(network: Network, data: Data) -> Score:
     device = next(network.parameters()).device
 
     def units(name: str) -> dict[str, Tensor]:
-        return prediction.unit_log_probabilities(network, faces(data.faces[name]).to(device).pixels, evaluate.BATCH)
+        return prediction.unit_log_probabilities(network, faces(data.faces[name]).to(device).pixels)
 
     validation = prediction.vote(units("val"), network.vote).cpu().numpy()
     if "test" not in data.faces:

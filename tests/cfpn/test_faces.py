@@ -244,6 +244,11 @@ def test_all_of_the_faces_move_to_a_device_and_stay_what_they_are() -> None:
     assert {tensor.device.type for tensor in tensors(still)} == {"cpu"}
 
 
+@pytest.mark.parametrize(("side", "count"), [(16, 256), (48, 256), (64, 144), (96, 64), (224, 11), (2000, 1)])
+def test_a_network_is_asked_about_as_many_pixels_at_once_as_256_small_faces_have(side: int, count: int) -> None:
+    assert data.at_once(side) == count
+
+
 def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None:
     faces = Faces(torch.arange(5 * 48 * 48).view(5, 1, 48, 48).to(torch.uint8), torch.arange(5), torch.arange(5) + 1)
     assert faces.first(2).rows.tolist() == [1, 2]

@@ -31,8 +31,8 @@ from tests.cfpn.small import (
 )
 
 
-@pytest.mark.parametrize("batch", [1, 3, 4, 256])
-def test_predictions_do_not_hang_on_the_batch_size(batch: int) -> None:
+@pytest.mark.parametrize("batch", [1, 3, 4, 256, None])
+def test_predictions_do_not_hang_on_the_batch_size(batch: int | None) -> None:
     state, some = trained(), faces(11, seed=5)
     found = predict(state.averaged, some.pixels, batch)
     assert found.shape == (11, 7)
