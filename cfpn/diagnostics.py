@@ -47,7 +47,7 @@ def information(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, f
     x = measure.prepare(measure.kernel(pooled([images], INPUT_POOL).flatten(1)))
     to = Targets(x, measure.prepare(label_kernel(faces.labels, len(faces.classes))), faces.labels)
     result: dict[str, float] = {}
-    for name, z in representations(nodes, images, POOL).items():
+    for name, z in representations(nodes, faces.pixels, input_size, POOL).items():
         zx, zy = measure.values(z, to)
         result |= {f"block/{name}/cka_image": zx.item(), f"block/{name}/cka_label": zy.item()}
     return result
@@ -57,8 +57,8 @@ def probes(nodes: list[Node], faces: Faces, validation: Faces, input_size: int) 
     """Validation accuracy of a ridge classifier on every block's 2x2-pooled output, fitted on training faces."""
     fit, test = faces.first(PROBE_FACES), validation.first(PROBE_FACES)
     targets = F.one_hot(fit.labels, len(faces.classes)).double()
-    known = representations(nodes, data.images(fit.pixels, input_size), PROBE_POOL)
-    unknown = representations(nodes, data.images(test.pixels, input_size), PROBE_POOL)
+    known = representations(nodes, fit.pixels, input_size, PROBE_POOL)
+    unknown = representations(nodes, test.pixels, input_size, PROBE_POOL)
     result: dict[str, float] = {}
     for name, z in known.items():
         mean, deviation = z.double().mean(0), z.double().std(0).clamp_min(1e-6)
@@ -69,15 +69,18 @@ def probes(nodes: list[Node], faces: Faces, validation: Faces, input_size: int) 
     return result
 
 
-def representations(nodes: list[Node], images: Tensor, pool: int) -> dict[str, Tensor]:
-    """Outputs of every block but the last, averaged to pool x pool: (n, d) by name, in evaluation mode."""
+def representations(nodes: list[Node], pixels: Tensor, input_size: int, pool: int) -> dict[str, Tensor]:
+    """Outputs of every block but the last for pixels (n, c, h, w), averaged to pool x pool: (n, d) by name.
+
+    Modules are put into evaluation mode.
+    """
     for node in nodes:
         node.module.eval()
     blocks = units(nodes, "block")[:-1]
     parts: dict[str, list[Tensor]] = {block.name: [] for block in blocks}
     with torch.no_grad():
-        for part in torch.split(images, data.at_once(images.shape[-1])):
-            walking = walk(blocks, {IMAGE: part})
+        for part in torch.split(pixels, data.per_pass(input_size)):
+            walking = walk(blocks, {IMAGE: data.images(part, input_size)})
             for block, inputs in walking:
                 outputs = run(block.nodes, inputs, block.outputs)
                 parts[block.name].append(pooled(list(outputs.values()), pool).flatten(1))

@@ -94,8 +94,8 @@ def mislabelled(faces: Faces, share: float, seed: int) -> Faces:
     return replace(faces, labels=(faces.labels + moved) % len(faces.classes))
 
 
-def at_once(side: int) -> int:
-    """How many images of this side a network is asked about at once: their maps fit where 256 of 48x48 do."""
+def per_pass(side: int) -> int:
+    """How many images of this side a forward pass without gradients takes: their maps fit where 256 of 48x48 do."""
     return max(1, min(256, 256 * 48**2 // side**2))
 
 

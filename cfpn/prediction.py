@@ -18,8 +18,8 @@ def predict(
 ) -> Tensor:
     """Probabilities (n, classes) float32 for pixels (n, h, w) or (n, c, h, w) uint8, in their order.
 
-    batch: faces at once; None: as `faces.at_once` says. exit: a face leaves once the vote of the units so far gives a
-    class this probability; None: all units vote.
+    batch: faces of a forward pass; None: as many as `faces.per_pass` says. exit: a face leaves once the vote of the
+    units so far gives a class this probability; None: all units vote.
     Raises ValueError for pixels of another shape or type, and for an exit where units do not vote.
     """
     if exit is not None:
@@ -86,7 +86,8 @@ def validate(network: Network, validation: Faces) -> dict[str, float]:
 
 
 def _chunks(network: Network, pixels: Tensor | np.ndarray, batch: int | None) -> Sequence[Tensor]:
-    return torch.split(_checked(pixels, network.channels), batch or faces.at_once(network.input_size))
+    size = faces.per_pass(network.input_size) if batch is None else batch
+    return torch.split(_checked(pixels, network.channels), size)
 
 
 def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:

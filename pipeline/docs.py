@@ -18,7 +18,8 @@ Names of tables:
   writes.
 - cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
 - faults, fuzz, soak, reliability-origins: what `make faults`, `make soak` and `python -m bench.fuzz` found.
-- SWEEP: of docs/study/SWEEP/, a folder with the tables of `tune/sweep.py`; its curves go to docs/img/SWEEP.svg.
+- SWEEP: of docs/study/SWEEP/, which holds sweep.json, trials.csv and curves.csv of `tune/sweep.py`, of networks also
+  models.csv and perhaps cost.csv. Its curves go to docs/img/sweep-SWEEP.svg.
 - any other: the rows of docs/study/NAME.csv as they stand, e.g. `sweep-beta`.
 """
 
@@ -125,6 +126,11 @@ def curves(outcomes: Sequence[Outcome]) -> bytes:
     return svg(learning_curves(drawn, None, splits=["val"]))
 
 
+def sweep_figures(folder: Path) -> dict[str, Figure | None]:
+    """The curves of every sweep whose tables are tracked, by the name of their picture."""
+    return {f"sweep-{path.parent.name}": sweeps.picture(path.parent) for path in sorted(folder.glob("*/sweep.json"))}
+
+
 def pages(root: Path) -> list[Path]:
     """README.md and the pages of docs/."""
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
@@ -160,7 +166,7 @@ def main() -> None:
         "resources": resources.resources(folder),
         "partitions": resources.partitions(folder),
     }
-    figures |= {path.parent.name: sweeps.picture(path.parent) for path in sorted(folder.glob("*/sweep.json"))}
+    figures |= sweep_figures(folder)
     for name, figure in figures.items():
         if figure is not None:
             with atomic(root / f"docs/img/{name}.svg") as temporary:

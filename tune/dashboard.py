@@ -81,7 +81,7 @@ def figures(path: Path, tables: Path) -> list[Figure]:
     known = {
         "activation": "Fig. 9: activation functions",
         "learning_rate": "Fig. 10: learning rates",
-        MODELS: "Fig. 11: networks",
+        MODELS: "Fig. 11: networks at the common learning rate",
     }
     result = []
     for name, entry in parameters.load_sweeps(path.parent / "sweeps" / "params.yaml").items():
@@ -90,13 +90,15 @@ def figures(path: Path, tables: Path) -> list[Figure]:
             own = [label for label, one in entry.models.items() if one.model is None]
             title = "Fig. 8: with and without back-propagation"
             result.append(Figure(title, name, MODELS, shown | {f"axes.{MODELS}": own}))
+        if entry.models and RATE not in shown:
+            known |= {name: "Fig. 11: networks, each at its own learning rate"}
         by = MODELS if entry.models else METHOD if entry.methods else short(entry.space)[next(iter(entry.space))]
         result.append(Figure(known.get(name, f"Sweep of {name}"), name, by, shown))
     return sorted(result, key=_place)
 
 
 def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
-    """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks their rate."""
+    """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks a common rate."""
     sweep = spaces.read(path, name, [], {}, None, None)
     file = tables / name / "sweep.json"
     about = json.loads(file.read_text()) if file.exists() else {}

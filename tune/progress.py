@@ -26,6 +26,8 @@ def announcement(sweep: Sweep, epochs: Sequence[int], at_once: int, resources: s
     """What is swept, how many trials of so many epochs, on what, and where results go; places: by their title."""
     axes = {name: values for name, values in spaces.space(sweep).items() if name != SEED}
     lines = [f"{name}: {', '.join(map(names.text, values))}" for name, values in axes.items()]
+    if sweep.rates:
+        lines += [f"learning rates: {', '.join(f'{name} {rate:g}' for name, rate in sweep.rates.items())}"]
     fixed = [f"{name} = {names.text(value)}" for name, value in sweep.fixed.items()]
     how = "" if sweep.methods or sweep.models else f"method {sweep.method}, "
     length = f"{min(epochs)}" if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"

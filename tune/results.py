@@ -185,7 +185,7 @@ def _note(remarks: list[str], best: bool) -> str:
 
 
 def table2(networks: pd.DataFrame) -> str:
-    """The paper's Table II for the terminal: every network at the common learning rate and at its own."""
+    """The paper's Table II for the terminal: every network at the common learning rate and at its own, as it ran."""
     columns = {"models": "network", "rate": "rate", RATE: "learning rate", "n": "trials", "failed": "failed"}
     columns |= {f"{METRIC}/mean": "val mean", f"{METRIC}/std": "val sd"}
     columns |= {"test/accuracy/mean": "test mean", "test/accuracy/std": "test sd", "parameters": "parameters"}

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
+
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.page.files import read_table
@@ -102,15 +104,16 @@ def with_common_rate(sweep: Sweep) -> Sweep:
 def with_rates(sweep: Sweep, table: Path) -> Sweep:
     """A sweep over networks, each at its tuned rate of `table`, the models.csv of an earlier sweep, and at no other.
 
-    Raises InputError where the sweep has no networks or sets a rate, and where the table lacks the rate of a network.
+    Raises InputError where the sweep has no networks, and where the table has not one tuned rate of each.
     """
-    if not sweep.models or RATE in sweep.fixed:
-        raise InputError(f"--rates: expected a sweep over networks without --set {RATE}=VALUE, found {sweep.name!r}")
+    if not sweep.models:
+        raise InputError(f"--rates: expected a sweep over networks, found {sweep.name!r}")
     rows = read_table(table, [MODELS, "rate", RATE])
-    tuned = rows[rows["rate"] == "tuned"].set_index(MODELS)[RATE].dropna()
-    missing = [name for name in sweep.models if name not in tuned]
-    if missing:
-        raise InputError(f"{table}: expected a tuned rate of each network, found none of {', '.join(missing)}")
+    rates = pd.to_numeric(rows[RATE], errors="coerce").where(rows["rate"] == "tuned")
+    tuned = rates.set_axis(rows[MODELS]).dropna()
+    for name in sweep.models:
+        if (count := (tuned.index == name).sum()) != 1:
+            raise InputError(f"{table}: expected one tuned rate of {name}, a number, found {count or 'none'}")
     axes = {name: values for name, values in sweep.axes.items() if name != RATE}
     return replace(sweep, axes=axes, rates={name: float(tuned[name]) for name in sweep.models})
 

@@ -27,8 +27,8 @@ EXAMPLE = """examples:
   python tune/sweep.py methods --seeds 5        the study: methods compared over paired seeds
   python tune/sweep.py learning_rate --set train.schedule.learning_rate=0.001,0.01 --epochs 10 --cpus-per-trial 1
   python tune/sweep.py width --set model.width=32,64 --set methods.nbp.local_loss.hsic_weight=0.1,0.5 --search asha
-  python tune/sweep.py models --epochs 2 --out pilots      which learning rate suits which network
-  python tune/sweep.py models --rates pilots/models/models.csv --seeds 2
+  python tune/sweep.py models --epochs 2 --out sweeps/results/pilots     which learning rate suits which network
+  python tune/sweep.py models --rates sweeps/results/pilots/models/models.csv --seeds 2
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
   python tune/sweep.py models --resume          after Ctrl-C, a crash or a lost machine
 
@@ -68,6 +68,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if args.resume and args.restart:
         parser.error("--resume and --restart exclude each other")
+    if args.rates and any(one.startswith("train.schedule") for one in args.set):
+        parser.error("--rates and --set train.schedule... exclude each other: both choose the learning rate")
     return args
 
 

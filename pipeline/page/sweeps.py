@@ -106,7 +106,7 @@ def read_sweep(folder: Path, faces: Mapping[str, Path] | None = None) -> Sweep:
 def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:
     """models.csv beside cost.csv where steps have been measured; InputError where that is of networks of other sizes.
 
-    tuned: whether the learning rate varied; otherwise models.csv holds the same numbers twice.
+    tuned: whether the learning rate varied; otherwise all rows of a network hold the same numbers.
     """
     networks = read_table(folder / "models.csv", [NETWORK, "rate", RATE, "parameters"])
     networks = networks if tuned else networks.drop_duplicates(NETWORK)
@@ -130,7 +130,7 @@ def parameters_section(inputs: "Inputs") -> Section | None:
 def parameter_blocks(sweep: Sweep) -> Iterator[Picture | Table | Text]:
     """Conditions, curves, best accuracy over a numeric axis, and the numbers."""
     yield conditions(sweep)
-    yield from curves_picture(sweep, {"": sweep.curves})
+    yield from curves_picture(sweep)
     yield from best_picture(sweep)
     yield setting_table(sweep)
 
@@ -142,9 +142,9 @@ def networks_section(inputs: "Inputs") -> Section | None:
 
 
 def network_blocks(sweep: Sweep) -> Iterator[Picture | Table | Text]:
-    """Conditions, curves at the common learning rate and at each network's own, and the numbers."""
+    """Conditions, curves at the common learning rate and at each network's own where both ran, and the numbers."""
     yield conditions(sweep)
-    yield from curves_picture(sweep, rate_panels(sweep) if RATE in sweep.axes else {"": sweep.curves})
+    yield from curves_picture(sweep)
     yield network_table(sweep)
     yield from map(Text, network_notes(sweep))
 
@@ -156,10 +156,11 @@ def summary(folder: Path) -> tuple[list[str], list[list[str]]]:
     return list(table.header), [list(map(str, row)) for row in table.rows]
 
 
-def picture(folder: Path) -> Figure:
-    """The curves of a sweep on a page of docs/."""
+def picture(folder: Path) -> Figure | None:
+    """The curves of a sweep on a page of docs/; None where no trial had a whole epoch."""
     sweep = read_sweep(folder)
-    return curves.sweep_curves({"": drawn(sweep.curves, sweep.axes)})
+    panels = panels_of(sweep)
+    return curves.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()}) if panels else None
 
 
 def conditions(sweep: Sweep) -> Text:
@@ -179,9 +180,9 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def curves_picture(sweep: Sweep, panels: Mapping[str, pd.DataFrame]) -> Iterator[Picture]:
+def curves_picture(sweep: Sweep) -> Iterator[Picture]:
     """Validation accuracy over epochs, a line per setting; nothing where no trial had a whole epoch."""
-    panels = {title: panel for title, panel in panels.items() if len(panel)}
+    panels = panels_of(sweep)
     if not panels:
         return
     whole = pd.concat(panels.values())
@@ -199,6 +200,13 @@ def leader(rows: pd.DataFrame, axes: Sequence[str]) -> str:
     best = rows.loc[[rows[f"{VALIDATION}/mean"].idxmax()]]
     value = percent(best[f"{VALIDATION}/mean"].iloc[0])
     return f"Curves of validation accuracy. {labels(best, axes)[0]} comes highest, at {value}."
+
+
+def panels_of(sweep: Sweep) -> dict[str, pd.DataFrame]:
+    """The curves of a sweep by the title of their panel: one per kind of learning rate, where networks have several."""
+    several = sweep.networks is not None and RATE in sweep.axes
+    panels = rate_panels(sweep) if several else {"": sweep.curves}
+    return {title: panel for title, panel in panels.items() if len(panel)}
 
 
 def rate_panels(sweep: Sweep) -> dict[str, pd.DataFrame]:
@@ -301,6 +309,8 @@ def network_notes(sweep: Sweep) -> Iterator[str]:
             "Common is the learning rate of the profile; tuned is the one of the best mean validation accuracy over "
             "seeds, on which the test split has no say. ± is the standard deviation over seeds."
         )
+    elif sweep.about.get("rates"):
+        yield "Tuned is the learning rate that an earlier sweep chose on validation for this network."
     measured = sweep.networks.dropna(subset="step_ms") if "step_ms" in sweep.networks else sweep.networks.iloc[:0]
     if len(measured):
         how = ", ".join(f"{plain(name)} {number(measured.iloc[0][name])}" for name in MEASURED)

@@ -15,7 +15,6 @@ from cfpn.network import Network
 
 PATCH, STEP = 8, 4  # pixels of a face of 48x48
 BLUR = 11  # pixels, side of the window
-BATCH = 256
 
 
 def importance(network: Network, pixels: Tensor, classes: Tensor) -> Tensor:
@@ -61,7 +60,7 @@ def log_probability(network: Network, face: Tensor, classes: Tensor) -> Tensor:
     network.eval()
     parts = []
     with torch.no_grad():
-        for chunk in torch.split(face, BATCH):
+        for chunk in torch.split(face, faces.per_pass(network.input_size)):
             logits = network(faces.images(chunk, network.input_size))
             units = {name: own.float().log_softmax(1) for name, own in logits.items()}
             parts.append(prediction.vote(units, network.vote).log())

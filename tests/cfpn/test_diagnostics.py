@@ -55,6 +55,15 @@ def averaged_to(maps: np.ndarray, side: int) -> np.ndarray:
     )  # rows of windows, windows of a row
 
 
+def test_a_pass_takes_as_many_faces_as_the_size_of_images_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, sizes = begin(LOCAL), []
+    monkeypatch.setattr("cfpn.faces.per_pass", lambda side: 3 if side == SIZE else 0)
+    nodes = diagnostics.nodes_of(state)
+    nodes[0].module.register_forward_hook(lambda module, given, made: sizes.append(len(made)))
+    diagnostics.representations(nodes, plain.faces(8, 3).pixels, SIZE, 2)
+    assert sizes == [3, 3, 2]
+
+
 def features(nodes: list[Node], faces: Faces, side: int) -> dict[str, np.ndarray]:
     """Of every block but the last: what later blocks take of it, averaged to side x side or to its smallest map."""
     for node in nodes:

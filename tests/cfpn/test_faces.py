@@ -245,8 +245,8 @@ def test_all_of_the_faces_move_to_a_device_and_stay_what_they_are() -> None:
 
 
 @pytest.mark.parametrize(("side", "count"), [(16, 256), (48, 256), (64, 144), (96, 64), (224, 11), (2000, 1)])
-def test_a_network_is_asked_about_as_many_pixels_at_once_as_256_small_faces_have(side: int, count: int) -> None:
-    assert data.at_once(side) == count
+def test_a_pass_takes_as_many_pixels_as_256_small_faces_have(side: int, count: int) -> None:
+    assert data.per_pass(side) == count
 
 
 def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None:

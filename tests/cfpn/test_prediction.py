@@ -41,6 +41,14 @@ def test_predictions_do_not_hang_on_the_batch_size(batch: int | None) -> None:
     torch.testing.assert_close(found.sum(1), torch.ones(11))
 
 
+def test_a_pass_takes_as_many_faces_as_the_size_of_images_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, sizes = begin(BP), []
+    monkeypatch.setattr("cfpn.faces.per_pass", lambda side: 3 if side == SIZE else 0)
+    nodes_of(state.network)[0].module.register_forward_hook(lambda module, given, made: sizes.append(len(made)))
+    unit_log_probabilities(state.network, faces(8).pixels)
+    assert sizes == [3, 3, 2]
+
+
 def test_a_vote_is_the_geometric_mean_of_the_units_own_classifiers() -> None:
     state, some = trained(VOTING), faces(11, seed=5)
     for learner in state.learners[:-1]:

@@ -14,6 +14,7 @@ from pipeline.page import measurements
 from pipeline.page.tables import markdown
 from pipeline.process import InputError
 from pipeline.runs import study
+from tests.pipeline.page.test_sweeps import write_sweep
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "docs/study"
@@ -70,6 +71,17 @@ def test_a_table_that_is_of_no_runs_stands_as_it_is(tmp_path: Path) -> None:
         "| 1 | 25.0 |",
         "| 1,000 | 37.3 ± 1 |",
     ]
+
+
+def test_a_folder_of_a_sweeps_tables_is_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "splits").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / f"splits/{name}.parquet").write_text(name)
+    write_sweep(tmp_path, "activation", [{"model.activation": "relu"}, {"model.activation": "tanh"}])
+    shutil.copytree(tmp_path / "sweeps/activation", tmp_path / "docs/study/shapes")
+    rows = docs.table("shapes", tmp_path / "docs/study").splitlines()[2:]
+    assert rows == ["| relu | 31.0 ± 1.4 | 2 complete |", "| tanh | 41.0 ± 1.4 | 2 complete |"]
+    assert [*docs.sweep_figures(tmp_path / "docs/study")] == ["sweep-shapes"]
 
 
 def test_the_table_of_robustness_has_a_column_per_method_with_means_over_seeds() -> None:

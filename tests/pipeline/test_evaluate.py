@@ -171,7 +171,7 @@ def test_an_evaluation_says_what_it_evaluated_and_which_faces_are_copies(
 def test_every_face_counts_once_whatever_the_batch(
     inputs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr("cfpn.faces.at_once", lambda side: batch)
+    monkeypatch.setattr("cfpn.faces.per_pass", lambda side: batch)
     report = stage.evaluate(*inputs, tmp_path / "out", CPU)
     table = pd.read_parquet(tmp_path / "out/predictions.parquet")
     assert table["row"].tolist() == list(range(101, 171))

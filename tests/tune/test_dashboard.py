@@ -92,6 +92,7 @@ def test_networks_at_rates_of_their_own_are_shown_at_every_rate(tmp_path: Path) 
     (tmp_path / "models/sweep.json").write_text(json.dumps(about))
     (figure,) = (one for one in dashboard.figures(PARAMS, tmp_path) if one.title.startswith("Fig. 11"))
     assert set(figure.shown) == {"sweep_name", "sweep_group"}
+    assert figure.title == "Fig. 11: networks, each at its own learning rate"
 
 
 def test_the_workspace_has_a_section_per_figure() -> None:

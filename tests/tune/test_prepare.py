@@ -1,6 +1,7 @@
 """Whether a sweep begins anew, continues or is refused depends on what storage holds; nothing here starts Ray."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,14 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
 def test_a_sweep_killed_before_its_first_trial_begins_again(kept: Storage) -> None:
     (Path(kept.path) / "tuner.pkl").unlink()
     assert not sweep.prepare(kept, ABOUT, options("same"))
+
+
+@pytest.mark.parametrize("text", ["train.schedule.learning_rate=0.1,0.2", "train.schedule={learning_rate: 0.1}"])
+def test_a_table_of_rates_and_a_rate_of_the_command_line_exclude_each_other(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep", "models", "--rates", "models.csv", "--set", text])
+    with pytest.raises(SystemExit) as ended:
+        sweep.arguments()
+    assert ended.value.code == 2
+    assert "exclude each other" in capsys.readouterr().err

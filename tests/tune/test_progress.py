@@ -1,6 +1,7 @@
 """What a sweep says before and while it runs; nothing here starts Ray."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,6 +104,12 @@ def test_the_announcement_says_what_where_and_how_many() -> None:
         "  resources: 1 CPU per trial on this machine, 3 at once",
         "  tables: x/y",
     ]
+
+
+def test_the_announcement_says_the_rate_of_each_network() -> None:
+    own = spaces.read(PARAMS, "models", [], {}, None, 1)
+    own = replace(own, axes={}, rates={"CFPN-NBP": 0.008, "AlexNet": 0.0005})
+    assert "  learning rates: CFPN-NBP 0.008, AlexNet 0.0005" in progress.announcement(own, [2], 1, "", {}).splitlines()
 
 
 def test_a_sweep_over_networks_ends_with_table_two_and_its_files(tmp_path: Path) -> None:

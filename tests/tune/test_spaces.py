@@ -138,7 +138,7 @@ def test_another_sweep_leaves_a_method_its_own_learning_rate() -> None:
 
 
 def table_of_rates(folder: Path, rates: dict[str, float]) -> Path:
-    """A models.csv in which every network is worse at the common rate than at its own."""
+    """A models.csv with the given tuned rates, and a common rate that none of them is."""
     lines = [f"{name},{kind},{rate}" for name, own in rates.items() for kind, rate in (("common", 9), ("tuned", own))]
     (folder / "models.csv").write_text("\n".join(["models,rate,train.schedule.learning_rate", *lines]))
     return folder / "models.csv"
@@ -155,18 +155,23 @@ def test_networks_are_trained_at_the_tuned_rates_of_an_earlier_sweep_and_at_no_o
         what = spaces.training(tuned, config, 1, "cpu")
         assert what.how.schedule.learning_rate == rates[config["models"]]
         assert what.params.train.schedule.learning_rate == rates[config["models"]]
-    assert spaces.specification(tuned, "grid", 1) != spaces.specification(sweep, "grid", 1)
+    other = spaces.with_rates(sweep, table_of_rates(tmp_path, rates | {"AlexNet": 0.5}))
+    assert spaces.specification(tuned, "grid", 1) != spaces.specification(other, "grid", 1)
 
 
 def test_rates_that_do_not_fit_the_sweep_are_refused(tmp_path: Path) -> None:
     sweep = spaces.read(PARAMS, "models", [], {}, None, 1)
     few = table_of_rates(tmp_path, {name: 0.1 for name in sweep.models if name != "AlexNet"})
-    with pytest.raises(InputError, match=r"models\.csv: expected a tuned rate of each network, found none of AlexNet"):
+    with pytest.raises(InputError, match=r"models\.csv: expected one tuned rate of AlexNet, a number, found none"):
+        spaces.with_rates(sweep, few)
+    few.write_text(few.read_text() + "\nAlexNet,tuned,fast")
+    with pytest.raises(InputError, match="one tuned rate of AlexNet, a number, found none"):
+        spaces.with_rates(sweep, few)
+    few.write_text(few.read_text() + "\nAlexNet,tuned,0.1\nAlexNet,tuned,0.2")
+    with pytest.raises(InputError, match="one tuned rate of AlexNet, a number, found 2"):
         spaces.with_rates(sweep, few)
     with pytest.raises(InputError, match="expected a sweep over networks"):
         spaces.with_rates(read("beta"), few)
-    with pytest.raises(InputError, match="without --set"):
-        spaces.with_rates(spaces.read(PARAMS, "models", ["train.schedule.learning_rate=1"], {}, None, 1), few)
     with pytest.raises(InputError, match="not the table of a sweep"):
         spaces.with_rates(sweep, tmp_path / "nowhere.csv")
 
