@@ -59,8 +59,20 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
         if own:
             storage.system.delete_dir(storage.path)
         storage.system.create_dir(storage.path, recursive=True)
-        with storage.system.open_output_stream(f"{storage.path}/{SPECIFICATION}") as stream:
+    except OSError as error:
+        raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
+    specify(storage, specification)
+
+
+def specify(storage: Storage, specification: dict[str, Any]) -> None:
+    """Write down what is to run in the sweep's folder, and that it is not done; InputError where that is impossible."""
+    path = f"{storage.path}/{SPECIFICATION}"
+    try:
+        if finished(storage):
+            storage.system.delete_file(f"{storage.path}/{FINISHED}")
+        with storage.system.open_output_stream(f"{path}.part") as stream:
             stream.write(json.dumps(specification, indent=2).encode())
+        storage.system.move(f"{path}.part", path)
     except OSError as error:
         raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
 

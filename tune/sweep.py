@@ -31,6 +31,7 @@ EXAMPLE = """examples:
   python tune/sweep.py models --rates sweeps/results/pilots/models/models.csv --seeds 2
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
   python tune/sweep.py models --resume          after Ctrl-C, a crash or a lost machine
+  python tune/sweep.py models --seeds 5 --resume    more seeds for a sweep of the grid, beside those that it has
 
 exit codes: 0 all trials complete; 1 some failed or diverged (see trials.csv); 2 wrong input; 130 or 143 interrupted
 """
@@ -56,7 +57,7 @@ def arguments() -> argparse.Namespace:
     add("--address", help="of a running Ray, HOST:PORT or auto (default: start a Ray here and stop it at the end)")
     add("--storage", default="ray", help="folder or URI for state and checkpoints (default: %(default)s)")
     add("--resume", nargs="?", const="same", choices=("same", "auto"), help="continue an unfinished sweep; 'auto': "
-        "start anew where there is none or its specification differs")  # fmt: skip
+        "start anew where there is none or its specification differs; of a grid, --seeds may have grown")  # fmt: skip
     add("--restart", action="store_true", help="discard an unfinished sweep of this name")
     add("--retries", type=int, default=3, help="of a trial whose worker was lost (default: %(default)s)")
     add("--allow-failed", action="store_true", help="exit code 0 although trials failed or diverged")
@@ -138,10 +139,14 @@ def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) ->
     """Whether to continue what storage holds; otherwise it is cleared. Raises InputError where neither is wanted."""
     from ray import tune
 
-    from tune import storage
+    from tune import spaces, storage
 
     old = storage.found(kept)
-    differ = storage.differences(old, json.loads(json.dumps(about))) if old is not None else []
+    wanted = json.loads(json.dumps(about))
+    if old is not None and args.resume and spaces.grown(old, wanted):
+        storage.specify(kept, about)
+        old = wanted
+    differ = storage.differences(old, wanted) if old is not None else []
     usable = old is not None and tune.Tuner.can_restore(storage.uri(kept))
     if args.resume == "same" and differ:
         raise InputError(f"--resume: {storage.uri(kept)} holds another sweep: {'; '.join(differ[:5])}")

@@ -62,7 +62,7 @@ class Tracker(tune.Callback):
         name = names.identifier(config)
         self.begun.add(name)
         told = settings(self.sweep, self.about, config, what) | self.source
-        run_id = json_hash([self.about, config])  # the same for a trial that is resumed
+        run_id = json_hash([spaces.seedless(self.about), config])  # the same for a trial that is resumed
         self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
 
     def end(self, one: Outcome) -> None:
@@ -105,8 +105,8 @@ def whole(one: Outcome) -> list[dict[str, float]]:
 
 
 def group(about: dict[str, Any]) -> str:
-    """Name of the group that the runs of a sweep stand in, from its specification."""
-    return f"{about['sweep']}-{json_hash(about)[:8]}"
+    """Name of the group that the runs of a sweep stand in, from its specification: more seeds join those before."""
+    return f"{about['sweep']}-{json_hash(spaces.seedless(about))[:8]}"
 
 
 def settings(sweep: Sweep, about: dict[str, Any], config: Config, what: Training) -> dict[str, Any]:

@@ -71,6 +71,48 @@ def test_a_sweep_killed_before_its_first_trial_begins_again(kept: Storage) -> No
     assert not sweep.prepare(kept, ABOUT, options("same"))
 
 
+def grid(seeds: int, **other: object) -> dict[str, object]:
+    """The specification of a sweep with so many seeds."""
+    return {"sweep": "x", "search": "grid", "space": {"seed": list(range(seeds)), "width": [8, 16]}} | other
+
+
+@pytest.mark.parametrize("resume", ["same", "auto"])
+def test_a_grid_with_more_seeds_continues_and_is_unfinished_again(kept: Storage, resume: str) -> None:
+    storage.specify(kept, grid(1))
+    storage.finish(kept)
+    assert sweep.prepare(kept, grid(3), options(resume))
+    assert unfinished(kept) and not storage.finished(kept)
+    assert storage.found(kept) == grid(3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (grid(3), grid(1)),
+        (grid(1), grid(3, code="other")),
+        (grid(1, search="asha"), grid(3, search="asha")),
+        (grid(1, search="optuna"), grid(3)),
+    ],
+    ids=["fewer", "other code", "asha", "other search"],
+)
+def test_other_changes_of_the_seeds_are_refused_and_change_nothing(
+    kept: Storage, old: dict[str, object], new: dict[str, object]
+) -> None:
+    storage.specify(kept, old)
+    storage.finish(kept)
+    with pytest.raises(InputError, match="seed"):
+        sweep.prepare(kept, new, options("same"))
+    assert unfinished(kept) and storage.finished(kept)
+    assert storage.found(kept) == old
+
+
+def test_more_seeds_without_resume_discard_no_unfinished_sweep(kept: Storage) -> None:
+    storage.specify(kept, grid(1))
+    with pytest.raises(InputError, match="unfinished sweep"):
+        sweep.prepare(kept, grid(3), options())
+    assert storage.found(kept) == grid(1)
+
+
 @pytest.mark.parametrize("text", ["train.schedule.learning_rate=0.1,0.2", "train.schedule={learning_rate: 0.1}"])
 def test_a_table_of_rates_and_a_rate_of_the_command_line_exclude_each_other(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -449,6 +449,24 @@ def test_a_stopped_and_a_killed_driver_resume_to_the_tables_of_an_undisturbed_sw
         assert tables[0] == tables[1], name
 
 
+def test_a_sweep_that_grows_by_a_seed_trains_that_seed_alone_and_ends_with_the_tables_of_both(
+    cluster: str, tmp_path: Path
+) -> None:
+    whole, grown = project(tmp_path / "whole"), project(tmp_path / "grown")
+    there = (*GRID, "--address", cluster)
+    assert sweep(whole, *there, "--seeds", "2").code == 0
+    assert sweep(grown, *there, "--seeds", "1").code == 0
+    before = ended(grown)
+    last = sweep(grown, *there, "--seeds", "2", "--resume")
+    assert last.code == 0, last
+    after = ended(grown)
+    assert len(after) == 2 * len(before) > 0
+    assert {name: after[name] for name in before} == before
+    for name in (*TABLES, "sweep.json"):
+        tables = [(folder / "sweeps/results/activation" / name).read_bytes() for folder in (whole, grown)]
+        assert tables[0] == tables[1], name
+
+
 def test_a_killed_sweep_has_its_runs_in_wandb(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
     options = ("activation", "--epochs", "50", "--address", cluster)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune import names, outcome, spaces, storage, trial, wandb_runs
+from tune import names, outcome, spaces, storage, track, trial, wandb_runs
 from tune.outcome import Ended, Outcome, Score, Summary
 from tune.track import Tracker
 from tune.wandb_runs import Begin, End, Log, Project, Shown
@@ -90,6 +90,18 @@ def test_the_same_trial_of_the_same_sweep_is_the_same_run(tmp_path: Path) -> Non
         told.about = about
         told.begin(CONFIG, [])
         identities += [message.identity for message in heard.messages if isinstance(message, Begin)]
+    assert identities[0] == identities[1] != identities[2]
+
+
+def test_more_seeds_join_the_runs_of_the_seeds_before(tmp_path: Path) -> None:
+    fewer, more, other = ({**ABOUT, "space": space} for space in ({"seed": [0]}, {"seed": [0, 1]}, {"width": [8]}))
+    identities = []
+    for about in (fewer, more, other):
+        told, heard = tracker(tmp_path)
+        told.about = about
+        told.begin(CONFIG, [])
+        identities += [message.identity for message in heard.messages if isinstance(message, Begin)]
+    assert track.group(fewer) == track.group(more) != track.group(other)
     assert identities[0] == identities[1] != identities[2]
 
 
