@@ -240,7 +240,7 @@ def collect(
         name = names.identifier(config)
         result = by_name.get(name)
         if result is not None and result.checkpoint is not None and outcome.read(kept, name) is None:
-            where = None if result.error else kept
+            where = None if tried_again(result) else kept
             scoring[name] = task.remote(config, sweep, place, result.checkpoint, shared, where)
     outcomes = []
     for config in spaces.configs(sweep):
@@ -251,6 +251,14 @@ def collect(
             outcomes.append(one._replace(status="failed", reason=fault) if fault else one)
             tidy(kept, name)
     return outcomes
+
+
+def tried_again(result: tune.Result) -> bool:
+    """Whether a resumed sweep trains on from the last checkpoint: of a trial that failed or diverged.
+
+    An outcome in storage would say that it has come to its end.
+    """
+    return result.error is not None or bool((result.metrics or {}).get("reason"))
 
 
 def scored(score: "ray.ObjectRef[Ended]") -> tuple[Ended | None, str]:

@@ -223,17 +223,3 @@ def specification(sweep: Sweep, search: str, samples: int) -> dict[str, Any]:
         "samples": samples if search == "optuna" else None,
         "params": base.model_dump(mode="json", include={"profile", "model", "train", "methods"}),
     }
-
-
-def grown(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether the specification `new` of a grid is `old` with more seeds: its trials of the seeds before are the same.
-
-    Samplers and schedulers choose by what they have seen; to them more seeds make another sweep.
-    """
-    before, after = (one.get("space", {}).get(SEED, []) for one in (old, new))
-    return new.get("search") == "grid" and len(after) > len(before) > 0 and seedless(old) == seedless(new)
-
-
-def seedless(about: dict[str, Any]) -> dict[str, Any]:
-    """A specification without its seeds: what two sweeps share of which one has more seeds."""
-    return about | {"space": {name: values for name, values in about.get("space", {}).items() if name != SEED}}

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pyarrow import fs
 
 from pipeline.process import InputError
+from tune.names import SEED
 
 if TYPE_CHECKING:
     from ray import tune
 
 SPECIFICATION, FINISHED = "specification.json", "finished"
+PART = f"{SPECIFICATION}.part"  # a kill in the middle of writing leaves it alone
 
 
 class Storage(NamedTuple):
@@ -54,7 +56,8 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
     """
     try:
         own = found(storage) is not None
-        if not own and storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True)):
+        there = storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True))
+        if not own and any(info.base_name != PART for info in there):
             raise InputError(f"--storage: {storage.path} holds files that are of no sweep; name another folder")
         if own:
             storage.system.delete_dir(storage.path)
@@ -65,14 +68,14 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
 
 
 def specify(storage: Storage, specification: dict[str, Any]) -> None:
-    """Write down what is to run in the sweep's folder, and that it is not done; InputError where that is impossible."""
-    path = f"{storage.path}/{SPECIFICATION}"
+    """Write a sweep's specification into its folder and mark it as unfinished; InputError where that is impossible."""
+    part = f"{storage.path}/{PART}"
     try:
         if finished(storage):
             storage.system.delete_file(f"{storage.path}/{FINISHED}")
-        with storage.system.open_output_stream(f"{path}.part") as stream:
+        with storage.system.open_output_stream(part) as stream:
             stream.write(json.dumps(specification, indent=2).encode())
-        storage.system.move(f"{path}.part", path)
+        storage.system.move(part, f"{storage.path}/{SPECIFICATION}")
     except OSError as error:
         raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
 
@@ -137,6 +140,25 @@ def _checkpoints(storage: Storage, name: str) -> list[fs.FileInfo]:
         for info in storage.system.get_file_info(fs.FileSelector(folder.path))
         if info.base_name.startswith("checkpoint_")
     ]
+
+
+def reseeded(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Whether two specifications are of one grid and differ in the number of seeds alone: they share trials.
+
+    Samplers and schedulers choose by what they have seen; to them other seeds make another sweep.
+    """
+    grid = old.get("search") == new.get("search") == "grid"
+    return grid and old != new and without_seeds(old) == without_seeds(new)
+
+
+def without_seeds(about: dict[str, Any]) -> dict[str, Any]:
+    """A specification without its seeds: the same for two sweeps that differ only in how many they have."""
+    return about | {"space": {name: values for name, values in about.get("space", {}).items() if name != SEED}}
+
+
+def identity(about: dict[str, Any]) -> dict[str, Any]:
+    """What tells a sweep from others: its specification, of a grid without the seeds."""
+    return without_seeds(about) if about.get("search") == "grid" else about
 
 
 def differences(old: object, new: object, name: str = "") -> list[str]:

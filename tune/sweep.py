@@ -31,7 +31,7 @@ EXAMPLE = """examples:
   python tune/sweep.py models --rates sweeps/results/pilots/models/models.csv --seeds 2
   python tune/sweep.py models --address auto --gpus-per-trial 0.25 --storage s3://bucket/sweeps
   python tune/sweep.py models --resume          after Ctrl-C, a crash or a lost machine
-  python tune/sweep.py models --seeds 5 --resume    more seeds for a sweep of the grid, beside those that it has
+  python tune/sweep.py models --seeds 5 --resume    five seeds in all: trials that have ended are kept
 
 exit codes: 0 all trials complete; 1 some failed or diverged (see trials.csv); 2 wrong input; 130 or 143 interrupted
 """
@@ -56,8 +56,8 @@ def arguments() -> argparse.Namespace:
     add("--cpus", type=int, help="CPUs of the local Ray (default: all)")
     add("--address", help="of a running Ray, HOST:PORT or auto (default: start a Ray here and stop it at the end)")
     add("--storage", default="ray", help="folder or URI for state and checkpoints (default: %(default)s)")
-    add("--resume", nargs="?", const="same", choices=("same", "auto"), help="continue an unfinished sweep; 'auto': "
-        "start anew where there is none or its specification differs; of a grid, --seeds may have grown")  # fmt: skip
+    add("--resume", nargs="?", const="same", choices=("same", "auto"), help="continue an unfinished sweep, or a grid "
+        "with another number of seeds; 'auto': discard it and start anew where its specification differs")  # fmt: skip
     add("--restart", action="store_true", help="discard an unfinished sweep of this name")
     add("--retries", type=int, default=3, help="of a trial whose worker was lost (default: %(default)s)")
     add("--allow-failed", action="store_true", help="exit code 0 although trials failed or diverged")
@@ -136,14 +136,20 @@ def alone(kept: "Storage") -> Iterator[None]:
 
 
 def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) -> bool:
-    """Whether to continue what storage holds; otherwise it is cleared. Raises InputError where neither is wanted."""
+    """Whether to continue what storage holds; otherwise it is cleared. Raises InputError where neither is wanted.
+
+    A grid continues with another number of seeds, which storage then notes: trials that it shares are kept.
+    """
     from ray import tune
 
-    from tune import spaces, storage
+    from tune import storage
 
-    old = storage.found(kept)
-    wanted = json.loads(json.dumps(about))
-    if old is not None and args.resume and spaces.grown(old, wanted):
+    old, wanted = storage.found(kept), json.loads(json.dumps(about))
+    reseeded = old is not None and storage.reseeded(old, wanted)
+    if reseeded and not (args.resume or args.restart):
+        raise InputError(f"{storage.uri(kept)} holds this sweep with other seeds: --resume keeps the trials that have "
+                         "ended, --restart discards them")  # fmt: skip
+    if reseeded and args.resume:
         storage.specify(kept, about)
         old = wanted
     differ = storage.differences(old, wanted) if old is not None else []

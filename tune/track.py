@@ -39,10 +39,11 @@ class Tracker(tune.Callback):
             self.writer.send(Log(name, shown(json.loads(result["row"]))))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
-        """A run that nobody has begun yet."""
+        """A run that nobody has begun yet; one that goes on, or has ended before, is told with its first result."""
         config = spaces.point(self.sweep, trial.config)
         name = names.identifier(config)
-        if name not in self.begun and not storage.checkpoints(self.kept, name):
+        new = not storage.checkpoints(self.kept, name) and outcome.read(self.kept, name) is None
+        if name not in self.begun and new:
             self.begin(config, [])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
@@ -57,12 +58,14 @@ class Tracker(tune.Callback):
             self.begun.remove(name)
 
     def begin(self, config: Config, rows: list[dict[str, float]]) -> None:
-        """Begin the run of a trial with the epochs that it has."""
+        """Begin the run of a trial with the epochs that it has; one that ended earlier keeps the commit it ran at."""
         what = spaces.training(self.sweep, config, self.about["threads"], self.about["device"])
         name = names.identifier(config)
         self.begun.add(name)
-        told = settings(self.sweep, self.about, config, what) | self.source
-        run_id = json_hash([spaces.seedless(self.about), config])  # the same for a trial that is resumed
+        ended = outcome.read(self.kept, name)
+        commit = {} if ended is None else {"commit": ended.about["code"]["commit"]}
+        told = settings(self.sweep, self.about, config, what) | self.source | commit
+        run_id = json_hash([storage.identity(self.about), config])  # the same for a trial that is resumed
         self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
 
     def end(self, one: Outcome) -> None:
@@ -106,7 +109,7 @@ def whole(one: Outcome) -> list[dict[str, float]]:
 
 def group(about: dict[str, Any]) -> str:
     """Name of the group that the runs of a sweep stand in, from its specification: more seeds join those before."""
-    return f"{about['sweep']}-{json_hash(spaces.seedless(about))[:8]}"
+    return f"{about['sweep']}-{json_hash(storage.identity(about))[:8]}"
 
 
 def settings(sweep: Sweep, about: dict[str, Any], config: Config, what: Training) -> dict[str, Any]:

@@ -77,40 +77,47 @@ def grid(seeds: int, **other: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("resume", ["same", "auto"])
-def test_a_grid_with_more_seeds_continues_and_is_unfinished_again(kept: Storage, resume: str) -> None:
-    storage.specify(kept, grid(1))
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1)], ids=["more", "fewer"])
+def test_a_grid_with_other_seeds_continues_and_is_unfinished_again(
+    kept: Storage, before: int, after: int, resume: str
+) -> None:
+    storage.specify(kept, grid(before))
     storage.finish(kept)
-    assert sweep.prepare(kept, grid(3), options(resume))
+    assert sweep.prepare(kept, grid(after), options(resume))
     assert unfinished(kept) and not storage.finished(kept)
-    assert storage.found(kept) == grid(3)
+    assert storage.found(kept) == grid(after)
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "named"),
     [
-        (grid(3), grid(1)),
-        (grid(1), grid(3, code="other")),
-        (grid(1, search="asha"), grid(3, search="asha")),
-        (grid(1, search="optuna"), grid(3)),
+        (grid(1), grid(3, code="other"), "code: null there"),
+        (grid(1, search="asha"), grid(3, search="asha"), "space.seed"),
+        (grid(1, search="optuna"), grid(3), "search: .optuna. there"),
     ],
-    ids=["fewer", "other code", "asha", "other search"],
+    ids=["other code", "asha", "other search"],
 )
-def test_other_changes_of_the_seeds_are_refused_and_change_nothing(
-    kept: Storage, old: dict[str, object], new: dict[str, object]
+def test_other_seeds_of_another_sweep_are_refused_and_change_nothing(
+    kept: Storage, old: dict[str, object], new: dict[str, object], named: str
 ) -> None:
     storage.specify(kept, old)
     storage.finish(kept)
-    with pytest.raises(InputError, match="seed"):
+    with pytest.raises(InputError, match=named):
         sweep.prepare(kept, new, options("same"))
     assert unfinished(kept) and storage.finished(kept)
     assert storage.found(kept) == old
 
 
-def test_more_seeds_without_resume_discard_no_unfinished_sweep(kept: Storage) -> None:
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_seeds_discard_no_trials_unasked(kept: Storage, finished: bool) -> None:
     storage.specify(kept, grid(1))
-    with pytest.raises(InputError, match="unfinished sweep"):
+    if finished:
+        storage.finish(kept)
+    with pytest.raises(InputError, match="other seeds: --resume keeps"):
         sweep.prepare(kept, grid(3), options())
-    assert storage.found(kept) == grid(1)
+    assert unfinished(kept) and storage.found(kept) == grid(1)
+    assert not sweep.prepare(kept, grid(3), options(restart=True))
+    assert not unfinished(kept)
 
 
 @pytest.mark.parametrize("text", ["train.schedule.learning_rate=0.1,0.2", "train.schedule={learning_rate: 0.1}"])

@@ -1,8 +1,10 @@
-"""A sweep that is asked to stop ends in order and says by its exit code who asked."""
+"""A sweep that is asked to stop ends in order and says by its exit code who asked; what is tried again."""
 
 import signal
+from typing import Any
 
 import pytest
+from ray import tune
 
 from tune import search
 
@@ -43,3 +45,19 @@ def test_a_sweep_that_nobody_disturbs_gives_its_results_and_leaves_the_handlers_
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert search.fitted(Asked()) == "results"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "again"),
+    [
+        ({"epoch": 2, "diverged": 0, "reason": ""}, None, False),
+        ({"epoch": 0, "diverged": 1, "reason": "epoch 2: val/loss is nan"}, None, True),
+        ({"epoch": 2, "diverged": 0, "reason": ""}, RuntimeError("lost"), True),
+        (None, RuntimeError("lost"), True),
+    ],
+    ids=["stopped", "diverged after an epoch", "failed", "failed at once"],
+)
+def test_what_failed_or_diverged_is_tried_again_and_what_the_scheduler_stopped_is_not(
+    metrics: dict[str, Any] | None, error: Exception | None, again: bool
+) -> None:
+    assert search.tried_again(tune.Result(metrics=metrics, checkpoint=None, error=error, path="")) == again

@@ -44,6 +44,14 @@ def test_files_that_are_of_no_sweep_are_refused_and_kept(tmp_path: Path, strange
     assert path.read_text() == "[1]"
 
 
+def test_a_folder_whose_first_specification_was_cut_off_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    (tmp_path / "name/specification.json.part").write_text("{")
+    kept = storage.at(str(tmp_path), "name")
+    storage.begin(kept, ABOUT)
+    assert storage.found(kept) == ABOUT
+
+
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     (tmp_path / "name").mkdir()
     kept = storage.at(str(tmp_path), "name")

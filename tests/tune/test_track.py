@@ -18,6 +18,7 @@ ABOUT = {"sweep": "activation", "threads": 1, "device": "cpu", "data": {}}
 CONFIG = {"model.activation": "relu", "seed": 0}
 NAME = names.identifier(CONFIG)
 TRIAL: Any = SimpleNamespace(config=CONFIG)
+RUN = {"code": {"commit": "earlier"}}
 ROW = {"val/accuracy": 0.5, "val/loss": 1.2, "worker/seconds": 1.0}
 
 
@@ -46,7 +47,7 @@ def ended(epochs: int) -> Ended:
     """What is left of a trial."""
     history = [{"epoch": epoch, "step": 3 * epoch, "val/accuracy": 0.5} for epoch in range(1, epochs + 1)]
     places = [{"epoch": epoch, "seconds": 1.0} for epoch in range(1, epochs + 1)]
-    return Ended(Summary(history, 1, places), Score(np.eye(7, dtype=np.float32), 5, {"recall": {"sad": 1.0}}), {})
+    return Ended(Summary(history, 1, places), Score(np.eye(7, dtype=np.float32), 5, {"recall": {"sad": 1.0}}), RUN)
 
 
 def test_a_trial_is_told_while_it_runs_and_its_scores_at_its_end(tmp_path: Path) -> None:
@@ -65,9 +66,11 @@ def test_a_trial_is_told_while_it_runs_and_its_scores_at_its_end(tmp_path: Path)
 def test_the_run_of_a_resumed_trial_is_told_anew_with_the_epochs_before(tmp_path: Path) -> None:
     told, heard = tracker(tmp_path)
     outcome.write(told.kept, NAME, ended(3))
+    told.on_trial_start(0, [], TRIAL)
     told.on_trial_result(0, [], TRIAL, result(3))
     begin, log = heard.messages
     assert isinstance(begin, Begin) and [row["epoch"] for row in begin.history] == [1, 2]
+    assert begin.config["commit"] == "earlier"
     assert isinstance(log, Log) and log.row["epoch"] == 3
 
 
@@ -93,16 +96,33 @@ def test_the_same_trial_of_the_same_sweep_is_the_same_run(tmp_path: Path) -> Non
     assert identities[0] == identities[1] != identities[2]
 
 
-def test_more_seeds_join_the_runs_of_the_seeds_before(tmp_path: Path) -> None:
-    fewer, more, other = ({**ABOUT, "space": space} for space in ({"seed": [0]}, {"seed": [0, 1]}, {"width": [8]}))
-    identities = []
-    for about in (fewer, more, other):
-        told, heard = tracker(tmp_path)
-        told.about = about
-        told.begin(CONFIG, [])
-        identities += [message.identity for message in heard.messages if isinstance(message, Begin)]
+def specified(search: str, **space: list[int]) -> dict[str, Any]:
+    """A specification."""
+    return ABOUT | {"search": search, "space": space}
+
+
+def identity(folder: Path, about: dict[str, Any], seed: int = 0) -> str:
+    """Of the run of a trial of the sweep so specified."""
+    told, heard = tracker(folder)
+    told.about = about
+    told.begin(CONFIG | {"seed": seed}, [])
+    (begin,) = heard.messages
+    assert isinstance(begin, Begin)
+    return begin.identity
+
+
+def test_more_seeds_of_a_grid_join_the_runs_of_the_seeds_before(tmp_path: Path) -> None:
+    fewer, more, other = (specified("grid", **space) for space in ({"seed": [0]}, {"seed": [0, 1]}, {"width": [8]}))
     assert track.group(fewer) == track.group(more) != track.group(other)
-    assert identities[0] == identities[1] != identities[2]
+    assert identity(tmp_path, fewer) == identity(tmp_path, more) != identity(tmp_path, other)
+    assert identity(tmp_path, more, 0) != identity(tmp_path, more, 1)
+
+
+@pytest.mark.parametrize("search", ["asha", "optuna"])
+def test_more_seeds_are_another_sweep_to_a_strategy_that_learns(search: str, tmp_path: Path) -> None:
+    fewer, more = (specified(search, seed=seeds) for seeds in ([0], [0, 1]))
+    assert track.group(fewer) != track.group(more)
+    assert identity(tmp_path, fewer) != identity(tmp_path, more)
 
 
 def test_a_run_that_could_not_begin_ends_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
