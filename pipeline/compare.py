@@ -2,6 +2,7 @@
 
 `python -m pipeline.compare OUT_DIR` writes compare.json and compare.md, both or none, the same bytes for the same runs.
 `python -m pipeline.compare --collect docs/study/NAME.csv` adds the runs to the tracked tables of a study instead.
+`python -m pipeline.compare --study docs/study/NAME.csv` compares what such tables hold, and needs no runs.
 
 compare.json:
 - reference: the method that others are compared with; null where there is none.
@@ -267,6 +268,17 @@ def peaks(bench: Path | None) -> dict[str, float]:
 
 
 def outcomes_of(args: argparse.Namespace) -> list[Outcome]:
+    """The outcomes that the command line asks for: of runs, of a study, or of a study to which runs are added."""
+    if args.study:
+        return study.read(args.study)
+    outcomes = evaluated(args)
+    if args.collect:
+        study.collect(args.collect, outcomes)
+        outcomes = study.read(args.collect)
+    return outcomes
+
+
+def evaluated(args: argparse.Namespace) -> list[Outcome]:
     """The evaluated runs that the command line asks for; raises InputError for none, or where they are not alike."""
     runs = records.read(args.runs, args.evaluations, args.methods, args.seeds)
     records.check_alike(runs)
@@ -301,15 +313,15 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="compare these alone (default: all there are)")
     parser.add_argument("--reference", help=f"compare with this method (default: {REFERENCE}, if it is there)")
     parser.add_argument("--collect", type=Path, metavar="CSV", help="add the runs to the tables of a study instead")
+    parser.add_argument("--study", type=Path, metavar="CSV", help="compare what the tables of a study hold instead")
     args = parser.parse_args()
-    if (args.out is None) == (args.collect is None):
-        parser.error("expected either OUT_DIR or --collect CSV")
+    if sum(one is not None for one in (args.out, args.collect, args.study)) != 1:
+        parser.error("expected one of OUT_DIR, --collect CSV and --study CSV")
+    if args.study and (args.methods or args.seeds):
+        parser.error("--methods and --seeds choose among runs; --study compares all that it holds")
     outcomes = outcomes_of(args)
-    if args.collect:
-        study.collect(args.collect, outcomes)
-        outcomes = study.read(args.collect)
     if args.reference and args.reference not in {one.method for one in outcomes}:
-        raise InputError(f"--reference: no run of {args.reference!r} in {args.collect or args.runs}")
+        raise InputError(f"--reference: no run of {args.reference!r} in {args.study or args.collect or args.runs}")
     comparison = compared(outcomes, args.reference or REFERENCE, peaks(args.bench))
     if args.out:
         write(args.out, comparison)

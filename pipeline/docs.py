@@ -69,9 +69,11 @@ def table(name: str, folder: Path) -> str:
         return headline(study.read(folder / "main.csv"), records.read_json(folder / "step.json"))
     if name.endswith("-seeds"):
         return seeds(study.read(folder / f"{name.removesuffix('-seeds')}.csv"))
-    if (folder / name / "sweep.json").exists():
-        return markdown(*sweeps.summary(folder / name))
     path = folder / f"{name}.csv"
+    if (folder / name / "sweep.json").exists():
+        if path.exists():
+            raise InputError(f"{path} and {folder / name}/ both want to be the table {name!r}; rename one")
+        return markdown(*sweeps.summary(folder / name))
     if path.exists() and "epoch" not in pd.read_csv(path, nrows=0):
         with path.open(newline="") as file:
             header, *rows = csv.reader(file)

@@ -160,7 +160,12 @@ def picture(folder: Path) -> Figure | None:
     """The curves of a sweep on a page of docs/; None where no trial had a whole epoch."""
     sweep = read_sweep(folder)
     panels = panels_of(sweep)
-    return curves.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()}) if panels else None
+    return figure(sweep, panels) if panels else None
+
+
+def figure(sweep: Sweep, panels: Mapping[str, pd.DataFrame]) -> Figure:
+    """The curves of the panels."""
+    return curves.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()})
 
 
 def conditions(sweep: Sweep) -> Text:
@@ -191,8 +196,8 @@ def curves_picture(sweep: Sweep) -> Iterator[Picture]:
         caption += " Lines are means over seeds, bands reach from the least to the largest."
     if (count := max(panel["setting"].nunique() for panel in panels.values())) > DRAWN:
         caption += f" Of {count} settings the {DRAWN} best are drawn."
-    figure = curves.sweep_curves({title: drawn(panel, sweep.axes) for title, panel in panels.items()})
-    yield figures.picture(f"sweep-{sweep.name}.svg", figure, caption, leader(whole, sweep.axes))
+    name = f"sweep-{sweep.name}.svg"
+    yield figures.picture(name, figure(sweep, panels), caption, leader(whole, sweep.axes))
 
 
 def leader(rows: pd.DataFrame, axes: Sequence[str]) -> str:
@@ -252,8 +257,8 @@ def best_picture(sweep: Sweep) -> Iterator[Picture]:
         best = known.groupby(axis)[VALIDATION].agg(["mean", "min", "max"])
         caption = f"Validation accuracy of the best epoch over {word(axis)}; bars reach from the least to the largest."
         top = f"The best mean, {percent(best['mean'].max())}, is at {word(axis)} {number(best['mean'].idxmax())}."
-        figure = curves.best_over(word(axis), best)
-        yield figures.picture(f"sweep-{sweep.name}-best.svg", figure, caption, top, wide=False)
+        name = f"sweep-{sweep.name}-best.svg"
+        yield figures.picture(name, curves.best_over(word(axis), best), caption, top, wide=False)
 
 
 def setting_table(sweep: Sweep) -> Table:

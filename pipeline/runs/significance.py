@@ -20,6 +20,13 @@ def over_seeds(differences: Sequence[float]) -> float | None:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
+def interval(differences: Sequence[float], certain: float = 0.95) -> tuple[float, float]:
+    """Bounds between which the mean difference lies: Student's confidence interval over two or more seeds."""
+    reach = stats.t.ppf((1 + certain) / 2, len(differences) - 1) * stats.sem(differences)
+    middle = float(np.mean(differences))
+    return middle - float(reach), middle + float(reach)
+
+
 def over_faces(differences: NDArray[np.int64]) -> float:
     """p of the paired two-sided randomisation test over faces, mid-p.
 

@@ -185,6 +185,27 @@ def test_runs_are_collected_into_a_study_that_gives_the_same_comparison(
     assert compare.markdown(collected) in capsys.readouterr().out
 
 
+def test_a_study_is_compared_without_its_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command(folder, monkeypatch, "--collect", str(folder / "main.csv"))
+    collected = capsys.readouterr().out
+    before = (folder / "main.csv").read_bytes()
+    command(tmp_path / "nowhere", monkeypatch, "--study", str(folder / "main.csv"))
+    assert capsys.readouterr().out == collected
+    assert (folder / "main.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("options", [(), ("out", "--study", "a.csv"), ("--study", "a.csv", "--seeds", "0")])
+def test_one_thing_is_compared_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(folder, monkeypatch, *options)
+    assert ended.value.code == 2
+    assert "--study" in capsys.readouterr().err
+
+
 def test_an_unknown_reference_is_an_input_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="--reference: no run of 'np'"):
         command(folder, monkeypatch, str(folder / "out"), "--reference", "np")

@@ -82,6 +82,9 @@ def test_a_folder_of_a_sweeps_tables_is_a_table_and_a_picture(tmp_path: Path, mo
     rows = docs.table("shapes", tmp_path / "docs/study").splitlines()[2:]
     assert rows == ["| relu | 31.0 ± 1.4 | 2 complete |", "| tanh | 41.0 ± 1.4 | 2 complete |"]
     assert [*docs.sweep_figures(tmp_path / "docs/study")] == ["sweep-shapes"]
+    (tmp_path / "docs/study/shapes.csv").touch()
+    with pytest.raises(InputError, match=r"shapes\.csv and .*shapes/ both want to be the table"):
+        docs.table("shapes", tmp_path / "docs/study")
 
 
 def test_the_table_of_robustness_has_a_column_per_method_with_means_over_seeds() -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipeline.page import claims
+from pipeline.runs.study import Outcome
 
 STUDY = Path(__file__).resolve().parents[3] / "docs/study"
 
@@ -21,9 +23,16 @@ def found(nbp: float, p: float | None = 0.01, share: float | None = 0.5) -> dict
     return {"nbp": own, "bp": one(0.6), "local_ce": one(0.6), "deep_supervision": one(0.65)}
 
 
+def outcome(method: str, seed: int, accuracy: float) -> Outcome:
+    """A run of one epoch."""
+    history = pd.DataFrame({"epoch": [1], "step": [1], "val/accuracy": [accuracy]})
+    return Outcome("", method, seed, history, {"accuracy": accuracy, "test_faces": 10}, 1)
+
+
 @pytest.mark.parametrize(
     ("nbp", "p", "verdict"),
-    [(0.65, 0.01, "holds"), (0.65, 0.2, "better, not beyond doubt"), (0.65, None, "better, not beyond doubt"),
+    [(0.65, 0.01, "holds for this form"), (0.65, 0.2, "better, not beyond doubt"),
+     (0.65, None, "better, not beyond doubt"),
      (0.55, 0.01, "does not hold")],
 )  # fmt: skip
 def test_more_accurate_holds_only_beyond_doubt(nbp: float, p: float | None, verdict: str) -> None:
@@ -40,12 +49,22 @@ def test_a_quarter_of_the_steps_is_a_quarter(share: float | None, verdict: str) 
 
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.7, "holds"), (0.97, "about the same"), (1.2, "does not hold")])
 def test_a_cost_holds_where_it_is_clearly_less(ratio: float, verdict: str) -> None:
-    assert claims.cost("", "step_ratio", {"nbp": {"step_ratio": ratio}}).verdict == verdict
+    assert claims.cost("", ratio, "", "C").verdict == verdict
 
 
-def test_the_hsic_term_makes_a_difference_only_beyond_the_spread() -> None:
-    assert claims.term(found(0.61)).verdict == "adds nothing to accuracy"
-    assert claims.term(found(0.65)).verdict == "makes the difference"
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [((0.62, 0.59, 0.61), "no effect seen"), ((0.65, 0.66, 0.65), "holds"),
+     ((0.55, 0.54, 0.55), "does not hold: it costs accuracy")],
+)  # fmt: skip
+def test_the_hsic_term_has_an_effect_only_where_the_interval_over_seeds_leaves_out_zero(
+    accuracies: tuple[float, ...], verdict: str
+) -> None:
+    runs = {"nbp": accuracies, "local_ce": (0.6, 0.6, 0.601)}
+    outcomes = [outcome(method, seed, one) for method, values in runs.items() for seed, one in enumerate(values)]
+    claim = claims.term(outcomes)
+    assert claim.verdict == verdict
+    assert "`nbp` less `local_ce`" in claim.setting and "3 seeds" in claim.setting
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.runs.significance import deviation, holm, mean, over_faces, over_seeds
+from pipeline.runs.significance import deviation, holm, interval, mean, over_faces, over_seeds
 
 
 def pairs(better: int, worse: int, alike: int = 50) -> np.ndarray:
@@ -17,6 +17,14 @@ def test_over_seeds_is_the_paired_t_test() -> None:
     own, others = [0.56, 0.54, 0.57], [0.50, 0.52, 0.49]
     expected = stats.ttest_rel(own, others).pvalue
     assert over_seeds(np.subtract(own, others).tolist()) == pytest.approx(expected)
+
+
+def test_the_interval_is_that_of_the_paired_t_test() -> None:
+    differences = [0.01, 0.02, -0.005]
+    wanted = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert interval(differences, 0.9) == pytest.approx((wanted.low, wanted.high))
+    low, high = interval([1.0, 3.0])
+    assert (low, high) == pytest.approx((2 - 12.706, 2 + 12.706), abs=1e-3)  # Student's table, one degree of freedom
 
 
 @pytest.mark.parametrize("differences", [[], [0.1], [0.1, 0.1], [0.3 - 0.2, 0.2 - 0.1]])
