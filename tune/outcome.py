@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pyarrow import fs
 
+from tune import storage
 from tune.names import Config
 from tune.storage import Storage
 
@@ -78,16 +79,13 @@ def write(kept: Storage, name: str, ended: Ended) -> None:
     arrays |= {} if score.test_probabilities is None else {"test_probabilities": score.test_probabilities}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    path = _path(kept, name)
-    kept.system.create_dir(path.rpartition("/")[0], recursive=True)
-    with kept.system.open_output_stream(f"{path}.part") as stream:
-        stream.write(buffer.getvalue())
-    kept.system.move(f"{path}.part", path)
+    kept.system.create_dir(f"{kept.path}/{FOLDER}", recursive=True)
+    storage.write(kept, _file(name), buffer.getvalue())
 
 
 def read(kept: Storage, name: str) -> Ended | None:
     """What is left of the trial `name`; None where it has not ended, or where the file is damaged."""
-    path = _path(kept, name)
+    path = f"{kept.path}/{_file(name)}"
     if kept.system.get_file_info(path).type != fs.FileType.File:
         return None
     with kept.system.open_input_stream(path) as stream:
@@ -102,5 +100,5 @@ def read(kept: Storage, name: str) -> Ended | None:
     return Ended(Summary(**about["summary"]), score, about["about"])
 
 
-def _path(kept: Storage, name: str) -> str:
-    return f"{kept.path}/{FOLDER}/{name}.npz"
+def _file(name: str) -> str:
+    return f"{FOLDER}/{name}.npz"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from ray import tune
 
 SPECIFICATION, FINISHED = "specification.json", "finished"
-PART = f"{SPECIFICATION}.part"  # a kill in the middle of writing leaves it alone
 
 
 class Storage(NamedTuple):
@@ -57,7 +56,7 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
     try:
         own = found(storage) is not None
         there = storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True))
-        if not own and any(info.base_name != PART for info in there):
+        if not own and any(info.base_name != f"{SPECIFICATION}.part" for info in there):
             raise InputError(f"--storage: {storage.path} holds files that are of no sweep; name another folder")
         if own:
             storage.system.delete_dir(storage.path)
@@ -69,15 +68,20 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
 
 def specify(storage: Storage, specification: dict[str, Any]) -> None:
     """Write a sweep's specification into its folder and mark it as unfinished; InputError where that is impossible."""
-    part = f"{storage.path}/{PART}"
     try:
         if finished(storage):
             storage.system.delete_file(f"{storage.path}/{FINISHED}")
-        with storage.system.open_output_stream(part) as stream:
-            stream.write(json.dumps(specification, indent=2).encode())
-        storage.system.move(part, f"{storage.path}/{SPECIFICATION}")
+        write(storage, SPECIFICATION, json.dumps(specification, indent=2).encode())
     except OSError as error:
         raise InputError(f"--storage: cannot write to {storage.path}: {error}") from error
+
+
+def write(storage: Storage, name: str, content: bytes) -> None:
+    """Write a file of the sweep's folder, whole or not at all; a kill in the middle leaves a .part beside it."""
+    path = f"{storage.path}/{name}"
+    with storage.system.open_output_stream(f"{path}.part") as stream:
+        stream.write(content)
+    storage.system.move(f"{path}.part", path)
 
 
 def probe(storage: Storage) -> None:
@@ -143,22 +147,18 @@ def _checkpoints(storage: Storage, name: str) -> list[fs.FileInfo]:
 
 
 def reseeded(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Whether two specifications are of one grid and differ in the number of seeds alone: they share trials.
-
-    Samplers and schedulers choose by what they have seen; to them other seeds make another sweep.
-    """
-    grid = old.get("search") == new.get("search") == "grid"
-    return grid and old != new and without_seeds(old) == without_seeds(new)
-
-
-def without_seeds(about: dict[str, Any]) -> dict[str, Any]:
-    """A specification without its seeds: the same for two sweeps that differ only in how many they have."""
-    return about | {"space": {name: values for name, values in about.get("space", {}).items() if name != SEED}}
+    """Whether two specifications are of one grid and differ in the number of seeds alone: they share trials."""
+    return old != new and identity(old) == identity(new)
 
 
 def identity(about: dict[str, Any]) -> dict[str, Any]:
-    """What tells a sweep from others: its specification, of a grid without the seeds."""
-    return without_seeds(about) if about.get("search") == "grid" else about
+    """What tells a sweep from others: its specification, of a grid without the seeds.
+
+    Samplers and schedulers choose by what they have seen; to them other seeds make another sweep.
+    """
+    if about.get("search") != "grid":
+        return about
+    return about | {"space": {name: values for name, values in about["space"].items() if name != SEED}}
 
 
 def differences(old: object, new: object, name: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from pipeline.process import json_hash
 from pipeline.sinks.wandb import shown
 from tune import names, outcome, spaces, storage, trial
 from tune.names import Config
-from tune.outcome import Outcome
+from tune.outcome import Ended, Outcome
 from tune.spaces import Sweep, Training
 from tune.storage import Storage
 from tune.wandb_runs import Begin, End, Log, Writer
@@ -34,7 +34,9 @@ class Tracker(tune.Callback):
         config = spaces.point(self.sweep, trial.config)
         name = names.identifier(config)
         if name not in self.begun:
-            self.begin(config, history(self.kept, name, int(result["epoch"])))
+            ended = outcome.read(self.kept, name)
+            rows = history(self.kept, name, ended)[: int(result["epoch"]) - 1]
+            self.begin(config, rows, ended.about if ended is not None else None)
         if not result.get("reason"):
             self.writer.send(Log(name, shown(json.loads(result["row"]))))
 
@@ -57,13 +59,15 @@ class Tracker(tune.Callback):
             self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
             self.begun.remove(name)
 
-    def begin(self, config: Config, rows: list[dict[str, float]]) -> None:
-        """Begin the run of a trial with the epochs that it has; one that ended earlier keeps the commit it ran at."""
+    def begin(self, config: Config, rows: list[dict[str, float]], run: dict[str, Any] | None = None) -> None:
+        """Begin the run of a trial with the epochs that it has.
+
+        run: the run.json of one that has ended, which may have run at another commit than that of this command.
+        """
         what = spaces.training(self.sweep, config, self.about["threads"], self.about["device"])
         name = names.identifier(config)
         self.begun.add(name)
-        ended = outcome.read(self.kept, name)
-        commit = {} if ended is None else {"commit": ended.about["code"]["commit"]}
+        commit = {"commit": run["code"]["commit"]} if run is not None else {}
         told = settings(self.sweep, self.about, config, what) | self.source | commit
         run_id = json_hash([storage.identity(self.about), config])  # the same for a trial that is resumed
         self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
@@ -83,19 +87,18 @@ class Tracker(tune.Callback):
         for one in outcomes:
             if one.status != "complete":
                 if names.identifier(one.config) not in self.begun:
-                    self.begin(one.config, whole(one))
+                    self.begin(one.config, whole(one), one.about)
                 self.end(one)
 
 
-def history(kept: Storage, name: str, before: int) -> list[dict[str, float]]:
-    """The epochs before `before` of a trial, from its newest whole checkpoint or its outcome."""
-    ended = outcome.read(kept, name)
+def history(kept: Storage, name: str, ended: Ended | None) -> list[dict[str, float]]:
+    """All epochs of a trial, from what is left of it where it has ended, else from its newest whole checkpoint."""
     if ended is not None:
-        return whole(Outcome({}, "complete", "", *ended))[: before - 1]
+        return whole(Outcome({}, "complete", "", *ended))
     for saved in storage.checkpoints(kept, name):
         try:
             with saved.as_directory() as folder:
-                return whole(Outcome({}, "", "", trial.summary(Path(folder)), None))[: before - 1]
+                return whole(Outcome({}, "", "", trial.summary(Path(folder)), None))
         except (OSError, ValueError, KeyError):
             continue
     return []

@@ -22,9 +22,8 @@ def over_seeds(differences: Sequence[float]) -> float | None:
 
 def interval(differences: Sequence[float], certain: float = 0.95) -> tuple[float, float]:
     """Bounds between which the mean difference lies: Student's confidence interval over two or more seeds."""
-    reach = stats.t.ppf((1 + certain) / 2, len(differences) - 1) * stats.sem(differences)
-    middle = float(np.mean(differences))
-    return middle - float(reach), middle + float(reach)
+    found = stats.ttest_1samp(differences, 0).confidence_interval(certain)
+    return float(found.low), float(found.high)
 
 
 def over_faces(differences: NDArray[np.int64]) -> float:

@@ -67,6 +67,15 @@ def test_the_hsic_term_has_an_effect_only_where_the_interval_over_seeds_leaves_o
     assert "`nbp` less `local_ce`" in claim.setting and "3 seeds" in claim.setting
 
 
+def test_the_hsic_term_is_read_off_early_stops_until_two_seeds_have_run_without_them() -> None:
+    runs = [("nbp", 0, 0.7), ("local_ce", 0, 0.6)]
+    early = [(f"{name}_early", seed, 0.6 + 0.01 * seed) for name in ("nbp", "local_ce") for seed in (0, 1)]
+    early[1] = ("nbp_early", 1, 0.62)
+    claim = claims.term([outcome(*one) for one in (*runs, *early)])
+    assert "2 seeds: `nbp_early` less `local_ce_early`" in claim.setting
+    assert claim.ours.startswith("+0.5 points")
+
+
 @pytest.mark.parametrize(
     ("nbp", "verdict"),
     [(0.63, "costs accuracy"), (0.645, "costs nothing that can be seen"), (0.66, "costs nothing that can be seen")],
