@@ -16,7 +16,9 @@ from tune.spaces import Sweep
 from tune.trial import Arrays, Data
 
 FILES = {"original": "train.parquet", "val": "val.parquet", "test": "test.parquet"}
-OWN_CODE = ("spaces.py", "trial.py")  # decides with cfpn and the session what a trial computes
+PIPELINE, TUNE = Path(evaluate.__file__).parent, Path(__file__).parent
+# With cfpn and the session they decide what a trial computes; scores of kept trials are never computed anew.
+OWN_CODE = (PIPELINE / "evaluate.py", PIPELINE / "metrics.py", TUNE / "spaces.py", TUNE / "trial.py")
 
 
 def needed(sweep: Sweep, splits: Path, augmented: Path) -> dict[str, Path]:
@@ -38,9 +40,8 @@ def digests(files: dict[str, Path]) -> dict[str, str]:
 
 
 def code() -> str:
-    """Hash of the code that decides what a trial computes."""
-    own = [Path(__file__).with_name(name) for name in OWN_CODE]
-    return run_json.digest([*run_json.code_files(), *own])
+    """Hash of the code that decides what a trial computes: its weights and its scores."""
+    return run_json.digest([*run_json.code_files(), *OWN_CODE])
 
 
 def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:

@@ -13,6 +13,7 @@ import ray
 
 from cfpn.schema import EXPRESSIONS
 from pipeline.process import InputError
+from pipeline.runs import about
 from pipeline.runs.cluster import reach
 from tune import inputs, spaces
 from tune.trial import Arrays
@@ -83,6 +84,16 @@ def test_units_cut_by_cost_make_a_sweep() -> None:
 def test_the_units_of_every_network_of_the_project_are_there() -> None:
     sweep = spaces.read(ROOT / "params.yaml", "models", ["train.batch=32"], {}, None, 1)
     inputs.check(replace(sweep, axes={}), {"original": FACES, "val": FACES})
+
+
+@pytest.mark.parametrize("name", ["cfpn/hsic.py", "pipeline/evaluate.py", "pipeline/metrics.py", "tune/trial.py"])
+def test_a_sweep_after_a_change_of_what_trains_or_scores_is_another_sweep(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before, digest = inputs.code(), about.digest
+    other = ROOT / "pyproject.toml"  # stands for the changed file
+    monkeypatch.setattr(about, "digest", lambda files: digest(other if one == ROOT / name else one for one in files))
+    assert inputs.code() != before
 
 
 def test_a_missing_split_is_named_with_what_makes_it(tmp_path: Path) -> None:
