@@ -76,8 +76,8 @@ demo: $(READY) ## the demo page as a folder in which the browser runs the networ
 # Hours on a CPU. FER2013 is where README says; the seeds are those of the weights in the repository.
 REAL = dvc exp run -S profile=fer2013-cpu -S source=$(FER2013)
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
-	$(REAL) -S 'run.methods=[nbp]' -S 'run.seeds=[2]'
-	python -m pipeline.weights nbp runs/nbp-2 results/evaluate/nbp-2
+	$(REAL) -S 'run.methods=[nbp_two_layer_heads]' -S 'run.seeds=[2]'
+	python -m pipeline.weights nbp runs/nbp_two_layer_heads-2 results/evaluate/nbp_two_layer_heads-2
 	$(REAL) -S 'run.methods=[bp,deep_supervision]' -S 'run.seeds=[3]'
 	python -m pipeline.weights bp runs/bp-3 results/evaluate/bp-3
 	python -m pipeline.weights deep_supervision runs/deep_supervision-3 results/evaluate/deep_supervision-3

@@ -49,8 +49,8 @@ MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
     "nbp": "NBP: four units that vote",
-    "nbp_early": "NBP whose units stop early",
-    "deep_supervision": "Deep supervision: NBP's losses, gradients pass",
+    "deep_supervision_three_layer_heads": "Deep supervision: NBP's losses and heads, gradients pass",
+    "deep_supervision": "Deep supervision with smaller heads",
 }  # rows of README's table
 
 

@@ -16,6 +16,7 @@ from pipeline.process import InputError
 
 ABOUT = "run.json"
 METHOD = "method"  # the part of the parameters in which comparable runs may differ
+ADDED: dict[str, object] = {"train.wrong_labels": 0.0}  # unknown to older runs; with these values nothing changes
 
 
 @dataclass(frozen=True)
@@ -208,10 +209,11 @@ def _check_same(first: Run, second: Run, what: Callable[[About], dict[str, Any]]
 
 
 def conditions(about: About) -> dict[str, Any]:
-    """What comparable runs have in common, by dotted name."""
+    """What comparable runs have in common, by dotted name; a parameter of ADDED only where it changes something."""
     rest = {key: value for key, value in about.parameters.items() if key != METHOD}
     data = {"fingerprint": about.data.fingerprint, "faces": about.data.faces, "drawn": about.data.drawn}
-    return {"profile": about.profile} | dict(_flat({"data": data} | rest))
+    found = {"profile": about.profile} | dict(_flat({"data": data} | rest))
+    return {name: value for name, value in found.items() if name not in ADDED or value != ADDED[name]}
 
 
 def _method(about: About) -> dict[str, Any]:

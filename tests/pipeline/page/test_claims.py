@@ -81,7 +81,7 @@ def test_the_hsic_term_is_read_off_early_stops_until_two_seeds_have_run_without_
     [(0.63, "costs accuracy"), (0.645, "costs nothing that can be seen"), (0.66, "costs nothing that can be seen")],
 )
 def test_what_stopped_gradients_cost_is_read_off_deep_supervision_beyond_the_spread(nbp: float, verdict: str) -> None:
-    assert claims.control(found(nbp)).verdict == verdict
+    assert claims.control(found(nbp), "deep_supervision", "").verdict == verdict
 
 
 def test_the_tracked_study_answers_every_claim() -> None:

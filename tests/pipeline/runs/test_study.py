@@ -1,18 +1,21 @@
 """A study's tables give back what runs gave them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline import params as parameters
 from pipeline.metrics import NAMES
-from pipeline.process import InputError
+from pipeline.process import InputError, json_hash
 from pipeline.runs import records, study
 from pipeline.runs.study import FACES, NETWORK, Outcome
 
 WriteRun = Callable[..., Path]
+ROOT = Path(__file__).resolve().parents[3]
 RIGHT = tuple(i % 3 > 0 for i in range(37))
 
 
@@ -109,6 +112,22 @@ def test_runs_scored_on_other_faces_or_under_other_conditions_do_not_enter_a_tab
     with pytest.raises(InputError, match="data or parameters differ"):
         study.collect(tmp_path / "main.csv", outcomes(tmp_path))
     assert (tmp_path / "main.csv").read_bytes() == before
+
+
+def test_new_runs_still_stand_beside_those_of_the_tracked_study() -> None:
+    params = parameters.load(ROOT / "params.yaml", {"profile": "fer2013-cpu"})
+    shared = {"model": asdict(params.model), "train": asdict(params.train)}
+    about = records.About("bp", 0, params.profile, shared, records.Data("3ef50abc145dadae", 28709, False, ()))
+    kept = {one.conditions for one in study.read(ROOT / "docs/study/main.csv")} - {""}
+    assert kept == {json_hash(records.conditions(about))}
+
+
+def test_a_parameter_that_older_runs_lack_tells_runs_apart_where_it_changes_something() -> None:
+    def one(**train: object) -> dict[str, object]:
+        shared = {"train": {"epochs": 1} | train}
+        return records.conditions(records.About("bp", 0, "p", shared, records.Data("f", 4, True, ())))
+
+    assert one() == one(wrong_labels=0.0) != one(wrong_labels=0.2)
 
 
 def test_an_evaluation_without_accuracy_is_an_input_error(write_run: WriteRun, tmp_path: Path) -> None:
