@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -113,9 +113,24 @@ def test_nbp_means_one_thing_in_every_profile(profile: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nbp", "local_ce"])
+def test_heads_of_two_layers_are_all_that_the_method_of_that_name_changes(name: str) -> None:
+    methods = load(PROJECT).methods
+    three, two = methods[name].local_loss, methods[f"{name}_two_layer_heads"].local_loss
+    assert (three.head.hidden, two.head.hidden) == (3, 2)
+    assert replace(methods[f"{name}_two_layer_heads"], local_loss=replace(two, head=three.head)) == methods[name]
+
+
+@pytest.mark.parametrize("heads", ["", "_three_layer_heads"])
+def test_deep_supervision_has_the_losses_and_heads_of_nbp_and_lets_gradients_pass(heads: str) -> None:
+    methods = load(PROJECT).methods
+    own = methods["nbp" if heads else "nbp_two_layer_heads"]
+    assert methods[f"deep_supervision{heads}"] == replace(own, gradients="pass")
+
+
+@pytest.mark.parametrize("name", ["nbp", "local_ce"])
 def test_early_is_the_same_method_whose_units_stop_one_after_the_other(name: str) -> None:
     methods = load(PROJECT).methods
-    late, early = asdict(methods[name]), asdict(methods[f"{name}_early"])
+    late, early = asdict(methods[f"{name}_two_layer_heads"]), asdict(methods[f"{name}_early"])
     assert early == late | {"schedule": late["schedule"] | {"first_unit_stops_at": 0.65}}
 
 
