@@ -52,6 +52,7 @@ EXAMPLE = """examples:
 WARM_UP = 3  # steps that do not count
 MIB = 2**20
 BALANCED = tuple(f"nbp balanced:{parts}{way}" for parts in (2, 3, 4) for way in ("", " 2 workers"))
+TWO_LAYERS = "nbp_two_layer_heads"
 ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice", *BALANCED,
         "deep_supervision", "deep_supervision 2 threads", "deep_supervision_ddp")  # fmt: skip
 
@@ -114,8 +115,10 @@ def parsed(text: str, params: Params) -> Row:
 
 
 def named(row: Row) -> str:
-    """What a study calls the method of a row: nbp_balanced_3 is nbp whose units are balanced:3."""
-    return row.method if row.units is None else f"{row.method}_{row.units.replace(':', '_')}"
+    """What a study calls the method of a row: nbp_balanced_3 is nbp_two_layer_heads whose units are balanced:3."""
+    if row.units is None:
+        return row.method
+    return f"nbp_{row.units.replace(':', '_')}" if row.method == TWO_LAYERS else f"{row.method} {row.units}"
 
 
 def reached(outcomes: list[study.Outcome], after: int) -> dict[str, float | None]:

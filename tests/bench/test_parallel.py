@@ -57,6 +57,19 @@ def test_a_row_names_method_units_and_cores(params: Params, text: str, row: Row)
 
 
 @pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("nbp 2 workers", "nbp"),
+        ("nbp_two_layer_heads balanced:3", "nbp_balanced_3"),
+        ("nbp balanced:3", "nbp balanced:3"),
+    ],
+)
+def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(row: str, name: str) -> None:
+    params = parameters.load(ROOT / "params.yaml")
+    assert parallel.named(parallel.parsed(row, params)) == name
+
+
+@pytest.mark.parametrize(
     "text", ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp"]
 )
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
