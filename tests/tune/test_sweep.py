@@ -386,7 +386,7 @@ def test_a_sweep_beside_a_running_dvc_repro_leaves_its_stage_alone(cluster: str,
 
 def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("--set", "train.schedule.learning_rate=0.1,0.001,0.0001", "--epochs", "8", "--search", "asha")
+    options = ("--set", "train.schedule.learning_rate=0.03,0.001,0.0001", "--epochs", "8", "--search", "asha")
     done = sweep(folder, "learning_rate", *options, "--address", cluster)
     trials = pd.read_csv(folder / "sweeps/results/learning_rate/trials.csv")
     stopped = trials[trials["status"] == "stopped"]
