@@ -3,9 +3,8 @@
 import argparse
 import csv
 import os
-import shutil
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ import torch
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
+from pipeline import metrics, process
 from pipeline import params as parameters
+from pipeline.metrics import majority
 from pipeline.params import Params
 from pipeline.process import InputError, atomic, command_line, only_one, probe, run, workspace, write_json
 from pipeline.runs import session as sessions
@@ -28,7 +29,7 @@ from pipeline.sinks.wandb import dvc, wandb
 EXAMPLE = """example:
   python -m pipeline.train runs/nbp-0 --method nbp --seed 0
 """
-PATIENCE = 3  # epochs at the majority share before a run says so
+PATIENCE = 3  # epochs without having learnt anything before a run says so
 
 
 def main() -> None:
@@ -47,6 +48,8 @@ def main() -> None:
     params = parameters.load(args.params)
     if args.seed < 0:
         raise InputError(f"--seed: expected 0 or more, found {args.seed}")
+    if args.out.name in ("", ".."):
+        raise InputError(f"OUT: expected a folder with a name of its own, found {str(args.out)!r}")
     if args.method not in params.methods:
         raise InputError(f"--method: expected one of {', '.join(params.methods)}, found {args.method!r}")
     with only_one(args.checkpoints / args.out.name):
@@ -67,11 +70,11 @@ def train(params: Params, args: argparse.Namespace) -> None:
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
     checkpoint = kept(args, identity(about))
     resume(session, checkpoint)
-    print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation):.4f}")
+    print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation.labels):.4f}")
     if about["workers"] < params.compute.workers:
         print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
     epochs(session, params, args, about, files, faces, validation, checkpoint)
-    shutil.rmtree(checkpoint.parent, ignore_errors=True)  # copies of the workspace that share a training share it
+    forget(checkpoint.parent)
 
 
 def kept(args: argparse.Namespace, identity: str) -> Path:
@@ -88,6 +91,15 @@ def resume(session: Session, checkpoint: Path) -> None:
         print(f"continue after epoch {session.state.epoch}: {checkpoint}")
     elif any(checkpoint.parent.glob("*.safetensors")):
         print(f"begin anew: the checkpoint in {checkpoint.parent} is of other parameters, data or code")
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints in a folder, and the folder; a copy of the workspace that trains the same may be there."""
+    for path in folder.glob("*.safetensors"):
+        path.unlink(missing_ok=True)
+    process.sweep([str(folder)])
+    with suppress(OSError):  # another process writes there, or has removed it
+        folder.rmdir()
 
 
 def load(path: Path) -> Faces:
@@ -109,21 +121,16 @@ def epochs(
     checkpoint: Path,
 ) -> None:
     """Train to the end, a checkpoint after every epoch and every record to every sink; then write the outputs."""
-    method, share = params.methods[args.method], majority(validation)
+    method = params.methods[args.method]
     with ExitStack() as stack:
         outputs = [stack.enter_context(sink) for sink in destinations(session, params, args, about, files)]
         for record in sessions.advance(session, params, method, args.seed, faces, validation):
             if record.complete:
                 sessions.save(session, checkpoint)
-                warn_if_collapsed(session, share)
+                warn_if_collapsed(session, validation)
             for output in outputs:
                 output(record)
-        write(session, params, args, about, faces, share)
-
-
-def majority(faces: Faces) -> float:
-    """Share of the largest class."""
-    return faces.labels.bincount().max().item() / len(faces)
+        write(session, params, args, about, faces, validation)
 
 
 def destinations(
@@ -148,24 +155,24 @@ def destinations(
     ]
 
 
-def collapsed(session: Session, share: float) -> bool:
-    """True where the last PATIENCE epochs all stand at the majority share of the validation faces."""
+def collapsed(session: Session, validation: Faces) -> bool:
+    """Whether the network has stood at the share of the largest class for the last PATIENCE epochs."""
     last = [row["val/accuracy"] for row in session.history[-PATIENCE:]]
-    return len(last) == PATIENCE and all(abs(accuracy - share) < 0.002 for accuracy in last)
+    return len(last) == PATIENCE and all(metrics.collapsed(accuracy, validation.labels) for accuracy in last)
 
 
-def warn_if_collapsed(session: Session, share: float) -> None:
-    """Say on standard error that the network predicts one class."""
-    if collapsed(session, share):
+def warn_if_collapsed(session: Session, validation: Faces) -> None:
+    """Say on standard error that the network has learnt nothing."""
+    if collapsed(session, validation):
         print(
-            f"warning: validation accuracy has stood at the majority share {share:.4f} for {PATIENCE} epochs: "
-            "the network predicts one class",
+            f"warning: for {PATIENCE} epochs validation accuracy has not been a standard error above the share of the "
+            f"largest class, {majority(validation.labels):.4f}: the network tells no faces apart",
             file=sys.stderr,
         )
 
 
 def write(
-    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], faces: Faces, share: float
+    session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], faces: Faces, validation: Faces
 ) -> None:
     """Write the weights of the best epoch, the history, run.json, metrics without times, and the times."""
     sessions.write(session.best, sessions.about_weights(session, params, faces), args.out / "model.safetensors")
@@ -175,17 +182,17 @@ def write(
         table.writeheader()
         table.writerows(session.history)
     best = session.history[session.best_epoch - 1]
-    metrics = {
+    found = {
         "best_epoch": session.best_epoch,
         "epochs": len(session.history),
         "steps": session.history[-1]["step"],
         "parameters": session.state.network.count(),
         "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
         "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
-        "majority_accuracy": share,
-        "collapsed": collapsed(session, share),
+        "majority_accuracy": majority(validation.labels),
+        "collapsed": collapsed(session, validation),
     }
-    write_json(args.out / "metrics.json", metrics)
+    write_json(args.out / "metrics.json", found)
     write_json(args.out / "run.json", about)
     timing = {"seconds_per_epoch": session.seconds, "threads": about["threads"], "device": about["device"]}
     write_json(args.out / "timing.json", timing | by_worker(session))

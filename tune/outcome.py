@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,8 @@ from tune.names import Config
 from tune.storage import Storage
 
 FOLDER = "outcomes"  # below the sweep's own in storage
+# What a damaged archive raises: flipped bits may also ask for encryption or an unknown compression.
+DAMAGED = (zipfile.BadZipFile, zlib.error, KeyError, ValueError, TypeError, EOFError, RuntimeError)
 
 
 class Summary(NamedTuple):
@@ -27,18 +30,14 @@ class Score(NamedTuple):
     """What the weights of the best epoch predict.
 
     probabilities: (n, classes) of the validation faces. test: metrics of the test split, and test_probabilities
-    (n, classes), where the sweep asks for them.
+    (n, classes), where the sweep asks for them. collapsed: on the validation faces, see `pipeline.metrics.collapsed`.
     """
 
     probabilities: np.ndarray
     parameters: int
     test: dict[str, Any] | None
     test_probabilities: np.ndarray | None = None
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether all validation faces are given the same class."""
-        return len(np.unique(self.probabilities.argmax(1))) == 1
+    collapsed: bool = False
 
 
 class Ended(NamedTuple):
@@ -73,6 +72,7 @@ def write(kept: Storage, name: str, ended: Ended) -> None:
         "summary": ended.summary._asdict(),
         "parameters": score.parameters,
         "test": score.test,
+        "collapsed": score.collapsed,
         "about": ended.about,
     }
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about)), "probabilities": score.probabilities}
@@ -93,11 +93,11 @@ def read(kept: Storage, name: str) -> Ended | None:
     try:
         arrays = np.load(io.BytesIO(content), allow_pickle=False)
         about = json.loads(str(arrays["about"]))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        test = arrays.get("test_probabilities")
+        score = Score(arrays["probabilities"], about["parameters"], about["test"], test, about["collapsed"])
+        return Ended(Summary(**about["summary"]), score, about["about"])
+    except DAMAGED:
         return None
-    test = arrays.get("test_probabilities")
-    score = Score(arrays["probabilities"], about["parameters"], about["test"], test)
-    return Ended(Summary(**about["summary"]), score, about["about"])
 
 
 def _file(name: str) -> str:

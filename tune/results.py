@@ -174,7 +174,8 @@ def table(outcomes: list[Outcome]) -> str:
     groups = rows.groupby(settings, sort=False)[METRIC].agg(["count", "mean", "std"])
     groups.columns = ["trials", "mean", "sd"]
     remarks = {name: [one.remark for one in outcomes if names.setting(one.config) == name] for name in groups.index}
-    groups["note"] = [_note(remarks[name], name == groups["mean"].idxmax()) for name in groups.index]
+    best = groups["mean"].idxmax() if groups["mean"].notna().any() else None
+    groups["note"] = [_note(remarks[name], name == best) for name in groups.index]
     text = groups.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-", index_names=False)
     return f"{METRIC} at each trial's best epoch, mean and standard deviation over seeds:\n{text}"
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ray import tune
 
 SPECIFICATION, FINISHED = "specification.json", "finished"
+PLACES = "places.json"  # of a checkpoint: where each epoch ran
 
 
 class Storage(NamedTuple):
@@ -121,12 +122,24 @@ def finished(storage: Storage) -> bool:
 
 
 def checkpoints(storage: Storage, name: str) -> "list[tune.Checkpoint]":
-    """Checkpoints of a point of the grid, the newest first; folders are named by the point and Ray's trial."""
+    """Checkpoints of a point of the grid, that of most epochs first; folders are named by the point and Ray's trial.
+
+    Ray's own number in a checkpoint's name begins anew in every session, so it orders those of one session alone.
+    """
     from ray import tune  # here, so that reading outcomes needs no Ray
 
     found = _checkpoints(storage, name)
-    found.sort(key=lambda info: (info.base_name, info.path), reverse=True)
+    found.sort(key=lambda info: (epochs(storage, info.path), info.base_name, info.path), reverse=True)
     return [tune.Checkpoint(info.path, storage.system) for info in found]
+
+
+def epochs(storage: Storage, checkpoint: str) -> int:
+    """Epochs that the checkpoint in a folder stands after; 0 where it is damaged."""
+    try:
+        with storage.system.open_input_stream(f"{checkpoint}/{PLACES}") as stream:
+            return len(json.loads(stream.read()))
+    except (OSError, ValueError, TypeError):
+        return 0
 
 
 def forget(storage: Storage, name: str) -> None:

@@ -71,6 +71,13 @@ def arguments() -> argparse.Namespace:
         parser.error("--resume and --restart exclude each other")
     if args.rates and any(one.startswith("train.schedule") for one in args.set):
         parser.error("--rates and --set train.schedule... exclude each other: both choose the learning rate")
+    for flag, count, least in (
+        ("--samples", args.samples, 1),
+        ("--retries", args.retries, 0),
+        ("--cpus", args.cpus, 1),
+    ):
+        if count is not None and count < least:  # to Ray, -1 samples are endless ones
+            parser.error(f"{flag}: expected {least} or more, found {count}")
     return args
 
 

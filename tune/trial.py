@@ -26,6 +26,7 @@ from cfpn.faces import Faces
 from cfpn.learner import DivergedError
 from cfpn.network import Network
 from pipeline import evaluate
+from pipeline.metrics import collapsed
 from pipeline.process import InputError
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions
@@ -34,9 +35,9 @@ from tune import names, outcome, spaces, storage
 from tune.names import METRIC, Config
 from tune.outcome import Ended, Score, Summary
 from tune.spaces import Sweep, Training
-from tune.storage import Storage
+from tune.storage import PLACES, Storage
 
-STATE, PLACES = "session.safetensors", "places.json"
+STATE = "session.safetensors"
 USE = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")  # shown in W&B
 TOLD = ("epoch", METRIC, "val/loss")  # numbers that Tune's schedulers and the progress line need
 
@@ -250,14 +251,17 @@ def score(network: Network, data: Data) -> Score:
     def units(name: str) -> dict[str, Tensor]:
         return prediction.unit_log_probabilities(network, faces(data.faces[name]).to(device).pixels)
 
-    validation = prediction.vote(units("val"), network.vote).cpu().numpy()
+    validation, labels = prediction.vote(units("val"), network.vote).cpu(), faces(data.faces["val"]).labels
+    own = Score(
+        validation.numpy(), network.count(), None, collapsed=collapsed(prediction.accuracy(validation, labels), labels)
+    )
     if "test" not in data.faces:
-        return Score(validation, network.count(), None)
+        return own
     found, test = units("test"), faces(data.faces["test"])
     probabilities = prediction.vote(found, network.vote).cpu()
     metrics = evaluate.metrics(probabilities, test.labels, torch.tensor(data.copied), test.classes)
     metrics |= evaluate.by_unit(found, test.labels)
-    return Score(validation, network.count(), metrics, probabilities.numpy())
+    return own._replace(test=metrics, test_probabilities=probabilities.numpy())
 
 
 def score_checkpoint(

@@ -191,7 +191,7 @@ def test_a_run_stuck_at_the_majority_share_says_so(folder: Path, train: Train) -
     write_split(folder / "data" / "splits" / "val.parquet", 20, 1, label=3)
     write_split(folder / "data" / "splits" / "train.parquet", 80, 0, label=3)
     result = train()
-    assert "predicts one class" in result.err
+    assert "tells no faces apart" in result.err
     assert json.loads((folder / "runs" / "nbp-0" / "metrics.json").read_text())["collapsed"] is True
 
 
@@ -258,6 +258,32 @@ def test_in_a_copy_of_dvc_checkpoints_and_runs_of_wandb_lie_in_the_workspace(
     assert (copy / "runs/nbp-0/model.safetensors").exists()
     assert len(list((folder / "project/wandb").glob("offline-run-*/*.wandb"))) == 1
     assert not list((folder / "project/.checkpoints").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("out", ["..", "runs/..", ".", "/"])
+def test_an_output_without_a_name_of_its_own_is_refused_and_nothing_is_removed(
+    folder: Path, train: Train, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ARGUMENTS", [out, *ARGUMENTS[1:]])
+    before = sorted(folder.rglob("*"))
+    result = train()
+    assert result.code == 2 and "expected a folder with a name of its own" in result.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_checkpoints_are_forgotten_without_what_is_none_and_without_another_process_at_work(tmp_path: Path) -> None:
+    whole, shared, busy = (tmp_path / name for name in ("whole", "shared", "busy"))
+    for one in (whole, shared, busy):
+        one.mkdir()
+        (one / "abc.safetensors").touch()
+    (shared / "notes.txt").touch()
+    with process.atomic(busy / "def.safetensors") as temporary:
+        for one in (whole, shared, busy, tmp_path / "gone"):
+            train_stage.forget(one)
+        assert temporary.exists()
+    assert not whole.exists()
+    assert [path.name for path in shared.iterdir()] == ["notes.txt"]
+    assert [path.name for path in busy.iterdir()] == ["def.safetensors"]
 
 
 def test_a_second_process_on_the_same_run_is_refused(folder: Path, train: Train) -> None:

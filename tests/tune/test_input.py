@@ -16,6 +16,7 @@ from pipeline.process import InputError
 from pipeline.runs import about
 from pipeline.runs.cluster import reach
 from tune import inputs, spaces
+from tune import sweep as command
 from tune.trial import Arrays
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,20 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--seeds" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "least"),
+    [("--samples", "-1", 1), ("--samples", "0", 1), ("--retries", "-1", 0), ("--cpus", "0", 1)],
+)
+def test_a_count_that_cannot_be_is_refused_with_exit_code_two(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str, value: str, least: int
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune/sweep.py", "beta", flag, value])
+    with pytest.raises(SystemExit) as end:
+        command.arguments()
+    assert end.value.code == 2
+    assert f"{flag}: expected {least} or more, found {value}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,17 @@ def test_the_table_marks_the_best_setting_and_trials_that_were_stopped_or_collap
         outcome({"a.b": 1, "seed": 1}, [0.5], "stopped"),
         outcome({"a.b": 2, "seed": 0}, [0.9], "complete"),
     ]
-    telling = Score(np.eye(7, dtype=np.float32), 1, None)
-    lines = results.table([one._replace(score=telling) for one in outcomes[:2]] + outcomes[2:]).splitlines()
+    telling, lost = (Score(np.eye(7, dtype=np.float32), 1, None, collapsed=worth) for worth in (False, True))
+    scores = (telling, telling, lost)
+    lines = results.table([one._replace(score=own) for one, own in zip(outcomes, scores, strict=True)]).splitlines()
     assert lines[0].startswith("val/accuracy") and lines[1].split() == ["trials", "mean", "sd", "note"]
     assert lines[2].split() == ["b=1", "2", "0.4500", "0.0707", "1", "stopped"]
     assert lines[3].split() == ["b=2", "1", "0.9000", "-", "best,", "1", "collapsed"]
+
+
+def test_a_sweep_without_a_complete_epoch_has_a_table_and_no_best_setting() -> None:
+    lines = results.table([outcome({"a.b": value, "seed": 0}, [], "diverged") for value in (1, 2)]).splitlines()
+    assert [line.split() for line in lines[2:]] == [[f"b={i}", "0", "-", "-", "1", "diverged"] for i in (1, 2)]
 
 
 def test_networks_at_rates_of_an_earlier_sweep_have_one_row_each_on_the_page_too(tmp_path: Path) -> None:

@@ -59,6 +59,18 @@ def test_an_outcome_in_pieces_is_no_outcome(tmp_path: Path) -> None:
     assert outcome.read(kept, "a") is None
 
 
+def test_an_outcome_with_any_byte_flipped_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    kept, whole = storage.at(str(tmp_path), "x"), one("bp", 0)
+    assert whole.score is not None and whole.about is not None
+    outcome.write(kept, "a", Ended(whole.summary, whole.score, whole.about))
+    path = tmp_path / "x/outcomes/a.npz"
+    content = path.read_bytes()
+    for place in range(0, len(content), 7):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        found = outcome.read(kept, "a")
+        assert found is None or (found.score.probabilities == whole.score.probabilities).all()
+
+
 def test_runs_and_evaluations_are_read_as_those_of_the_stages(tmp_path: Path) -> None:
     outcomes = [one("bp", 0), one("nbp", 0, right=10), one("nbp", 1, "diverged")]
     runs.write(tmp_path, outcomes, TEST, COPIED)

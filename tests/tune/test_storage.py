@@ -113,6 +113,17 @@ def test_checkpoints_of_a_point_are_found_whatever_ray_called_its_trial(tmp_path
     assert storage.checkpoints(storage.at(str(tmp_path), "none"), "a=1") == []
 
 
+def test_the_checkpoint_of_most_epochs_comes_first_whatever_number_ray_gave_it(tmp_path: Path) -> None:
+    kept = storage.at(str(tmp_path), "name")
+    places = {"a=1-x_0/checkpoint_000009": "[1, 2]", "a=1-y_0/checkpoint_000000": "[1, 2, 3]",
+              "a=1-z_0/checkpoint_000010": "[1, 2, 3, 4", "a=1-z_0/checkpoint_000011": "7"}  # fmt: skip
+    for folder, content in places.items():
+        (tmp_path / "name" / folder).mkdir(parents=True)
+        (tmp_path / "name" / folder / storage.PLACES).write_text(content)
+    first, second, *_ = (Path(checkpoint.path).name for checkpoint in storage.checkpoints(kept, "a=1"))
+    assert (first, second) == ("checkpoint_000000", "checkpoint_000009")
+
+
 def test_checkpoints_that_are_forgotten_leave_those_of_other_points(tmp_path: Path) -> None:
     kept = storage.at(str(tmp_path), "name")
     for folder in ("a=1-x_0/checkpoint_000001", "a=1-x_0/other", "a=2-x_1/checkpoint_000001"):

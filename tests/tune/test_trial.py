@@ -19,7 +19,8 @@ from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
 from tune import spaces, trial
-from tune.trial import PLACES, STATE, Arrays, Clock, Place
+from tune.storage import PLACES
+from tune.trial import STATE, Arrays, Clock, Place
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
 
