@@ -145,7 +145,7 @@ class Segment:
     def handed_on(self, live: dict[str, Tensor]) -> Features:
         """Those of the features at the segment's end that later segments need."""
         maps = {name: packed(feature) for name, feature in live.items() if name in self.needed and name != IMAGE}
-        return maps if self.task.transport in DIRECT else {name: each.cpu().numpy() for name, each in maps.items()}
+        return maps if self.task.transport in DIRECT else {name: as_array(each) for name, each in maps.items()}
 
     def direct_step(self, features: Features) -> Features:
         """`step` with one result, as Ray Direct Transport wants it; `report` has the other."""
@@ -193,8 +193,15 @@ def packed(feature: Tensor) -> Tensor:
     return feature.detach().permute(0, 2, 3, 1).contiguous()
 
 
+def as_array(feature: Tensor) -> np.ndarray:
+    """A feature as an array; NumPy has no bfloat16, whose bits go as int16."""
+    feature = feature.cpu()
+    return (feature.view(torch.int16) if feature.dtype is torch.bfloat16 else feature).numpy()
+
+
 def unpacked(packed: np.ndarray | Tensor) -> Tensor:
     """The feature map of `packed`, on the same memory, which may be read-only: no unit writes to its inputs."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
-        return torch.as_tensor(packed).permute(0, 3, 1, 2)
+        feature = torch.as_tensor(packed)
+    return (feature.view(torch.bfloat16) if feature.dtype is torch.int16 else feature).permute(0, 3, 1, 2)

@@ -41,6 +41,7 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
 
     An epoch in which a worker dies is repeated from the state before it, by new workers. Raises DivergedError.
     """
+    workers = min(workers, len(state.network.units))
     if ray.util.get_current_placement_group() is None:
         cluster.check_resources(workers, *needs(task))
     weigh(state.learners, task.recipe.class_weights, faces.labels, state.network.classes)

@@ -82,7 +82,7 @@ def connected() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [2, 4])
+@pytest.mark.parametrize("workers", [2, 4, 9])  # there are four units, and places for four workers
 def test_several_workers_give_the_bits_of_one(workers: int, alone: Session, connected: None) -> None:
     assert_equal(trained(workers), alone)
 
@@ -98,6 +98,12 @@ def test_balanced_classes_give_the_bits_of_one_worker(alone: Session, connected:
     one = trained(1, train=train, epochs=1)
     assert_equal(trained(2, train=train, epochs=1), one)
     assert one.history[0]["train/loss"] != alone.history[0]["train/loss"]
+
+
+@pytest.mark.slow
+def test_features_in_bfloat16_reach_the_next_worker_bit_for_bit(connected: None) -> None:
+    train = replace(PARAMS.train, precision="bfloat16", epochs=1)
+    assert_equal(trained(2, train=train, epochs=1), trained(1, train=train, epochs=1))
 
 
 @pytest.mark.slow
