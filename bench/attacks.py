@@ -27,7 +27,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import atomic, run
+from pipeline.process import InputError, atomic, run
 
 EXAMPLE = """example:
   python -m bench.attacks docs/study/attacks.csv --runs runs --splits data/splits --faces 1000
@@ -123,10 +123,13 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
         network = evaluate.load_network(weights[method, seed])
         found = {how: misled(network, test, how) for how in ATTACKS}
         rows = measured(network, test, found, surrogates.get(seed, {}))
-        tables[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
+        tables[method, seed] = robustness.labelled(weights[method, seed], rows)
         if method == SURROGATE:
             surrogates[seed] = {how.eps: pixels for how, pixels in found.items() if how.name == "pgd"}
-    return robustness.joined(table, tables, KEYS)
+    rows = robustness.joined(table, tables, KEYS)
+    if (counts := rows.loc[rows["attack"] == "none", "faces"].unique()).size > 1:
+        raise InputError(f"{table}: --faces: expected one number for all runs, found {', '.join(map(str, counts))}")
+    return rows
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Every run meets the same damaged faces. The table gains the runs found and keeps
 """
 
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import InputError, atomic, command_line, run
+from pipeline.process import InputError, atomic, command_line, json_hash, run
 from pipeline.runs import records
+from pipeline.runs.study import CONDITIONS
 
 EXAMPLE = """example:
   python -m bench.robustness docs/study/robustness.csv --runs runs --splits data/splits
@@ -90,7 +91,7 @@ def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     for (method, seed), weights in trained(runs).items():
         print(weights.parent, flush=True)
         rows = measured(evaluate.load_network(weights), kinds)
-        found[method, seed] = pd.DataFrame({"method": method, "seed": seed} | row for row in rows)
+        found[method, seed] = labelled(weights, rows)
     return joined(table, found, KEYS)
 
 
@@ -105,15 +106,29 @@ def trained(runs: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
+def labelled(weights: Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of a run as the table holds them: with its method, its seed and a hash of its data and shared parameters."""
+    about = records.read_about(weights.parent / records.ABOUT)
+    shared = {name: value for name, value in records.conditions(about).items() if name != "train.wrong_labels"}
+    run = {"method": about.method, "seed": about.seed, CONDITIONS: json_hash(shared)}
+    return pd.DataFrame(run | row for row in rows)
+
+
 def joined(
     table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = ("method", "seed")
 ) -> pd.DataFrame:
-    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is."""
-    old = pd.read_csv(table).groupby([*by]) if table.exists() else []
+    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is.
+
+    Raises InputError where they were trained from other data or parameters, as far as that is known of older rows.
+    """
+    old = pd.read_csv(table, dtype={CONDITIONS: object}).groupby([*by]) if table.exists() else []
     kept = [rows for one, rows in old if one not in found]
     if not kept and not found:
         raise InputError(f"{table}: no such table, and no run with weights to fill it")
-    return pd.concat([*kept, *found.values()]).sort_values(keys)
+    rows = pd.concat([*kept, *found.values()]).sort_values(keys)
+    if CONDITIONS in rows and rows[CONDITIONS].nunique() > 1:
+        raise InputError(f"{table}: runs of other data or parameters cannot join it; name another table")
+    return rows
 
 
 def measured(network: Network, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:

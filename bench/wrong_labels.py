@@ -33,7 +33,7 @@ RUN = ["wrong_labels", "method", "seed"]
 
 
 def measured(network: Network, train: Faces, test: Faces, share: float, seed: int) -> dict[str, Any]:
-    """A row of the table; train: faces with true labels, of which the run saw `share` with another one."""
+    """What a row holds; train: the faces that the run saw, with true labels; it saw `share` of them with another."""
     taught = mislabelled(train, share, seed).labels
     wrong = taught != train.labels
     named = prediction.predict(network, train.pixels[wrong]).argmax(1)
@@ -49,12 +49,13 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame
     """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
     found = {}
     for (method, seed), weights in robustness.trained(runs).items():
-        share = records.read_about(weights.parent / records.ABOUT).parameters["train"].get("wrong_labels", 0.0)
+        how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
+        share = how.get("wrong_labels", 0.0)
         if share:
             print(weights.parent, flush=True)
-            row = measured(evaluate.load_network(weights), train, test, share, seed)
-            key = (share, method, seed)
-            found[key] = pd.DataFrame([dict(zip(RUN, key, strict=True)) | row])
+            seen = train.first(how.get("limit"))
+            row = {"wrong_labels": share} | measured(evaluate.load_network(weights), seen, test, share, seed)
+            found[share, method, seed] = robustness.labelled(weights, [row])
     return robustness.joined(table, found, RUN, by=RUN)
 
 

@@ -92,7 +92,7 @@ def _kept(feature: Tensor, stay: Tensor) -> Tensor:
 
 
 def multiply_adds(network: Network) -> list[int]:
-    """Multiply-adds of one face up to the end of each unit, the classifiers of the units before included.
+    """Multiply-adds of one face up to the end of each unit, with its classifier and those of the units before.
 
     Those of convolutions and full connections alone. A classifier that has no vote does not count.
     """

@@ -129,7 +129,7 @@ def tensors(state: State) -> dict[str, Tensor]:
 def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
     """Take over what `tensors` gave after `epoch`.
 
-    Raises KeyError, ValueError or RuntimeError where names or shapes differ.
+    Raises KeyError, IndexError, ValueError or RuntimeError where names or shapes differ.
     """
     starts = [f"adam/{learner.unit.name}/" for learner in state.learners]
     for name in saved:

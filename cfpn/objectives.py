@@ -88,7 +88,11 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class SimilarityMatching:
-    """Mean squared difference of the cosine similarities of Z and of the labels (Nokland & Eidnes, ICML 2019)."""
+    """Mean squared difference of the cosine similarities of Z and of the labels, after Nokland & Eidnes, ICML 2019.
+
+    They centre each face over its own features, and one-hot labels as well. Here Z is centred over the batch, and two
+    faces of a class have similarity 1, of two classes 0.
+    """
 
     estimator: Literal["similarity_matching"] = "similarity_matching"
     kernel: Kernel = field(default_factory=Cosine)

@@ -13,7 +13,6 @@ Rules for what could be read in two ways:
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,9 +29,9 @@ from cfpn.faces import Faces, load
 from cfpn.network import Network
 from cfpn.schema import EXPRESSIONS, reader
 from pipeline import networks
-from pipeline.metrics import METRICS
+from pipeline.metrics import METRICS, collapsed, majority, standard_error
 from pipeline.process import InputError, atomic, command_line, only_one, run
-from pipeline.runs.records import ABOUT
+from pipeline.runs.records import ABOUT, LOOKS
 
 CPU = torch.device("cpu")
 ROWS_AT_ONCE = 2048  # of the training split
@@ -52,7 +51,7 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device, mi
     probabilities = prediction.vote(found, network.vote).cpu()
     check_finite(probabilities, faces, run_folder)
     report = metrics(probabilities, faces.labels, copied, faces.classes) | by_unit(found, faces.labels)
-    report |= arithmetic(network, found, faces.labels, 1 + mirror)
+    report |= arithmetic(network, found, faces.labels, 1 + mirror) | {LOOKS: 1 + mirror}
     with only_one(out), ExitStack() as outputs:
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
@@ -145,17 +144,15 @@ def metrics(
 
     report: dict[str, Any] = {metric.name: metric.compute(probabilities, labels, copied) for metric in METRICS}
     accuracy, count = report["accuracy"], len(labels)
-    error = math.sqrt(accuracy * (1 - accuracy) / count)
     support = torch.bincount(labels, minlength=len(classes))
-    majority = support.max().item() / count
     recall = multiclass_recall(probabilities, labels, len(classes), average="none").tolist()
     return report | {
-        "accuracy_standard_error": error,
+        "accuracy_standard_error": standard_error(accuracy, count),
         "test_faces": count,
         "test_faces_without_copies": int((~copied).sum()),
-        "majority_accuracy": majority,
+        "majority_accuracy": majority(labels),
         "recall": {name: recall[label] for label, name in enumerate(classes) if support[label]},
-        "collapsed": accuracy <= majority + error,
+        "collapsed": collapsed(accuracy, labels),
     }
 
 

@@ -20,7 +20,7 @@ from cfpn.faces import load as load_split
 from cfpn.network import Network
 from pipeline import networks
 from pipeline.process import InputError, atomic, command_line, run
-from pipeline.runs.records import read_json
+from pipeline.runs.records import ABOUT, LOOKS, read_json
 
 EXAMPLE = """example:
   python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
@@ -35,7 +35,9 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
     if not weights.is_name(name):
         raise InputError(f"NAME: expected letters, digits and underscores, found {name!r}")
     path = run_folder / "model.safetensors"
-    about, scores = (read_json(path) for path in (run_folder / "run.json", evaluation / "metrics.json"))
+    about, scores = (read_json(path) for path in (run_folder / ABOUT, evaluation / "metrics.json"))
+    if read_json(evaluation / ABOUT) != about or scores.get(LOOKS, 1) != 1:
+        raise InputError(f"{evaluation}: expected the evaluation of {run_folder}, with one look at each face")
     try:
         network, faces = checkpoint.load(path, networks.described), load_split(validation)
         tensors, metadata = checkpoint.read(path)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.process import InputError
 
 ABOUT = "run.json"
+LOOKS = "looks"  # of an evaluation at each face: two where it takes the mirror image as well
 METHOD = "method"  # the part of the parameters in which comparable runs may differ
 ADDED: dict[str, object] = {"train.wrong_labels": 0.0}  # unknown to older runs; with these values nothing changes
 
@@ -195,7 +196,7 @@ def check_alike(runs: Sequence[Run]) -> None:
     first = {one.method: one for one in reversed(runs)}
     for one in runs:
         _check_same(runs[0], one, conditions)
-        _check_same(first[one.method], one, _method)
+        _check_same(first[one.method], one, method_conditions)
 
 
 def _check_same(first: Run, second: Run, what: Callable[[About], dict[str, Any]]) -> None:
@@ -216,7 +217,8 @@ def conditions(about: About) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ADDED or value != ADDED[name]}
 
 
-def _method(about: About) -> dict[str, Any]:
+def method_conditions(about: About) -> dict[str, Any]:
+    """What runs of one method have in common beside that: the method's own parameters, by dotted name."""
     return dict(_flat({"method": about.parameters.get("method", {})}))
 
 

@@ -18,13 +18,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.metrics import NAMES
-from pipeline.process import InputError, atomic, json_hash
-from pipeline.runs.records import Run, conditions
+from pipeline.process import InputError, atomic, json_hash, only_one
+from pipeline.runs.records import LOOKS, Run, conditions, method_conditions
 
 KEYS = ["method", "seed", "epoch"]
 NETWORK = "network_accuracy"  # of the network's own classifier, where units vote; else the accuracy
 FACES = "test_faces"
-CONDITIONS = "conditions"
+CONDITIONS, OF_METHOD = "conditions", "method_conditions"
+MIRROR = "_mirror"  # ends the name of a method whose networks look at each face and at its mirror image
 BITS = ["method", "seed", "split", "faces", "correct"]
 
 
@@ -34,7 +35,8 @@ class Outcome:
 
     where: folder or table, for messages. history: a row per epoch. scores: by name of METRICS, and NETWORK and FACES.
     correct: which test faces are named rightly; split: a hash of those faces' rows and labels. seconds: mean of an
-    epoch; place: device, threads and workers. conditions: a hash of data and shared parameters. Unknown: None, "".
+    epoch; place: device, threads and workers. conditions: a hash of data and shared parameters, and
+    method_conditions one of the method's own. Unknown: None, "".
     """
 
     where: str
@@ -48,6 +50,7 @@ class Outcome:
     seconds: float | None = None
     place: tuple[str, int, int] | None = None
     conditions: str = ""
+    method_conditions: str = ""
 
     @property
     def validation(self) -> float:
@@ -60,6 +63,8 @@ def outcome(run: Run) -> Outcome:
     scores, predictions = run.scores, run.predictions
     if scores is None or predictions is None:
         raise InputError(f"{run.folder}: not evaluated; run the evaluate stage first")
+    if "best_epoch" not in run.training:
+        raise InputError(f"{run.folder}: metrics.json has no best_epoch; train again")
     if "accuracy" not in scores or FACES not in scores:
         raise InputError(f"{run.folder}: its evaluation has no accuracy or no {FACES}; evaluate again")
     *_, last = scores.get("accuracy_by_unit") or [None]
@@ -68,7 +73,7 @@ def outcome(run: Run) -> Outcome:
     seconds = run.timing.get("seconds_per_epoch")
     return Outcome(
         where=str(run.folder),
-        method=run.method,
+        method=run.method + MIRROR * (scores.get(LOOKS, 1) > 1),
         seed=run.seed,
         history=pd.concat([run.history, own.rename(f"val/{NETWORK}")], axis=1),
         scores={name: scores.get(name) for name in (*NAMES, FACES)} | {NETWORK: alone},
@@ -78,6 +83,7 @@ def outcome(run: Run) -> Outcome:
         seconds=statistics.fmean(seconds) if seconds else None,
         place=(run.about.device, run.about.threads, run.about.workers),
         conditions=json_hash(conditions(run.about)),
+        method_conditions=json_hash(method_conditions(run.about)),
     )
 
 
@@ -92,7 +98,11 @@ def read(table: Path) -> list[Outcome]:
     if not len(rows):
         raise InputError(f"{table}: no such study; expected one row per run and epoch")
     runs = rows.groupby(["method", "seed"], sort=False)
-    return [_outcome(table, str(method), int(seed), own, bits.get((method, seed))) for (method, seed), own in runs]
+    found = [_outcome(table, str(method), int(seed), own, bits.get((method, seed))) for (method, seed), own in runs]
+    for one in found:
+        if one.best_epoch not in set(one.history["epoch"]):
+            raise InputError(f"{one.where}: best_epoch is {one.best_epoch}; expected one of its epochs")
+    return found
 
 
 def _outcome(table: Path, method: str, seed: int, rows: pd.DataFrame, bits: dict[str, Any] | None) -> Outcome:
@@ -100,7 +110,7 @@ def _outcome(table: Path, method: str, seed: int, rows: pd.DataFrame, bits: dict
     first = rows.iloc[0]
     names = {name: f"test/{name}" for name in (*NAMES, FACES, NETWORK)}
     scores = {name: _known(first[column]) if column in rows else None for name, column in names.items()}
-    condition = first.get(CONDITIONS)
+    hashes = [text if isinstance(text := first.get(name), str) else "" for name in (CONDITIONS, OF_METHOD)]
     return Outcome(
         where=f"{table}: {method}, seed {seed}",
         method=method,
@@ -110,7 +120,8 @@ def _outcome(table: Path, method: str, seed: int, rows: pd.DataFrame, bits: dict
         best_epoch=int(first["best_epoch"]),
         correct=_unpacked(bits["correct"], bits["faces"]) if bits else None,
         split=bits["split"] if bits else "",
-        conditions=condition if isinstance(condition, str) else "",
+        conditions=hashes[0],
+        method_conditions=hashes[1],
     )
 
 
@@ -122,17 +133,32 @@ def _rows(table: Path) -> pd.DataFrame:
     """The table as it stands, numbers to the last bit; empty where there is no file."""
     if not table.exists():
         return pd.DataFrame()
-    rows = pd.read_csv(table, dtype={CONDITIONS: object})
-    for name in (*KEYS, "step", "best_epoch", "val/accuracy", "test/accuracy"):
+    needed = (*KEYS, "step", "best_epoch", "val/accuracy", "test/accuracy")
+    rows = _table_of(table, needed, {CONDITIONS: object, OF_METHOD: object})
+    for name in needed:
+        empty = (rows[name] if name == "method" else pd.to_numeric(rows[name], errors="coerce")).isna()
+        if empty.any():
+            line, kind = int(empty.idxmax()), "a name" if name == "method" else "a number"
+            raise InputError(f"{table}: line {line + 2}: {name}: expected {kind}, found {rows[name][line]}")
+    return rows
+
+
+def _table_of(path: Path, columns: Sequence[str], types: dict[str, Any]) -> pd.DataFrame:
+    """A CSV table; raises InputError where it is none or lacks one of the columns."""
+    try:
+        rows = pd.read_csv(path, dtype=types)
+    except ValueError as error:
+        raise InputError(f"{path}: no table: {error}") from error
+    for name in columns:
         if name not in rows:
-            raise InputError(f"{table}: no column {name}, found {', '.join(rows.columns[:5])}")
+            raise InputError(f"{path}: no column {name}, found {', '.join(rows.columns[:5])}")
     return rows
 
 
 def _bits(table: Path) -> dict[tuple[str, int], dict[str, Any]]:
     if not table.exists():
         return {}
-    rows = pd.read_csv(table, dtype={"split": str, "correct": str}).to_dict("records")
+    rows = _table_of(table, BITS, {"split": str, "correct": str}).to_dict("records")
     return {(row["method"], row["seed"]): row for row in rows}
 
 
@@ -147,8 +173,14 @@ def _unpacked(text: str, faces: int) -> NDArray[np.bool_]:
 def collect(table: Path, outcomes: Sequence[Outcome]) -> None:
     """Add runs to a study's two tables, or replace theirs; both are written whole.
 
-    Raises InputError for a run scored on other faces, or trained from other data or parameters, than one that stays.
+    Raises InputError for a run scored on other faces, or trained from other data or parameters, than one that stays,
+    and where another process is adding runs.
     """
+    with only_one(table.parent):
+        _collect(table, outcomes)
+
+
+def _collect(table: Path, outcomes: Sequence[Outcome]) -> None:
     found = {(one.method, one.seed) for one in outcomes}
     stay = [one for one in (read(table) if table.exists() else []) if (one.method, one.seed) not in found]
     check_alike([*stay, *outcomes])
@@ -174,14 +206,16 @@ def _bit_rows(one: Outcome) -> list[dict[str, Any]]:
 def _table(one: Outcome) -> pd.DataFrame:
     about = {"method": one.method, "seed": one.seed, "best_epoch": one.best_epoch}
     about |= {f"test/{name}": value for name, value in one.scores.items()}
-    about |= {CONDITIONS: one.conditions} if one.conditions else {}
+    hashes = {CONDITIONS: one.conditions, OF_METHOD: one.method_conditions}
+    about |= {name: text for name, text in hashes.items() if text}
     return pd.concat([one.history, pd.DataFrame(about, index=one.history.index)], axis=1)
 
 
 def check_alike(outcomes: Sequence[Outcome]) -> None:
     """Raise InputError, naming two runs, unless all are scored on the same faces and made under the same conditions.
 
-    What is not known of a run, as of those of older tables, is not compared.
+    Runs of one method have to agree in its own parameters as well. What is not known of a run, as of those of older
+    tables, is not compared.
     """
     kinds: tuple[tuple[str, Callable[[Outcome], object]], ...] = (
         ("the test faces", lambda one: one.split),
@@ -189,9 +223,14 @@ def check_alike(outcomes: Sequence[Outcome]) -> None:
         ("data or parameters", lambda one: one.conditions),
     )
     for what, value in kinds:
-        known = [one for one in outcomes if value(one)]
-        for one in known[1:]:
-            if value(one) != value(known[0]):
-                raise InputError(
-                    f"{known[0].where} and {one.where}: {what} differ; they cannot stand in one comparison"
-                )
+        _check_same(outcomes, what, value)
+    for method in {one.method: None for one in outcomes}:
+        own = [one for one in outcomes if one.method == method]
+        _check_same(own, f"parameters of {method}", lambda one: one.method_conditions)
+
+
+def _check_same(outcomes: Sequence[Outcome], what: str, value: Callable[[Outcome], object]) -> None:
+    known = [one for one in outcomes if value(one)]
+    for one in known[1:]:
+        if value(one) != value(known[0]):
+            raise InputError(f"{known[0].where} and {one.where}: {what} differ; they cannot stand in one comparison")

@@ -103,6 +103,17 @@ def test_the_table_keeps_its_rows_and_only_methods_beside_bp_meet_its_faces(
     assert (found[(found.method == "nbp") & (found.attack == "none")].accuracy == 1).all()
 
 
+def test_runs_attacked_on_other_numbers_of_faces_do_not_join_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacks, "ATTACKS", SMALL)
+    write(tmp_path / "runs", "bp", 0)
+    kept = {"method": "old", "seed": 0, "attack": "none", "eps": 0.0, "faces": 23, "accuracy": 0.5}
+    pd.DataFrame([kept]).to_csv(tmp_path / "table.csv", index=False)
+    with pytest.raises(InputError, match="--faces: expected one number for all runs, found 24, 23"):
+        attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())
+
+
 def test_without_a_run_and_without_a_table_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such table, and no run with weights"):
         attacks.gathered(tmp_path / "table.csv", tmp_path, known())

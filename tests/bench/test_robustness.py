@@ -89,7 +89,17 @@ def test_a_run_found_replaces_all_its_rows_and_no_others(tmp_path: Path) -> None
     write(tmp_path, "bp", 0)
     table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
     assert set(table[table.seed == 0]["damage"]) == set(robustness.DAMAGES)
-    assert table[table.seed == 1].to_dict("records") == old[1:]
+    assert table.loc[table.seed == 1, [*old[1]]].to_dict("records") == old[1:]
+
+
+def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None:
+    write(tmp_path / "one", "bp", 0)
+    write(tmp_path / "two", "bp", 1)
+    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces()).to_csv(tmp_path / "table.csv", index=False)
+    about = tmp_path / "two/bp of 1/run.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": {"epochs": 8}}}))
+    with pytest.raises(InputError, match="runs of other data or parameters cannot join it"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path / "two", faces())
 
 
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path: Path) -> None:

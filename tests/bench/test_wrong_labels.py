@@ -70,6 +70,17 @@ def test_the_table_keeps_other_shares_and_leaves_out_runs_whose_labels_were_true
     ]
 
 
+def test_faces_that_a_run_never_saw_count_as_nothing_learnt_by_heart(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "nbp", 0, 0.4)
+    about = tmp_path / "runs/nbp of 0/run.json"
+    run = json.loads(about.read_text())
+    run["parameters"]["train"]["limit"] = 30
+    about.write_text(json.dumps(run))
+    found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
+    own = named().first(30)
+    assert found.wrong.tolist() == [int((mislabelled(own, 0.4, 0).labels != own.labels).sum())]
+
+
 def test_the_table_on_the_page_has_the_mean_over_seeds() -> None:
     rows = [
         {"wrong_labels": 0.4, "method": "nbp", "seed": seed, "accuracy": a, "by_heart": b, "seen_through": 0.25}

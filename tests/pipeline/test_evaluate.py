@@ -254,6 +254,7 @@ def test_a_look_at_the_mirror_image_has_the_same_say_and_costs_as_much(
     torch.testing.assert_close(torch.tensor(table.to_numpy()).double(), wanted, rtol=0, atol=1e-6)
     assert not np.allclose(table, pd.read_parquet(tmp_path / "once/predictions.parquet")[table.columns])
     assert twice["multiply_adds"] == 2 * once["multiply_adds"]
+    assert (once["looks"], twice["looks"]) == (1, 2)
 
 
 def test_an_answer_without_a_vote_has_one_cost(inputs: tuple[Path, Path], tmp_path: Path) -> None:

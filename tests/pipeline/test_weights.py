@@ -1,6 +1,7 @@
 """Weights that come with the library say how they were trained, what they score, and when a face may leave."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_a_missing_file_is_told_and_nothing_is_written(run: Path, missing: str) 
     with pytest.raises(InputError, match=Path(missing).name):
         added(run)
     assert list((run.parent / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "change"), [("run.json", {"seed": 4}), ("metrics.json", {"looks": 2})], ids=["another run", "two looks"]
+)
+def test_the_evaluation_of_another_run_or_of_two_looks_is_refused(
+    run: Path, tmp_path: Path, file: str, change: dict[str, int]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    (other / file).write_text(json.dumps(json.loads((run / file).read_text()) | change))
+    with pytest.raises(InputError, match=r"expected the evaluation of .*run, with one look at each face"):
+        added(run, evaluation=other)
 
 
 @pytest.mark.parametrize("name", ["../nbp", "a b", "nbp.safetensors"])

@@ -1,5 +1,6 @@
 """A study's tables give back what runs gave them."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -114,6 +115,25 @@ def test_runs_scored_on_other_faces_or_under_other_conditions_do_not_enter_a_tab
     assert (tmp_path / "main.csv").read_bytes() == before
 
 
+def test_seeds_of_a_method_with_other_parameters_of_its_own_do_not_enter_a_table(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    write_run("nbp", 0)
+    write_run("bp", 0)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    own = json.loads((tmp_path / "elsewhere/nbp 0/run.json").read_text())["parameters"]
+    write_run("nbp", 1, about={"parameters": own | {"method": {"units": "layer"}}})
+    with pytest.raises(InputError, match=r"nbp, seed 0 and .*nbp 1: parameters of nbp differ"):
+        study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+
+
+def test_a_run_that_looked_at_mirror_images_too_has_a_name_of_its_own(write_run: WriteRun, tmp_path: Path) -> None:
+    path = tmp_path / "evaluations" / write_run("nbp", 0).name / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": 2}))
+    assert [one.method for one in outcomes(tmp_path)] == ["nbp_mirror"]
+
+
 def test_new_runs_still_stand_beside_those_of_the_tracked_study() -> None:
     params = parameters.load(ROOT / "params.yaml", {"profile": "fer2013-cpu"})
     shared = {"model": asdict(params.model), "train": asdict(params.train)}
@@ -142,6 +162,35 @@ def test_a_missing_or_foreign_table_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no column method"):
         study.read(tmp_path / "other.csv")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("main.csv", "", None, "no table"),
+        ("main.csv", ",0.5,", ",,", "line 2: test/accuracy: expected a number, found nan"),
+        ("main.csv", ",0.5,", ",half,", "line 2: test/accuracy: expected a number, found half"),
+        ("main.csv", "bp,0,1,", ",0,1,", "line 2: method: expected a name, found nan"),
+        ("main.csv", "bp,0,1,", "bp,0,9,", "bp, seed 0: best_epoch is 1; expected one of its epochs"),
+        ("main-faces.csv", "correct", "right", "no column correct"),
+        ("main-faces.csv", "", None, "no table"),
+    ],
+)
+def test_a_damaged_table_is_an_input_error(
+    write_run: WriteRun, tmp_path: Path, file: str, old: str, new: str | None, said: str
+) -> None:
+    write_run("bp", 0, test=0.5)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    text = (tmp_path / file).read_text()
+    (tmp_path / file).write_text("" if new is None else text.replace(old, new))
+    with pytest.raises(InputError, match=said):
+        study.read(tmp_path / "main.csv")
+
+
+def test_metrics_without_a_best_epoch_are_an_input_error(write_run: WriteRun, tmp_path: Path) -> None:
+    (write_run("bp", 0) / "metrics.json").write_text('{"epochs": 4}')
+    with pytest.raises(InputError, match="no best_epoch"):
+        outcomes(tmp_path)
 
 
 def test_the_tracked_studies_hold_whole_runs_on_equal_faces() -> None:
