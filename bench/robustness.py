@@ -134,8 +134,7 @@ def joined(
 def measured(network: Network, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:
     """A row per kind of damage: test accuracy of a network."""
     for name, level, faces in kinds:
-        predicted = prediction.predict(network, faces.pixels).argmax(1)
-        accuracy = (predicted == faces.labels).double().mean().item()
+        accuracy = prediction.accuracy(prediction.predict(network, faces.pixels), faces.labels)
         yield {"damage": name, "level": level, "accuracy": accuracy}
 
 

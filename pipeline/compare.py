@@ -15,7 +15,8 @@ compare.json:
   - seconds_per_epoch: {values, mean, sd} or null. peak_mib: memory of a step from the bench, or null.
   - steps, network_steps: {share, reached, of}, null where no seed is shared with the reference. share: of the
     reference's steps until the validation accuracy that it ends with is first reached, mean over the `reached` of `of`
-    seeds; null where none does. network_steps: by the network's own classifier alone.
+    seeds; null where none does. network_steps: by the network's own classifier alone, null where that is
+    unknown.
   - against: null for the reference and where no seed is shared, else
     - seeds: [int], those that both have.
     - quantities: by name {values, mean, sd, p, p_holm}: differences from the reference; p of the paired t-test over
