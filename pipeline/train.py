@@ -35,7 +35,7 @@ PATIENCE = 3  # epochs without having learnt anything before a run says so
 def main() -> None:
     """Command line of the stage."""
     parser = command_line("python -m pipeline.train", __doc__, EXAMPLE)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of model.safetensors, history.csv and three .json")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the weights, history.csv and three .json")
     parser.add_argument("--method", required=True, help="a name of methods.yaml")
     parser.add_argument("--seed", type=int, required=True, help="of weights, data order and augmentation")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
