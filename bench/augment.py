@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from statistics import median
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.process import InputError, command_line, run
@@ -42,7 +43,10 @@ def main() -> None:
     parser.add_argument("train", type=Path, metavar="TRAIN.parquet")
     parser.add_argument("--rounds", type=int, default=3, help="runs of the stage (default: %(default)s)")
     arguments = parser.parse_args()
-    faces = pq.read_metadata(arguments.train).num_rows
+    try:
+        faces = pq.read_metadata(arguments.train).num_rows
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{arguments.train}: no Parquet file: {error}") from error
     seconds, processor, memory = map(
         median, zip(*(measure(arguments.train) for _ in range(arguments.rounds)), strict=True)
     )

@@ -9,15 +9,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from bench import step
 from cfpn import anytime
 from cfpn.allocator import keep_freed_memory
-from cfpn.graph import IMAGE
-from cfpn.graph import run as forward
-from cfpn.network import Network
+from cfpn.training import State
 from pipeline.process import InputError, atomic, command_line, run
 from tune import spaces
 from tune.names import MODELS
@@ -41,6 +37,8 @@ def main() -> None:
     add("--params", type=Path, default=Path("params.yaml"))
     add("--out", type=Path, default=Path("sweeps/results"), help="folder of the sweep's tables (default: %(default)s)")
     args = parser.parse_args()
+    if args.rounds < 2:
+        raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
     sweep = spaces.read(args.params, args.name, args.set, {}, None, 1)
     if not sweep.models:
         raise InputError(f"{args.name}: expected a sweep over networks, one with sweeps.{args.name}.{MODELS}")
@@ -68,7 +66,7 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     images, labels = step.batch_of(first, batch)
     methods = {name: what.how for name, what in trainings.items()}
     states = {name: step.begin(what.params, methods[name]) for name, what in trainings.items()}
-    counts = {name: multiply_adds(state.network, images[:1]) for name, state in states.items()}
+    counts = {name: multiply_adds(state) for name, state in states.items()}
     peaks = {name: step.peak(states[name], methods[name], images, labels) for name in trainings}
     seconds = step.times(states, methods, images, labels, rounds)
     where = torch.cuda.get_device_name() if images.is_cuda else "CPU"
@@ -96,15 +94,11 @@ def _row(
     }
 
 
-def multiply_adds(network: Network, image: Tensor) -> int:
-    """Multiplications with addition of the nodes for one image (1, c, h, w): convolutions and linear layers."""
-    network.eval()
-    nodes = [node for unit in network.units for node in unit.nodes]
-    with FlopCounterMode(display=False, custom_mapping=anytime.IN_PLACE) as counter, torch.no_grad():
-        forward(nodes, {IMAGE: image}, [nodes[-1].name])
-    network.train()
-    operations: int = counter.get_total_flops()
-    return operations // 2
+def multiply_adds(state: State) -> int:
+    """Multiply-adds of an answer to one face, with the classifiers that vote."""
+    found = anytime.multiply_adds(state.network)[-1]
+    state.network.train()
+    return found
 
 
 def write(folder: Path, costs: pd.DataFrame) -> None:

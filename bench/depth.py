@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench.step import MIB, batch_of, peak
+from bench.step import MIB, batch_of, check_methods, peak
 from cfpn import network, training
 from cfpn.graph import Node, prefix
 from cfpn.layers import SeparableConvolution
@@ -40,6 +40,7 @@ def main() -> None:
     if len(args.added) < 2 or min(args.added) < 0:
         raise InputError(f"--added: expected two or more numbers from 0 on, found {args.added}")
     params = parameters.load(args.params, parameters.assignments(args.set))
+    check_methods(params, args.methods)
     found = [growth(params, name, args.batch, args.added) for name in args.methods]
     print(json.dumps(found, indent=2))
     if args.out:

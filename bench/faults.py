@@ -72,7 +72,7 @@ CELLS = [
     *((stage, "damaged input") for stage, one in STAGES.items() if one.reads),
     *((stage, fault) for fault in ("no network", "lost Ray worker") for stage in CONNECTED),
 ]
-PLACES = ("data", "runs", "results", "sweeps/results")  # of results
+PLACES, PAGE = ("data", "runs", "results", "sweeps/results"), "report"  # of results, and of their page
 TIMES = ("bench.json", "compare.json", "compare.md", "run.json", "sweep.json", "timing.csv", "timing.json")
 UNREACHABLE = {"WANDB_MODE": None, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
 
@@ -226,9 +226,11 @@ def belongs(process: psutil.Process, folder: Path) -> bool:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """Hashes of all that two undisturbed runs write alike."""
-    files = (path for place in PLACES for path in (folder / place).rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): digest([path]) for path in files if path.name not in TIMES}
+    """Hashes of all that two undisturbed runs write alike; of files with times or dates the name alone counts."""
+    files = (path for place in (*PLACES, PAGE) for path in (folder / place).rglob("*") if path.is_file())
+    names = {path: path.relative_to(folder) for path in files}
+    dated = {path for path, name in names.items() if path.name in TIMES or name.parts[0] == PAGE}
+    return {str(name): "" if path in dated else digest([path]) for path, name in names.items()}
 
 
 def code(seen: Seen) -> int:

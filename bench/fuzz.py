@@ -327,11 +327,14 @@ def main() -> None:
     end = time.monotonic() + 60 * (args.minutes if args.cases is None else float("inf"))
     made: dict[str, Any] = dict(origin())
     done = {target: {"cases": 0, "faults": 0, "seed": args.seed, "seeds": 0} for target in args.only}
-    while waiting := [name for name in args.only if args.cases is None or done[name]["cases"] < args.cases]:
+    # Of a seed whose check ended at a fault, all inputs count as tried.
+    tried = dict.fromkeys(args.only, 0)
+    while waiting := [name for name in args.only if args.cases is None or tried[name] < args.cases]:
         for target in waiting:
             for key, value in batch(target, args.seed + done[target]["seeds"]).items():
                 done[target][key] += value
             done[target]["seeds"] += 1
+            tried[target] = done[target]["cases"] + AT_ONCE * done[target]["faults"]
         if time.monotonic() > end:
             break
     if args.out:

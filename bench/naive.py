@@ -120,6 +120,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="measured steps of each (default: %(default)s)")
     parser.add_argument("--variant", choices=("cfpn", "naive"), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.rounds < 2:
+        raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
     params = parameters.load(args.params, parameters.assignments(args.set))
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, the only network that has a naive form, found {params.model.name}")

@@ -78,6 +78,8 @@ def main() -> None:
                         "reached (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
+    if args.steps < 1:
+        raise InputError(f"--steps: expected 1 or more, found {args.steps}")
     params = parameters.load(args.params, parameters.assignments(args.set))
     known = [parsed(text, params) for text in args.rows]
     steps = reached(study.read(args.histories), args.after) if args.histories else {}
@@ -109,6 +111,9 @@ def parsed(text: str, params: Params) -> Row:
     if row.method not in params.methods:
         raise InputError(f"--rows: expected a method of {', '.join(params.methods)} first, found {text!r}")
     how = params.methods[row.method]
+    crossing = how.gradients == "pass" or (how.units == "network" and units is None)
+    if row.way == "workers" and (crossing or (units and row.cores > int(units.partition(":")[2]))):
+        raise InputError(f"--rows: expected no more workers than units that learn by themselves, found {text!r}")
     if row.way == "ddp" and how.gradients == "stop" and how.units != "network":
         raise InputError(f"--rows: expected a method whose gradients cross its units before _ddp, found {text!r}")
     return row

@@ -192,7 +192,7 @@ def clear(modules: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
 
 
 class PooledHead(nn.Module):
-    """A head of a hidden unit: maps pooled to 6x6, a 1x1 and a separable convolution, pooled to 2x2, a classifier."""
+    """A head of a hidden unit: maps pooled to 6x6, a 1x1 and a separable convolution, averaged, a classifier."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -44,13 +44,18 @@ def main() -> None:
     params = parameters.load(args.params, parameters.assignments(args.set))
     if args.rounds < 2:
         raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
-    unknown = [name for name in args.methods if name not in params.methods]
-    if unknown:
-        raise InputError(f"--methods: expected names of {', '.join(params.methods)}, found {unknown[0]!r}")
+    check_methods(params, args.methods)
     result = measure(params, args.methods, args.batch or params.train.batch, args.rounds)
     print(json.dumps(result, indent=2))
     if args.out:
         write_json(args.out, result)
+
+
+def check_methods(params: Params, names: list[str]) -> None:
+    """Raise InputError for a name that is none of a method."""
+    unknown = [name for name in names if name not in params.methods]
+    if unknown:
+        raise InputError(f"--methods: expected names of {', '.join(params.methods)}, found {unknown[0]!r}")
 
 
 def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:

@@ -180,7 +180,7 @@ def _notes(found: Mapping[str, Mapping[str, Any]], reference: str | None) -> Ite
         yield f"The same difference with every seed, hence no test over seeds: {_listed(equal, compared)}."
     without = [name for name, one in compared.items() if not one["faces"]]
     if without:
-        yield f"No stored predictions, hence no test over faces: {_listed(without, compared)}."
+        yield f"No seed whose predictions are stored for both, hence no test over faces: {_listed(without, compared)}."
     alone = [name for name, one in found.items() if name != reference and not one["against"]]
     if alone:
         yield f"No seed shared with {reference}, hence no comparison: {', '.join(alone)}."

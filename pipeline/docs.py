@@ -7,13 +7,14 @@ docs/study/NAME.svg, README's figure, those of leaving early, of workers, and of
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
-- robustness, attacks: the methods on damaged and on attacked faces, from robustness.csv and attacks.csv.
+- robustness, attacks, wrong-labels: the methods on damaged faces, on attacked ones, and after wrong labels, from the
+  CSV files of these names.
 - step, step48, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth
   and bench.roofline write with --out.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.
 - memory, memory-depth: of the largest worker, from docs/study/memory.json, which `python -m bench.memory --out` writes.
 - headline: README's table, from main.csv and step.json.
-- claims: the paper's claims, from main.csv, width48.csv and step.json.
+- claims: the paper's claims, from main.csv, width48.csv, step.json and step224.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
 - cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
@@ -37,6 +38,7 @@ from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE
 from pipeline.metrics import DASH
 from pipeline.page import cards, claims, inference, measurements, reliability, resources, sweeps, workers
 from pipeline.page.banner import banner
+from pipeline.page.comparison import ratio
 from pipeline.page.curves import Curve, learning_curves
 from pipeline.page.figures import svg
 from pipeline.page.tables import markdown
@@ -109,11 +111,6 @@ def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
     faces = f"{comparison['test_faces']:,}" if comparison["test_faces"] else "the"
     table = markdown(["method", PRIMARY.header, *costs], rows)
     return f"{table}\n\nMean ± standard deviation over seeds, on {faces} PrivateTest faces."
-
-
-def ratio(value: float | None) -> str:
-    """A ratio with two digits; a dash where it is unknown."""
-    return DASH if value is None else f"{value:.2f}"
 
 
 def curves(outcomes: Sequence[Outcome]) -> bytes:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.page.html import DASH, Section, Table, Text, dropped, method_name
+from pipeline.metrics import DASH
+from pipeline.page.html import Section, Table, Text, dropped, method_name
 from pipeline.page.inputs import Inputs
 
 Numbers = Mapping[str, Any]

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipeline.page.html import DASH, Section, Table, Text, duration, flatten, listed, method_name, percent
+from pipeline.metrics import DASH
+from pipeline.page.html import Section, Table, Text, counted, duration, flatten, listed, method_name, percent
 from pipeline.page.inputs import FER2013, Inputs, collapsed, method_of, name_of, scores_of, seconds_of
 from pipeline.runs.records import Run
 
@@ -85,7 +86,9 @@ def objective(how: Mapping[str, Any]) -> str:
 def classifier_term(loss: Mapping[str, Any]) -> Iterator[str]:
     """The part of the unit's own classifier."""
     if weight := loss.get("classifier_weight", 0.0):
-        yield f"the cross-entropy of a small classifier of its own{'' if weight == 1 else f' (weight {weight:g})'}"
+        means = (loss.get("classifier") or {}).get("name") == "class_means"
+        what = "a softmax over the class means of the batch" if means else "a small classifier of its own"
+        yield f"the cross-entropy of {what}{'' if weight == 1 else f' (weight {weight:g})'}"
 
 
 def hsic_term(loss: Mapping[str, Any]) -> Iterator[str]:
@@ -117,11 +120,6 @@ def machine(one: Run) -> str:
     """Device, threads and workers of a run."""
     name = one.about.device.upper() if one.about.device in ("cpu", "cuda") else one.about.device
     return f"{name}, {counted(one.about.threads, 'thread')}, {counted(one.about.workers, 'worker')}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def cards(inputs: Inputs) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-DASH = "–"
+from pipeline.metrics import DASH
 
 
 class Picture(NamedTuple):
@@ -131,6 +131,11 @@ def plain(key: str) -> str:
 def listed(words: Sequence[str], last: str = "and") -> str:
     """Words in a sentence: a, b and c."""
     return f" {last} ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """The page as Markdown, which git hosts show: the same texts and tables, and links to the pictures beside it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -48,5 +49,5 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | Cell]]) -> str:
 
 
 def plain(text: str) -> str:
-    """A text in one line, without mark-up of its own."""
-    return escape(" ".join(text.split()), quote=False)
+    """A text in one line, without mark-up of its own: a class of a foreign data set may be named like a link."""
+    return escape(re.sub(r"([\\\[\]])", r"\\\1", " ".join(text.split())), quote=False)

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.metrics import METRICS, Metric
+from pipeline.metrics import DASH, METRICS, Metric
 from pipeline.page import architecture, curves, figures
 from pipeline.page.curves import Curve
 from pipeline.page.html import (
-    DASH,
     Cell,
     Picture,
     Section,

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.metrics import METRICS, Metric
+from pipeline.metrics import DASH, METRICS, Metric
 from pipeline.page import curves, figures
 from pipeline.page.files import read_table
 from pipeline.page.html import (
-    DASH,
     Picture,
     Section,
     Table,
     Text,
+    counted,
     dropped,
     flatten,
     mean_and_deviation,
@@ -178,11 +178,6 @@ def conditions(sweep: Sweep) -> Text:
         "the faces of this page" if sweep.own_faces else "other faces than those of this page",
     ]
     return Text(f"{sweep.title}: {'; '.join(parts)}.", "" if sweep.own_faces else "note")
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def curves_picture(sweep: Sweep) -> Iterator[Picture]:

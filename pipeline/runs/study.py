@@ -118,7 +118,7 @@ def _outcome(table: Path, method: str, seed: int, rows: pd.DataFrame, bits: dict
         history=rows,
         scores=scores,
         best_epoch=int(first["best_epoch"]),
-        correct=_unpacked(bits["correct"], bits["faces"]) if bits else None,
+        correct=_unpacked(bits, scores[FACES], f"{faces_table(table)}: {method}, seed {seed}") if bits else None,
         split=bits["split"] if bits else "",
         conditions=hashes[0],
         method_conditions=hashes[1],
@@ -166,8 +166,16 @@ def _packed(correct: NDArray[np.bool_]) -> str:
     return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
-def _unpacked(text: str, faces: int) -> NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=faces).astype(bool)
+def _unpacked(bits: dict[str, Any], faces: float | None, where: str) -> NDArray[np.bool_]:
+    """Which test faces are named rightly; raises InputError for a cell that is cut off or of other faces."""
+    try:
+        packed = np.frombuffer(base64.b64decode(bits["correct"], validate=True), np.uint8)
+        count = int(bits["faces"])
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: expected a number of faces and their bits in base64: {error}") from error
+    if len(packed) != -(-count // 8) or faces not in (None, count):
+        raise InputError(f"{where}: {8 * len(packed)} bits for {count} faces; expected one bit for each test face")
+    return np.unpackbits(packed, count=count).astype(bool)
 
 
 def collect(table: Path, outcomes: Sequence[Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""Costs of networks against counts by hand; times themselves are not tested."""
+"""Costs of networks count what an answer and a training need; times themselves are not tested."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,28 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from bench import cost, step
 from cfpn import training
-from cfpn.graph import IMAGE, Node
-from cfpn.heads import Head
-from cfpn.network import Network
-from cfpn.training import State
+from cfpn.network import CFPN, build
+from cfpn.training import Method, Recipe, State
 from pipeline.params import Entry
 from tune import spaces
 
+SMALL = CFPN(input_size=32, width=16, layers=1, pyramids=1)
 
-def test_multiply_adds_are_those_counted_by_hand() -> None:
-    layers = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),  # 16 * 16 * 8 * 9
-        nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=8),  # 8 * 8 * 8 * 9
-        nn.Flatten(),
-        nn.Linear(512, 7),
-    )
-    network = Network([Node("all", layers, (IMAGE,))], "network", input_size=16, head=Head())
-    count = cost.multiply_adds(network, torch.zeros(1, 1, 16, 16))
-    assert count == 16 * 16 * 8 * 9 + 8 * 8 * 8 * 9 + 512 * 7
+
+@pytest.mark.parametrize("vote", [False, True])
+def test_multiply_adds_of_an_answer_count_the_classifiers_that_vote(vote: bool) -> None:
+    method = Method(units=["block1"], vote=vote)
+    state = training.start(build(SMALL, 0), method, Recipe(), 32, 0, torch.device("cpu"))
+    state.network.train()
+    alone = training.start(build(SMALL, 0), Method("network"), Recipe(), 32, 0, torch.device("cpu"))
+    assert (cost.multiply_adds(state) > cost.multiply_adds(alone)) is vote
+    assert state.network.training
 
 
 def test_a_step_that_costs_more_in_every_fourth_round_counts_and_in_the_trainings_own_arithmetic(

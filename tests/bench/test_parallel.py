@@ -48,7 +48,7 @@ def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params
         ("bp", Row("bp")),
         ("bp_ddp", Row("bp", None, 2, "ddp")),
         ("deep_supervision_ddp", Row("deep_supervision", None, 2, "ddp")),
-        ("nbp balanced:3 4 workers", Row("nbp", "balanced:3", 4, "workers")),
+        ("nbp balanced:3 3 workers", Row("nbp", "balanced:3", 3, "workers")),
         ("nbp twice", Row("nbp", None, 2, "twice")),
     ],
 )
@@ -70,8 +70,10 @@ def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(ro
 
 
 @pytest.mark.parametrize(
-    "text", ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp"]
-)
+    "text",
+    ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp", "bp 2 workers",
+     "deep_supervision 2 workers", "nbp balanced:2 3 workers"],
+)  # fmt: skip
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
     with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):
         parallel.parsed(text, params)

@@ -6,10 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench import step
+from pipeline import params as parameters
 from pipeline.page import costs, inputs
 from pipeline.page.html import Section
+from pipeline.params import Compute
 from tests.pipeline.page.test_comparison import write_comparison
 from tests.pipeline.page.written import paths, write_everything, write_json, write_params, write_run
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -27,11 +32,19 @@ def texts(section: Section) -> str:
 
 
 def test_a_training_has_its_steps_and_its_time(root: Path) -> None:
+    write_comparison(root)
     table = costs.training_section(read(root)).blocks[0]
-    assert list(table.header) == ["Method", "Steps", "Training time", "its ratio to BP", "An epoch"]
+    assert list(table.header) == [
+        "Method",
+        "Steps",
+        "Steps to BP's accuracy",
+        "Training time",
+        "its ratio to BP",
+        "An epoch",
+    ]
     assert [list(row) for row in table.rows] == [
-        ["NBP", "15", "3 min", "1.00", "61 s"],
-        ["BP", "15", "3 min", "1.00", "61 s"],
+        ["NBP", "15", "1.00 (1 of 1)", "3 min", "1.00", "61 s"],
+        ["BP", "15", "1.00 (1 of 1)", "3 min", "1.00", "61 s"],
     ]
 
 
@@ -68,3 +81,21 @@ def test_only_the_sample_profile_explains_why_its_ratios_differ(root: Path, prof
     found = texts(costs.step_section(read(root)))
     assert ("These ratios differ from those in README" in found) is said
     assert ("% of the parameters" in found) is said
+
+
+def test_the_share_of_the_heads_in_the_network_of_readme_is_that_of_the_networks_parameters() -> None:
+    params = parameters.load(ROOT / "params.yaml", {"profile": "fer2013-cpu"})
+    cpu = params.model_copy(update={"compute": Compute("cpu")})
+    nbp, bp = (step.begin(cpu, params.methods[name]).network.count() for name in ("nbp", "bp"))
+    assert pytest.approx(1 - bp / nbp, abs=0.005) == costs.WIDE_HEADS
+
+
+def test_the_ratio_to_bp_is_of_runs_in_like_places_alone(root: Path) -> None:
+    path = root / "runs/nbp-0/run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"workers": 2}))
+    evaluated = root / "evaluate/nbp-0/run.json"
+    if evaluated.exists():
+        evaluated.write_text(path.read_text())
+    write_comparison(root)
+    rows = costs.training_section(read(root)).blocks[0]
+    assert [dict(zip(rows.header, row, strict=True))["its ratio to BP"] for row in rows.rows] == ["–", "1.00"]

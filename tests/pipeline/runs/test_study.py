@@ -174,6 +174,10 @@ def test_a_missing_or_foreign_table_is_an_input_error(tmp_path: Path) -> None:
         ("main.csv", "bp,0,1,", "bp,0,9,", "bp, seed 0: best_epoch is 1; expected one of its epochs"),
         ("main-faces.csv", "correct", "right", "no column correct"),
         ("main-faces.csv", "", None, "no table"),
+        ("main-faces.csv", "gA==", "", "expected a number of faces and their bits"),
+        ("main-faces.csv", "gA==", "gA=", "expected a number of faces and their bits"),
+        ("main-faces.csv", "gA==", "gAA=", "16 bits for 2 faces; expected one bit for each test face"),
+        ("main-faces.csv", ",2,gA==", ",3,gA==", "8 bits for 3 faces; expected one bit for each test face"),
     ],
 )
 def test_a_damaged_table_is_an_input_error(
@@ -195,10 +199,14 @@ def test_metrics_without_a_best_epoch_are_an_input_error(write_run: WriteRun, tm
 
 def test_the_tracked_studies_hold_whole_runs_on_equal_faces() -> None:
     folder = Path(__file__).parents[3] / "docs/study"
-    for name in ("main", "plain", "weights", "width48"):
+    for faces in folder.glob("*-faces.csv"):
+        runs = study.read(faces.with_name(faces.name.replace("-faces", "")))
+        assert all(one.correct is None or one.correct.mean() == pytest.approx(one.scores["accuracy"]) for one in runs)
+    for name in ("longer", "main", "partition", "plain", "sample", "weights", "width48"):
         runs = study.read(folder / f"{name}.csv")
         study.check_alike(runs)
-        assert all(one.history["epoch"].tolist() == list(range(1, len(one.history) + 1)) for one in runs)
+        (epochs,) = {len(one.history) for one in runs}
+        assert all(one.history["epoch"].tolist() == list(range(1, epochs + 1)) for one in runs)
         assert all(
             one.scores[metric] is not None and np.isfinite(one.scores[metric]) for one in runs for metric in NAMES
         )
