@@ -4,6 +4,7 @@
 An upload has at most 10 MB and 20 seconds; one is worked on at a time, and four wait.
 """
 
+import argparse
 import base64
 import io
 import json
@@ -28,6 +29,7 @@ from pipeline.pictures.writers import FOUND, TAKEN, drawn
 from pipeline.process import InputError, command_line, run
 
 LOOPBACK, PORT = "127.0.0.1", 8848
+HTTP, LAST_PORT = 80, 65535
 FOLDER = Path(pictures.__file__).parent
 FILES = {"/": "demo.html", "/page.js": "page.js", "/answers.js": "server.js"}  # path -> file in FOLDER
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
@@ -146,8 +148,13 @@ class Handler(BaseHTTPRequestHandler):
     def is_ours(self) -> bool:
         """Whether the page itself asks: no other site may, by a name that leads here or from a page of its own."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        names = {f"{name}:{self.server.server_port}" for name in (LOOPBACK, "localhost")}
-        return host in names and (origin is None or urlsplit(origin).netloc in names)
+        port = self.server.server_port
+        names = {f"{name}:{port}" for name in (LOOPBACK, "localhost")}
+        names |= {LOOPBACK, "localhost"} if port == HTTP else set()  # browsers leave this port out
+        try:
+            return host in names and (origin is None or urlsplit(origin).netloc in names)
+        except ValueError:  # no address
+            return False
 
     def body(self) -> bytes:
         """The body, within its limits of size and time."""
@@ -181,11 +188,18 @@ class Handler(BaseHTTPRequestHandler):
         """Keep still: what people look at is nobody's business."""
 
 
+def port(text: str) -> int:
+    """A port's number; raises argparse.ArgumentTypeError where there is no such port."""
+    if not text.isdecimal() or int(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected 0 to {LAST_PORT}, found {text!r}")
+    return int(text)
+
+
 def main() -> None:
     """Command line."""
     parser = command_line("python -m pipeline.demo", __doc__, "example: python -m pipeline.demo --port 8000")
     parser.add_argument("--weights", default=weights.BEST, metavar="NAME|FILE", help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=PORT, help="0: any that is free (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=PORT, help="0: any that is free (default: %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     with Server(Service(load_model(args.weights)), args.port) as server:

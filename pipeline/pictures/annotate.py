@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.pictures.detect import Box
+from pipeline.pictures.open import SUFFIXES
 from pipeline.process import atomic
 
 LARGEST, SMALLEST = 1600, 480  # pixels of the longer side of what is drawn
+LONGEST = 200  # bytes of a name before its number and suffix; file systems take 255
 LINE, LETTERS = (255, 209, 0), (20, 20, 20)
 HEAT = (220, 30, 30)
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -33,7 +35,7 @@ def annotate(image: Image.Image, faces: Sequence[Drawn]) -> Image.Image:
     scale = min(max(longer, SMALLEST), LARGEST) / longer
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     result = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    boxes = [Box(*(round(value * scale) for value in face.box)) for face in faces]
+    boxes = [scaled(face.box, scale) for face in faces]
     for face, box in zip(faces, boxes, strict=True):
         if face.importance is not None:
             heat(result, box, face.importance)
@@ -41,6 +43,12 @@ def annotate(image: Image.Image, faces: Sequence[Drawn]) -> Image.Image:
     for face, box in zip(faces, boxes, strict=True):
         write(draw, box, face.lines, font, size)
     return result
+
+
+def scaled(box: Box, scale: float) -> Box:
+    """A box in the picture as it is drawn, a pixel wide and high at least."""
+    x, y, width, height = (round(value * scale) for value in box)
+    return Box(x, y, max(1, width), max(1, height))
 
 
 def heat(image: Image.Image, box: Box, importance: NDArray[np.float32]) -> None:
@@ -66,7 +74,9 @@ def write(draw: ImageDraw.ImageDraw, box: Box, lines: Sequence[str], font: Font,
 
 def save(image: Image.Image, folder: Path, name: str) -> Path:
     """Write a picture as PNG under the stem of `name`, with a number after it where that is taken; returns its path."""
-    stem = Path(name.replace(":", "-")).stem.lstrip(".")[:100] or "picture"
+    plain = Path(name.replace(":", "-"))
+    stem = (plain.stem if plain.suffix.lower() in SUFFIXES else plain.name).lstrip(".")
+    stem = stem.encode(errors="replace")[:LONGEST].decode(errors="ignore") or "picture"
     path, number = folder / f"{stem}.png", 1
     while path.exists():
         number += 1

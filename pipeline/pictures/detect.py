@@ -49,7 +49,7 @@ def find(image: Image.Image) -> list[Box]:
     import cv2
 
     shrink = max(1.0, max(image.size) / LARGEST)
-    small = image.convert("L").resize([round(side / shrink) for side in image.size], reducing_gap=2.0)
+    small = image.convert("L").resize([max(1, round(side / shrink)) for side in image.size], reducing_gap=2.0)
     least = max(SMALLEST, round(SMALLEST / shrink))
     even = cv2.equalizeHist(np.asarray(small))
     found = cascade().detectMultiScale(even, scaleFactor=SCALE, minNeighbors=NEIGHBOURS, minSize=(least, least))

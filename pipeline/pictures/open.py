@@ -42,9 +42,17 @@ def open_picture(path: Path) -> Picture:
     try:
         with path.open("rb") as file:
             seekable = file.seekable()
-            return read(file if seekable else io.BytesIO(file.read(STREAM_LIMIT)), name)
+            return read(file if seekable else io.BytesIO(whole(file, name)), name)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from error
+
+
+def whole(file: IO[bytes], name: str) -> bytes:
+    """All bytes of a pipe; raises InputError where there are more than STREAM_LIMIT."""
+    data = file.read(STREAM_LIMIT + 1)
+    if len(data) > STREAM_LIMIT:
+        raise InputError(f"{name}: more than {STREAM_LIMIT >> 20} MiB come through a pipe; name the file instead")
+    return data
 
 
 def read(file: IO[bytes], name: str) -> Picture:

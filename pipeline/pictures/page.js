@@ -1,19 +1,24 @@
 // The page: pictures in, tables out. answers.js, its source of answers, gives answer(blob).
 const at = (id) => document.getElementById(id);
 
+let turn = 0; // of the picture sent last: an older answer that comes later is left out
+
 async function send(blob) {
+  const own = ++turn;
   at("error").textContent = "";
   at("status").textContent = "Looking …";
   at("faces").replaceChildren();
   at("picture").hidden = true;
   try {
     const found = await answer(blob);
+    if (own !== turn) return;
     at("status").textContent = found.weights;
     at("picture").src = found.picture;
     at("picture").alt = found.faces.map((face) => face.expression).join(", ");
     at("picture").hidden = false;
     at("faces").replaceChildren(...found.faces.map(table));
   } catch (error) {
+    if (own !== turn) return;
     at("status").textContent = "";
     at("error").textContent = error.message;
   }

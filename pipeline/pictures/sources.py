@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.data.csv_reader import Fault, parse_pixels, read_lines, split_line
 from pipeline.pictures import camera, detect
 from pipeline.pictures.detect import SIDE, Box
-from pipeline.pictures.open import STREAM_LIMIT, SUFFIXES, Picture, open_picture, read, shown
+from pipeline.pictures.open import SUFFIXES, Picture, open_picture, read, shown, whole
 from pipeline.process import InputError
 
 Search = Literal["auto", "detect", "crop"]
@@ -100,11 +100,15 @@ class Reader:
 
     def walk(self, folder: Path) -> Iterator[Path]:
         """Picture files below a folder; hidden ones and `leave_out` are passed over."""
-        for parent, folders, names in os.walk(folder):
+        for parent, folders, names in os.walk(folder, onerror=self.unreadable):
             left = self.leave_out.resolve() if self.leave_out else None
             folders[:] = sorted(n for n in folders if n[0] != "." and Path(parent, n).resolve() != left)
             wanted = (name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
             yield from (path for path in (Path(parent, name) for name in wanted) if path.is_file())
+
+    def unreadable(self, error: OSError) -> None:
+        """Report a folder that cannot be entered."""
+        self.report(f"{shown(error.filename)}: {error.strerror}")
 
     def file(self, path: Path) -> Iterator[Item]:
         """The item of a picture, or one per row of a CSV."""
@@ -119,7 +123,7 @@ class Reader:
 
     def standard_input(self) -> Iterator[Item]:
         """A picture or a CSV; a column `pixels` in the first line tells."""
-        data = sys.stdin.buffer.read(STREAM_LIMIT)
+        data = whole(sys.stdin.buffer, ITS_NAME)
         header = data[:HEADER_BYTES].split(b"\n")[0].removeprefix(b"\xef\xbb\xbf")
         if b"pixels" in [field.strip(b' "\r') for field in header.split(b",")]:
             yield from self.rows(io.BytesIO(data), Path(ITS_NAME))

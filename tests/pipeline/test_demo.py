@@ -1,5 +1,6 @@
 """The page answers this machine alone, within limits, with what predict says."""
 
+import argparse
 import base64
 import http.client
 import json
@@ -82,7 +83,24 @@ def test_another_site_cannot_ask(server: demo.Server) -> None:
     assert posted(server, picture, Origin="https://example.org")[0] == 403
     assert posted(server, picture, Host="example.org")[0] == 403
     assert ask(server, "GET", "/", Host="example.org")[0] == 403
+    assert posted(server, picture, Origin="http://[")[0] == 403
+    assert posted(server, picture, Host="127.0.0.1")[0] == 403
     assert posted(server, picture, Origin=f"http://127.0.0.1:{server.server_port}")[0] == 200
+
+
+def test_at_the_port_of_http_the_page_is_asked_for_without_one(
+    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "HTTP", server.server_port)
+    assert ask(server, "GET", "/", Host="127.0.0.1")[0] == 200
+    assert ask(server, "GET", "/", Host="example.org")[0] == 403
+
+
+@pytest.mark.parametrize("text", ["-1", "65536", "http", ""])
+def test_a_port_that_cannot_be_is_refused(text: str) -> None:
+    assert demo.port("65535") == 65535
+    with pytest.raises(argparse.ArgumentTypeError, match="expected 0 to 65535"):
+        demo.port(text)
 
 
 def test_an_upload_that_is_too_large_is_refused_unread(server: demo.Server) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from PIL import Image
 from cfpn import load
 from cfpn.prediction import opinions, predict, unit_log_probabilities
 from pipeline import predict as command
-from pipeline.pictures import camera, detect
+from pipeline.pictures import annotate, camera, detect
+from pipeline.pictures import open as pictures
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import BP, HTML, coloured, encoded, face, grey, turned_jpeg, write_weights
 
@@ -341,3 +344,70 @@ def test_a_name_that_the_terminal_cannot_show_is_written_with_escapes(weights: P
     own = os.environ | {"PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
     assert "\\uc5bc\\uad74.png: " in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["csv", "picture", "pipe"])
+def test_what_comes_through_a_pipe_is_read_whole_or_refused(
+    call: Call, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pictures, "STREAM_LIMIT", 2**10)
+    csv_text = "emotion,pixels\n" + "".join(f"0,{' '.join(map(str, face().ravel()))}\n" for _ in range(3))
+    data = csv_text.encode() if kind == "csv" else encoded(coloured(200, 200), "BMP")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "fifo")
+        writer = threading.Thread(target=lambda: write_as_far_as_read(tmp_path / "fifo", data))
+        writer.start()
+    code, text, error = call(tmp_path / "fifo" if kind == "pipe" else "-")
+    assert (code, text) == (2, "")
+    assert "come through a pipe; name the file instead" in error
+    if kind == "pipe":
+        writer.join()
+
+
+def write_as_far_as_read(path: Path, data: bytes) -> None:
+    with suppress(BrokenPipeError), path.open("wb") as file:
+        file.write(data)
+
+
+def test_a_folder_that_cannot_be_entered_is_told(call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "secret").mkdir()
+    scandir = os.scandir
+
+    def refusing(path: object = ".") -> Iterator[os.DirEntry]:
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    code, text, error = call(folder)
+    assert (code, len(text.splitlines())) == (2, COUNT)
+    assert f"{folder / 'secret'}: Permission denied" in error
+
+
+@pytest.mark.parametrize("size", [(60000, 24), (24, 60000)])
+@pytest.mark.parametrize("how", ["auto", "crop"])
+def test_a_long_thin_picture_costs_no_other_its_answer(
+    call: Call, tmp_path: Path, size: tuple[int, int], how: str
+) -> None:
+    Image.new("L", size, 90).save(tmp_path / "a.png")
+    grey().save(tmp_path / "b.png")
+    code, text, error = call(
+        tmp_path / "a.png", tmp_path / "b.png", "--faces", how, "--explain", "--out", tmp_path / "o"
+    )
+    assert "Traceback" not in error and "b.png" in text
+    assert code == (0 if how == "crop" or detect.available() else 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("fer2013.csv:4", "fer2013.csv-4.png"),
+        ("a/photo.jpg", "photo.png"),
+        ("v1.2", "v1.2.png"),
+        (".png", "png.png"),
+        ("漢" * 80 + ".jpg", "漢" * 66 + ".png"),
+    ],
+)
+def test_an_annotated_picture_keeps_its_name_and_the_number_of_its_row(tmp_path: Path, name: str, file: str) -> None:
+    assert annotate.save(grey(), tmp_path, name).name == file
