@@ -15,7 +15,7 @@ What the paper leaves open:
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.schema import Batch, Description, SplitError, arrow_schema, column, reader, writer
 from pipeline.process import InputError, atomic, command_line, run
 
-BATCH = 256  # faces
+BATCH, SMALL = 256, 48**2  # faces at once, of so many pixels; fewer of larger ones
 TRANSFORMS = ("original", "flip", "clockwise", "counterclockwise", "half", "double", "noise")
 BORDERS = ("border", "zeros", "reflection")
 TRANSFORM = pa.field("transform", pa.dictionary(pa.int8(), pa.string()))
@@ -48,10 +48,18 @@ def augment(source: Path, target: Path, seed: int = 0, border: str = "border", s
         count: int = parquet.metadata.num_rows
         schema = arrow_schema(description).append(TRANSFORM)
         with writer(path, schema) as sink, tqdm(desc="augment", total=count, unit=" faces", disable=None) as progress:
-            for batch in batches:
+            for batch in parts(batches, max(1, BATCH * SMALL // (description.channels * description.side**2))):
                 sink(as_rows(variants(batch.pixels, batch.rows, seed, border, sigma), batch, schema))
                 progress.update(len(batch.rows))
         return len(TRANSFORMS) * count
+
+
+def parts(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """The same faces, `count` at a time at most: the seven variants of a large one take much memory."""
+    for batch in batches:
+        for start in range(0, len(batch.rows), count):
+            part = slice(start, start + count)
+            yield Batch(batch.pixels[part], batch.labels[part], batch.rows[part])
 
 
 @contextmanager

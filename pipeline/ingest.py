@@ -42,6 +42,9 @@ def ingest(
     votes: fer2013new.csv of FER+. Raises InputError with every fault found; then nothing is written.
     """
     path = place(source)
+    for target in (folder / "audit.json", *(folder / f"{split}.parquet" for split in SPLITS)):
+        if target.is_dir():
+            raise InputError(f"{target}: a folder; expected a file, or nothing")
     with only_one(folder), ExitStack() as outputs:
         report_path = outputs.enter_context(atomic(folder / "audit.json"))
         paths = {split: outputs.enter_context(atomic(folder / f"{split}.parquet")) for split in SPLITS}
@@ -150,6 +153,8 @@ def parse_share(text: str) -> float:
 def parse_cut(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Cut | None:
     """The cut that was asked for; ends the program where one share is missing or both leave nothing to train on."""
     cut = Cut(arguments.validation_share, arguments.test_share, arguments.seed)
+    if abs(cut.seed) >= 2**63:
+        parser.error(f"--seed: expected a number of 64 bits, found {cut.seed}")
     if not cut.validation and not cut.test:
         return None
     if not (cut.validation and cut.test and cut.validation + cut.test < 1):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -13,11 +13,21 @@ from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
+from pipeline.data.audit import RULES
 from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
 from pipeline.networks import Baseline
 from pipeline.process import InputError
 
+
+def known_rules(text: str) -> str:
+    """Rules of the audit by commas, or "none", as `pipeline.ingest --drop` takes them; ValueError for other words."""
+    if text != "none" and not set(text.split(",")) <= set(RULES):
+        raise ValueError(f"expected none, or some of {', '.join(RULES)} by commas, found {text!r}")
+    return text
+
+
 Raw = dict[str, Any]
+Rules = Annotated[str, AfterValidator(known_rules)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 
@@ -64,9 +74,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ingest:
-    """Rows of the Training split that are left out."""
+    """Rows of the Training split that are left out: none, or some rules of `pipeline.data.audit`, by commas."""
 
-    drop: Literal["none", "constant", "duplicates", "constant,duplicates"] = "none"
+    drop: Rules = "none"
 
 
 @dataclass(frozen=True)

@@ -134,10 +134,15 @@ def sweep(folders: Iterable[str]) -> None:
 
 
 def remove_abandoned(folders: Iterable[Path]) -> None:
-    """Remove temporary folders whose process has ended; one that vanishes meanwhile is no error."""
+    """Remove temporary folders whose process has ended; one that vanishes meanwhile is no error.
+
+    A folder of such a name that holds something and no lock was made by somebody else, and stays.
+    """
     for folder in folders:
+        with suppress(OSError):  # its process had no time to put a lock into it; or it holds something
+            folder.rmdir()
         with suppress(OSError):  # held by a live process, gone, or not ours to remove
-            handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            handle = os.open(folder / LOCK, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)

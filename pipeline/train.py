@@ -13,7 +13,7 @@ import torch
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
-from pipeline import metrics, process
+from pipeline import inputs, metrics, process
 from pipeline import params as parameters
 from pipeline.metrics import majority
 from pipeline.params import Params
@@ -65,6 +65,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
     files.append(args.splits / "val.parquet")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
+    inputs.refuse_drawn(params, faces.drawn, f"-S profiles/{params.profile}.yaml:photographs=false")
     faces = sessions.learnt(params, faces, args.seed)
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)

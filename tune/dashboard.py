@@ -4,7 +4,6 @@ The report shows every figure over the runs of its sweep as it was last run here
 where it was not; the workspace shows the same panels over the runs you select.
 """
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline import params as parameters
 from pipeline.process import InputError, command_line, run
+from pipeline.runs import records
 from tune import spaces, track
 from tune.names import METHOD, MODELS, RATE, short
 
@@ -101,9 +101,12 @@ def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
     """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks a common rate."""
     sweep = spaces.read(path, name, [], {}, None, None)
     file = tables / name / "sweep.json"
-    about = json.loads(file.read_text()) if file.exists() else {}
+    about = records.read_json(file) if file.exists() else {}
     if about:
-        shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["schedule"]["learning_rate"]
+        try:
+            shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["schedule"]["learning_rate"]
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{file}: {error}; expected the file that tune/sweep.py writes") from error
     else:
         shown, rate = {"profile": sweep.files.common["profile"]}, spaces.common_rate(sweep)
     one_rate = sweep.models and not about.get("rates")

@@ -13,7 +13,8 @@ Rules for what the layouts leave open:
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", 
 PREFIXES = {"Training_": "train", "PublicTest_": "val", "PrivateTest_": "test"}
 SPELLINGS = {"angry": "anger", "disgusted": "disgust", "fearful": "fear", "happiness": "happy", "sadness": "sad"}
 SPELLINGS |= {"surprised": "surprise", "neutral": "normal"} | {name: name for name in EXPRESSIONS}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # as opened -> as read
 LARGEST = 1024  # pixels of a side
@@ -94,6 +95,7 @@ def listing(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
         raise InputError(f"{root}: no picture in a folder split/class; expected {', '.join(SUFFIXES)}")
     names.sort(key=os.fsencode)
     classes = class_names({name.split("/")[1] for name in names})
+    tell_left_out(root, folders, set(names))
     pictures = []
     for number, name in enumerate(names, 1):
         folder, kind, file = name.split("/")
@@ -113,8 +115,24 @@ def pictures_below(folder: Path) -> Iterator[str]:
                     yield f"{kind.name}/{file.name}"
 
 
+def tell_left_out(root: Path, folders: Iterable[str], names: set[str]) -> None:
+    """Say on standard error how many files of the splits are no pictures split/class/picture; hidden ones are none."""
+    below = (Path(parent, name) for split in folders for parent, _, files in os.walk(root / split) for name in files)
+    paths = (path.relative_to(root) for path in below)
+    left = sorted(path.as_posix() for path in paths if all(part[0] != "." for part in path.parts))
+    if left := [name for name in left if name not in names]:
+        told = f"{len(left)} files are no pictures in a folder split/class, among them {left[0]}"
+        print(f"note: {root}: {told}; left out", file=sys.stderr)
+
+
 def class_names(folders: set[str]) -> tuple[str, ...]:
-    """Names of the classes by label: the paper's where the folders are its seven expressions."""
+    """Names of the classes by label: the paper's where the folders are its seven expressions.
+
+    Raises InputError for names that differ in case alone.
+    """
+    twins = [name for name in sorted(folders) if name.lower() in {other.lower() for other in folders - {name}}]
+    if twins:
+        raise InputError(f"classes {' and '.join(twins[:2])} differ in case alone; expected one folder name per class")
     if {SPELLINGS.get(name.lower()) for name in folders} == set(EXPRESSIONS):
         return EXPRESSIONS
     return tuple(sorted(folders))

@@ -95,7 +95,7 @@ def reach(address: str, name: str) -> None:
         raise InputError(f"{name}: expected HOST:PORT or auto, found {address!r}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), PATIENCE).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise InputError(
             f"{name} {address}: nothing answers there ({error}); `ray start --head` starts a Ray"
         ) from error

@@ -110,13 +110,26 @@ def _begin(
 ) -> "Run":
     import wandb as client
 
-    if how != "online":
-        for stale in (folder / "wandb").glob(f"offline-run-*-{identity}"):
-            shutil.rmtree(stale)
-    return client.init(
-        project=project, group=group, name=name, id=identity, resume="allow", mode=how, dir=folder,
-        config=config, reinit="create_new", settings=client.Settings(silent=True, console="off"),
-    )  # fmt: skip
+    with replaced(folder / "wandb", identity if how == "offline" else None):
+        return client.init(
+            project=project, group=group, name=name, id=identity, resume="allow", mode=how, dir=folder,
+            config=config, reinit="create_new", settings=client.Settings(silent=True, console="off"),
+        )  # fmt: skip
+
+
+@contextmanager
+def replaced(folder: Path, identity: str | None) -> Iterator[None]:
+    """Remove earlier offline runs of an identity once the block has begun another; where it fails they stay."""
+    runs = [] if identity is None else list(folder.glob(f"offline-run-*-{identity}"))
+    aside = [run.rename(run.with_name(f".{run.name}")) for run in runs]
+    try:
+        yield
+    except BaseException:
+        for run, kept in zip(runs, aside, strict=True):
+            kept.rename(run)
+        raise
+    for kept in aside:
+        shutil.rmtree(kept)
 
 
 def mode(folder: Path) -> Mode:

@@ -335,3 +335,13 @@ def test_a_user_without_a_name_has_one_in_a_stage(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
     run(lambda: None)
     assert getpass.getuser() == f"uid{os.getuid()}"
+
+
+def test_a_folder_with_the_name_of_a_temporary_one_and_without_a_lock_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / ".mine.part").mkdir()
+    (tmp_path / ".mine.part/notes.txt").touch()
+    (tmp_path / ".empty.part").mkdir()  # of a process that was killed before it had its lock
+    with atomic(tmp_path / "out.txt") as temporary:
+        temporary.write_text("whole")
+    assert names(tmp_path) == [".mine.part", "out.txt"]
+    assert (tmp_path / ".mine.part/notes.txt").exists()

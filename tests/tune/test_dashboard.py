@@ -108,3 +108,11 @@ def test_without_a_login_the_command_ends_in_one_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["dashboard", "--entity", "team"])
     with pytest.raises(InputError, match="not logged in"):
         dashboard.main()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"search": "grid"}', '{"params": {}}'])
+def test_a_damaged_description_of_a_sweep_is_an_input_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/sweep.json").write_text(content)
+    with pytest.raises(InputError, match=r"models/sweep\.json: "):
+        dashboard.figures(PARAMS, tmp_path)

@@ -52,6 +52,12 @@ def test_a_count_that_cannot_be_is_refused_with_exit_code_two(
     assert f"{flag}: expected {least} or more, found {value}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("host", ["foo..bar", "a" * 70])
+def test_an_address_that_cannot_be_is_told(host: str) -> None:
+    with pytest.raises(InputError, match="nothing answers there"):
+        reach(f"{host}:6379", "--address")
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [

@@ -233,3 +233,34 @@ def test_the_command_takes_a_folder(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["written"] == {"train": 6, "val": 6, "test": 6}
+
+
+def test_files_that_are_left_out_are_told_with_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tree(tmp_path / "faces")
+    save(root / "train/a/deeper/2.png", face(1))
+    (root / "train/notes.txt").touch()
+    (root / "train/a/.hidden").touch()
+    listing(root)
+    told = "2 files are no pictures in a folder split/class, among them train/a/deeper/2.png; left out"
+    assert told in capsys.readouterr().err
+
+
+def test_a_jfif_is_a_jpeg(tmp_path: Path) -> None:
+    root = tree(tmp_path / "faces")
+    Image.fromarray(face(1)).save(root / "train/a/9.jfif", "JPEG")
+    assert "train/a/9.jfif" in {one.name for one in listing(root)[0]}
+
+
+def test_classes_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
+    root = tree(tmp_path / "faces")
+    save(root / "val/B/0.png", face(1))
+    assert "classes B and b differ in case alone" in refusal(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["audit.json", "val.parquet"])
+def test_an_output_that_is_a_folder_is_refused_before_any_file_is_replaced(tmp_path: Path, name: str) -> None:
+    root, out = tree(tmp_path / "faces"), tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=f"{name}: a folder; expected a file"):
+        ingest(root, out)
+    assert [path.name for path in out.iterdir()] == [name]

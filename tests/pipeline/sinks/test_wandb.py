@@ -269,3 +269,23 @@ def test_a_server_that_refuses_the_run_gets_an_offline_run_instead(
             log(EPOCHS[0])
     assert modes == ["online", "offline", "offline"]
     assert capsys.readouterr().err == "warning: W&B runs are written offline: CommError: bad key\n"
+
+
+def test_an_offline_run_goes_once_the_next_has_begun_and_stays_where_that_fails(tmp_path: Path) -> None:
+    for identity in ("abc", "other"):
+        (tmp_path / f"offline-run-1-{identity}").mkdir()
+    with pytest.raises(RuntimeError), sink.replaced(tmp_path, "abc"):
+        raise RuntimeError
+    assert len(list(tmp_path.iterdir())) == 2
+    with sink.replaced(tmp_path, "abc"):
+        (tmp_path / "offline-run-1-abc").mkdir()  # begun within the same second
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["offline-run-1-abc", "offline-run-1-other"]
+
+
+def test_with_wandb_disabled_the_run_from_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    before = tmp_path / "wandb/offline-run-20260101_000000-abc123"
+    before.mkdir(parents=True)
+    with wandb_run(tmp_path, []) as sink:
+        sink(EPOCHS[0])
+    assert before.exists()
