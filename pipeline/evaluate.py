@@ -29,8 +29,9 @@ from cfpn.faces import Faces, load
 from cfpn.network import Network
 from cfpn.schema import EXPRESSIONS, reader
 from pipeline import networks
-from pipeline.metrics import METRICS, collapsed, majority, standard_error
+from pipeline.metrics import METRICS
 from pipeline.process import InputError, atomic, command_line, only_one, run
+from pipeline.runs.chance import collapsed, majority, standard_error
 from pipeline.runs.records import ABOUT, LOOKS
 
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from typing import Any
 
 from cfpn.schema import reader
 from pipeline import params as parameters
-from pipeline.params import Params
 from pipeline.process import InputError, command_line, file_hash, run, write_json
 from pipeline.runs.about import ROOT, code_files, digest
 
-WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/train.py")  # what a run's files hold comes of them
+# What a run's files hold comes of them.
+WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/runs/chance.py", "pipeline/train.py")
 
 
 def files(faces: str, splits: Path, augmented: Path) -> tuple[Path, Path]:
@@ -43,18 +43,6 @@ def drawn(path: Path) -> bool:
         raise InputError(str(error)) from error
 
 
-def refuse_drawn(params: Params, drawn: bool, allow: str) -> None:
-    """Raise InputError where drawn faces meet a profile for photographs, which would train long for nothing.
-
-    allow: the option that lets them pass.
-    """
-    if drawn and params.photographs:
-        raise InputError(
-            f"profile {params.profile} is for photographs, and the faces of {params.source} are drawn: "
-            f"name your file by -S source=FILE, or train on drawn faces by {allow}"
-        )
-
-
 def _hashed(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; the ingest and augment stages write it")
@@ -76,7 +64,7 @@ def main() -> None:
     params = parameters.load(args.params)
     learnt, validation = files(params.train.faces, args.splits, args.augmented)
     content = describe(learnt, validation)
-    refuse_drawn(params, drawn(learnt), f"-S profiles/{params.profile}.yaml:photographs=false")
+    parameters.refuse_drawn(params, drawn(learnt), f"-S profiles/{params.profile}.yaml:photographs=false")
     write_json(args.out, content)
 
 

@@ -85,21 +85,6 @@ def negative_log_likelihood(probabilities: Tensor, labels: Tensor, copies: Tenso
     return F.nll_loss(probabilities.double().clamp_min(1e-12).log(), labels).item()
 
 
-def majority(labels: Tensor) -> float:
-    """Share of the largest class among labels (n,)."""
-    return labels.bincount().max().item() / len(labels)
-
-
-def standard_error(share: float, count: int) -> float:
-    """Standard error of a share of `count` independent cases."""
-    return math.sqrt(share * (1 - share) / count)
-
-
-def collapsed(accuracy: float, labels: Tensor) -> bool:
-    """Whether an accuracy on faces with labels (n,) is not more than one standard error above the largest class."""
-    return accuracy <= majority(labels) + standard_error(accuracy, len(labels))
-
-
 def wilson(share: float, count: float) -> tuple[float, float]:
     """Ends of the 95 % interval of a share of `count` independent cases (Wilson 1927); columns will do too."""
     z = 1.96

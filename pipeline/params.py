@@ -13,10 +13,12 @@ from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
-from pipeline.data.audit import RULES
 from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
 from pipeline.networks import Baseline
 from pipeline.process import InputError
+
+Raw = dict[str, Any]
+RULES = ("constant", "conflicting", "copies", "duplicates")  # keys of `pipeline.data.audit.RULES`
 
 
 def known_rules(text: str) -> str:
@@ -26,7 +28,6 @@ def known_rules(text: str) -> str:
     return text
 
 
-Raw = dict[str, Any]
 Rules = Annotated[str, AfterValidator(known_rules)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -187,6 +188,18 @@ class Files(NamedTuple):
     common: Raw
     methods: Raw
     profiles: dict[str, Raw]
+
+
+def refuse_drawn(params: Params, drawn: bool, allow: str) -> None:
+    """Raise InputError where drawn faces meet a profile for photographs, which would train long for nothing.
+
+    allow: the option that lets them pass.
+    """
+    if drawn and params.photographs:
+        raise InputError(
+            f"profile {params.profile} is for photographs, and the faces of {params.source} are drawn: "
+            f"name your file by -S source=FILE, or train on drawn faces by {allow}"
+        )
 
 
 def load(path: Path = Path("params.yaml"), overrides: Raw | None = None) -> Params:

@@ -13,11 +13,11 @@ import torch
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
-from pipeline import inputs, metrics, process
 from pipeline import params as parameters
-from pipeline.metrics import majority
+from pipeline import process
 from pipeline.params import Params
 from pipeline.process import InputError, atomic, command_line, only_one, probe, run, workspace, write_json
+from pipeline.runs import chance
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
 from pipeline.runs.session import Session
@@ -65,13 +65,13 @@ def train(params: Params, args: argparse.Namespace) -> None:
     files.append(args.splits / "val.parquet")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
-    inputs.refuse_drawn(params, faces.drawn, f"-S profiles/{params.profile}.yaml:photographs=false")
+    parameters.refuse_drawn(params, faces.drawn, f"-S profiles/{params.profile}.yaml:photographs=false")
     faces = sessions.learnt(params, faces, args.seed)
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
     checkpoint = kept(args, identity(about))
     resume(session, checkpoint)
-    print(f"{args.out.name}: {len(faces)} faces, majority share of validation {majority(validation.labels):.4f}")
+    print(f"{args.out.name}: {len(faces)} faces, majority share of validation {chance.majority(validation.labels):.4f}")
     if about["workers"] < params.compute.workers:
         print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
     epochs(session, params, args, about, files, faces, validation, checkpoint)
@@ -159,7 +159,7 @@ def destinations(
 def collapsed(session: Session, validation: Faces) -> bool:
     """Whether the network has stood at the share of the largest class for the last PATIENCE epochs."""
     last = [row["val/accuracy"] for row in session.history[-PATIENCE:]]
-    return len(last) == PATIENCE and all(metrics.collapsed(accuracy, validation.labels) for accuracy in last)
+    return len(last) == PATIENCE and all(chance.collapsed(accuracy, validation.labels) for accuracy in last)
 
 
 def warn_if_collapsed(session: Session, validation: Faces) -> None:
@@ -167,7 +167,7 @@ def warn_if_collapsed(session: Session, validation: Faces) -> None:
     if collapsed(session, validation):
         print(
             f"warning: for {PATIENCE} epochs validation accuracy has not been a standard error above the share of the "
-            f"largest class, {majority(validation.labels):.4f}: the network tells no faces apart",
+            f"largest class, {chance.majority(validation.labels):.4f}: the network tells no faces apart",
             file=sys.stderr,
         )
 
@@ -190,7 +190,7 @@ def write(
         "parameters": session.state.network.count(),
         "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
         "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
-        "majority_accuracy": majority(validation.labels),
+        "majority_accuracy": chance.majority(validation.labels),
         "collapsed": collapsed(session, validation),
     }
     write_json(args.out / "metrics.json", found)

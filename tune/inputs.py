@@ -7,7 +7,7 @@ import torch
 
 from cfpn.network import Network
 from pipeline import evaluate, networks
-from pipeline.inputs import refuse_drawn
+from pipeline.params import refuse_drawn
 from pipeline.process import InputError, file_hash
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions

@@ -30,7 +30,8 @@ class Score(NamedTuple):
     """What the weights of the best epoch predict.
 
     probabilities: (n, classes) of the validation faces. test: metrics of the test split, and test_probabilities
-    (n, classes), where the sweep asks for them. collapsed: on the validation faces, see `pipeline.metrics.collapsed`.
+    (n, classes), where the sweep asks for them. collapsed: see `pipeline.runs.chance`, on the
+    validation faces.
     """
 
     probabilities: np.ndarray

@@ -26,10 +26,10 @@ from cfpn.faces import Faces
 from cfpn.learner import DivergedError
 from cfpn.network import Network
 from pipeline import evaluate
-from pipeline.metrics import collapsed
 from pipeline.process import InputError
 from pipeline.runs import about as run_json
 from pipeline.runs import session as sessions
+from pipeline.runs.chance import collapsed
 from pipeline.runs.session import Session
 from tune import names, outcome, spaces, storage
 from tune.names import METRIC, Config

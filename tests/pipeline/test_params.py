@@ -16,8 +16,9 @@ from cfpn.network import CFPN
 from cfpn.objectives import Bottleneck, SimilarityMatching
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
+from pipeline.data import audit
 from pipeline.networks import Baseline
-from pipeline.params import OF_ALL, Params, Sweep, assignments, load, load_sweeps, read
+from pipeline.params import OF_ALL, RULES, Params, Sweep, assignments, load, load_sweeps, read
 from pipeline.process import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -258,7 +259,7 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path: Path, file:
         ("run.seeds", [-1], "run.seeds.0: expected 0 or more, found -1"),
         ("run.seeds", [], "run.seeds: expected at least 1 value, found []"),
         ("bench.rounds", 1, "bench.rounds: expected 2 or more, found 1"),
-        ("ingest.drop", "all", "ingest.drop: expected none, or some of constant, conflicting, copies,"),
+        ("ingest.drop", "all", f"ingest.drop: expected none, or some of {', '.join(RULES)} by commas, found 'all'"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_by_name_expectation_and_value(
@@ -415,3 +416,9 @@ def test_a_parameter_file_that_is_not_utf8_is_refused_in_one_line(tmp_path: Path
     (tmp_path / "params.yaml").write_bytes(b"profile: \xff\n")
     with pytest.raises(InputError, match=r"params\.yaml: no YAML: [^\n]+$"):
         read(tmp_path / "params.yaml")
+
+
+def test_the_rules_that_drop_faces_are_those_of_the_audit() -> None:
+    assert set(RULES) == set(audit.RULES)
+    for rules in ("none", "copies", ",".join(RULES)):
+        assert load(ROOT / "params.yaml", {"ingest.drop": rules}).ingest.drop == rules

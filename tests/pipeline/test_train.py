@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from ruamel.yaml import YAML
 
+from cfpn import schema
 from cfpn.faces import load as load_split
 from cfpn.faces import mislabelled
 from pipeline import process
@@ -269,6 +270,16 @@ def test_an_output_without_a_name_of_its_own_is_refused_and_nothing_is_removed(
     result = train()
     assert result.code == 2 and "expected a folder with a name of its own" in result.err
     assert sorted(folder.rglob("*")) == before
+
+
+def test_drawn_faces_and_a_profile_for_photographs_are_refused_by_the_stage_itself(folder: Path, train: Train) -> None:
+    pixels, labels = np.zeros((80, 1, 48, 48), np.uint8), np.arange(80) % 7
+    schema.write(folder / "data/splits/train.parquet", pixels, labels, np.arange(80), schema.Description(drawn=True))
+    path = folder / PROFILE
+    path.write_text(f"photographs: true\n{path.read_text()}")
+    result = train()
+    assert result.code == 2
+    assert "are drawn: name your file by -S source=FILE, or train on drawn faces" in result.err
 
 
 def test_checkpoints_are_forgotten_without_what_is_none_and_without_another_process_at_work(tmp_path: Path) -> None:
