@@ -118,6 +118,8 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     tables: dict[tuple[str, int], pd.DataFrame] = {}
     surrogates: dict[int, dict[float, Tensor]] = {}
     weights = robustness.trained(runs)
+    check_faces(table, len(test))
+    robustness.check_alike(table, weights)
     for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
         print(weights[method, seed].parent, flush=True)
         network = evaluate.load_network(weights[method, seed])
@@ -126,10 +128,16 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
         tables[method, seed] = robustness.labelled(weights[method, seed], rows)
         if method == SURROGATE:
             surrogates[seed] = {how.eps: pixels for how, pixels in found.items() if how.name == "pgd"}
-    rows = robustness.joined(table, tables, KEYS)
-    if (counts := rows.loc[rows["attack"] == "none", "faces"].unique()).size > 1:
-        raise InputError(f"{table}: --faces: expected one number for all runs, found {', '.join(map(str, counts))}")
-    return rows
+    return robustness.joined(table, tables, KEYS)
+
+
+def check_faces(table: Path, faces: int) -> None:
+    """Raise InputError where the runs of a table, if it exists, were attacked on another number of faces."""
+    if table.exists():
+        rows = pd.read_csv(table)
+        for count in rows.loc[rows["attack"] == "none", "faces"]:
+            if count != faces:
+                raise InputError(f"--faces: expected {count}, as for the runs in {table}, found {faces}")
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("train", type=Path, metavar="TRAIN.parquet")
     parser.add_argument("--rounds", type=int, default=3, help="runs of the stage (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        raise InputError(f"--rounds: expected 1 or more, found {arguments.rounds}")
     try:
         faces = pq.read_metadata(arguments.train).num_rows
     except pa.ArrowInvalid as error:

@@ -20,6 +20,7 @@ JSON: rows, each with
 import json
 import multiprocessing
 import os
+import re
 import socket
 import statistics
 import time
@@ -99,6 +100,8 @@ def parsed(text: str, params: Params) -> Row:
     """A row from its text; raises InputError where it is none."""
     method, *words = text.split()
     units = words.pop(0) if words and words[0].startswith("balanced:") else None
+    if units is not None and not re.fullmatch(r"balanced:[1-9]\d*", units):
+        raise InputError(f"--rows: expected balanced:K with a number of units, found {text!r}")
     row = Row(method, units)
     if method.endswith("_ddp"):
         row = Row(method.removesuffix("_ddp"), units, 2, "ddp")
@@ -111,8 +114,9 @@ def parsed(text: str, params: Params) -> Row:
     if row.method not in params.methods:
         raise InputError(f"--rows: expected a method of {', '.join(params.methods)} first, found {text!r}")
     how = params.methods[row.method]
-    crossing = how.gradients == "pass" or (how.units == "network" and units is None)
-    if row.way == "workers" and (crossing or (units and row.cores > int(units.partition(":")[2]))):
+    own = how if units is None else replace(how, units=cast(Cuts, units))
+    wanted = params.model_copy(update={"compute": replace(params.compute, workers=row.cores)})
+    if row.cores < 1 or (row.way == "workers" and row.cores != sessions.workers_of(wanted, own)):
         raise InputError(f"--rows: expected no more workers than units that learn by themselves, found {text!r}")
     if row.way == "ddp" and how.gradients == "stop" and how.units != "network":
         raise InputError(f"--rows: expected a method whose gradients cross its units before _ddp, found {text!r}")

@@ -22,6 +22,7 @@ from pipeline.page import measurements
 from pipeline.page.tables import markdown
 from pipeline.process import InputError, atomic, command_line, json_hash, run
 from pipeline.runs import records
+from pipeline.runs.records import About
 from pipeline.runs.study import CONDITIONS
 
 EXAMPLE = """example:
@@ -88,6 +89,7 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
     kinds, found = list(damaged(faces)), {}
+    check_alike(table, trained(runs))
     for (method, seed), weights in trained(runs).items():
         print(weights.parent, flush=True)
         rows = measured(evaluate.load_network(weights), kinds)
@@ -106,29 +108,40 @@ def trained(runs: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
+def shared(about: About) -> str:
+    """A hash of a run's data and of the parameters that all runs of a table share."""
+    return json_hash({name: one for name, one in records.conditions(about).items() if name != "train.wrong_labels"})
+
+
+def check_alike(table: Path, weights: Mapping[tuple[str, int], Path]) -> None:
+    """Raise InputError where runs were trained from other data or parameters than others or than those of the table.
+
+    Of older rows that is not known.
+    """
+    known = {shared(records.read_about(path.parent / records.ABOUT)): str(path.parent) for path in weights.values()}
+    if table.exists() and CONDITIONS in (rows := pd.read_csv(table, dtype={CONDITIONS: object})):
+        known |= dict.fromkeys(rows[CONDITIONS].dropna(), str(table))
+    if len(known) > 1:
+        first, second, *_ = known.values()
+        raise InputError(f"{first} and {second}: data or parameters differ; they cannot stand in one table")
+
+
 def labelled(weights: Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of a run as the table holds them: with its method, its seed and a hash of its data and shared parameters."""
+    """Rows of a run as the table holds them: with its method, its seed and the hash of `shared`."""
     about = records.read_about(weights.parent / records.ABOUT)
-    shared = {name: value for name, value in records.conditions(about).items() if name != "train.wrong_labels"}
-    run = {"method": about.method, "seed": about.seed, CONDITIONS: json_hash(shared)}
+    run = {"method": about.method, "seed": about.seed, CONDITIONS: shared(about)}
     return pd.DataFrame(run | row for row in rows)
 
 
 def joined(
     table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = ("method", "seed")
 ) -> pd.DataFrame:
-    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is.
-
-    Raises InputError where they were trained from other data or parameters, as far as that is known of older rows.
-    """
+    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is."""
     old = pd.read_csv(table, dtype={CONDITIONS: object}).groupby([*by]) if table.exists() else []
     kept = [rows for one, rows in old if one not in found]
     if not kept and not found:
         raise InputError(f"{table}: no such table, and no run with weights to fill it")
-    rows = pd.concat([*kept, *found.values()]).sort_values(keys)
-    if CONDITIONS in rows and rows[CONDITIONS].nunique() > 1:
-        raise InputError(f"{table}: runs of other data or parameters cannot join it; name another table")
-    return rows
+    return pd.concat([*kept, *found.values()]).sort_values(keys)
 
 
 def measured(network: Network, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:

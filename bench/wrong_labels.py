@@ -47,8 +47,9 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
 
 def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
-    found = {}
-    for (method, seed), weights in robustness.trained(runs).items():
+    found, trained = {}, robustness.trained(runs)
+    robustness.check_alike(table, trained)
+    for (method, seed), weights in trained.items():
         how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
         share = how.get("wrong_labels", 0.0)
         if share:

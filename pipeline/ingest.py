@@ -42,9 +42,6 @@ def ingest(
     votes: fer2013new.csv of FER+. Raises InputError with every fault found; then nothing is written.
     """
     path = place(source)
-    for target in (folder / "audit.json", *(folder / f"{split}.parquet" for split in SPLITS)):
-        if target.is_dir():
-            raise InputError(f"{target}: a folder; expected a file, or nothing")
     with only_one(folder), ExitStack() as outputs:
         report_path = outputs.enter_context(atomic(folder / "audit.json"))
         paths = {split: outputs.enter_context(atomic(folder / f"{split}.parquet")) for split in SPLITS}

@@ -64,7 +64,9 @@ def main() -> None:
     params = parameters.load(args.params)
     learnt, validation = files(params.train.faces, args.splits, args.augmented)
     content = describe(learnt, validation)
-    parameters.refuse_drawn(params, drawn(learnt), f"-S profiles/{params.profile}.yaml:photographs=false")
+    allow = f"-S profiles/{params.profile}.yaml:photographs=false"
+    advice = f"name your file by -S source=FILE, or train on drawn faces by {allow}"
+    parameters.refuse_drawn(params, drawn(learnt), advice)
     write_json(args.out, content)
 
 

@@ -190,15 +190,14 @@ class Files(NamedTuple):
     profiles: dict[str, Raw]
 
 
-def refuse_drawn(params: Params, drawn: bool, allow: str) -> None:
+def refuse_drawn(params: Params, drawn: bool, advice: str) -> None:
     """Raise InputError where drawn faces meet a profile for photographs, which would train long for nothing.
 
-    allow: the option that lets them pass.
+    advice: how the user names other faces, or lets these pass.
     """
     if drawn and params.photographs:
         raise InputError(
-            f"profile {params.profile} is for photographs, and the faces of {params.source} are drawn: "
-            f"name your file by -S source=FILE, or train on drawn faces by {allow}"
+            f"profile {params.profile} is for photographs, and the faces of {params.source} are drawn: {advice}"
         )
 
 

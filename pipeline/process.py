@@ -87,8 +87,10 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The file has the name of `path` and stands in a hidden folder beside it. The block may replace it.
     At the end its rights are those of a new file. Errors of writing it name `path`, as `writing` tells them.
-    What a killed process left in the same place is removed.
+    What a killed process left in the same place is removed. Raises InputError where `path` is a folder.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; expected a file, or nothing")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent.glob(f".*{TEMPORARY}"))
     with writing(path), locked_folder(path) as folder:
@@ -107,7 +109,18 @@ def locked_folder(path: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(handle)
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            clear(folder)
+
+
+def clear(folder: Path) -> None:
+    """Remove a temporary folder, its lock last: what a kill leaves of it can still be told from other folders."""
+    for path in sorted(folder.iterdir(), key=lambda one: one.name == LOCK):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    folder.rmdir()
 
 
 def make_locked(path: Path) -> tuple[Path, int]:
@@ -145,7 +158,7 @@ def remove_abandoned(folders: Iterable[Path]) -> None:
             handle = os.open(folder / LOCK, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder)
+                clear(folder)
             finally:
                 os.close(handle)
 

@@ -29,7 +29,6 @@ from pipeline.sinks.wandb import dvc, wandb
 EXAMPLE = """example:
   python -m pipeline.train runs/nbp-0 --method nbp --seed 0
 """
-PATIENCE = 3  # epochs without having learnt anything before a run says so
 
 
 def main() -> None:
@@ -65,7 +64,8 @@ def train(params: Params, args: argparse.Namespace) -> None:
     files.append(args.splits / "val.parquet")
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
-    parameters.refuse_drawn(params, faces.drawn, f"-S profiles/{params.profile}.yaml:photographs=false")
+    advice = f"name others by --splits, or set photographs: false in profiles/{params.profile}.yaml"
+    parameters.refuse_drawn(params, faces.drawn, advice)
     faces = sessions.learnt(params, faces, args.seed)
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
@@ -157,17 +157,16 @@ def destinations(
 
 
 def collapsed(session: Session, validation: Faces) -> bool:
-    """Whether the network has stood at the share of the largest class for the last PATIENCE epochs."""
-    last = [row["val/accuracy"] for row in session.history[-PATIENCE:]]
-    return len(last) == PATIENCE and all(chance.collapsed(accuracy, validation.labels) for accuracy in last)
+    """Whether validation accuracy says that the network has learnt nothing, see `pipeline.runs.chance.stuck`."""
+    return chance.stuck([row["val/accuracy"] for row in session.history], validation.labels)
 
 
 def warn_if_collapsed(session: Session, validation: Faces) -> None:
     """Say on standard error that the network has learnt nothing."""
     if collapsed(session, validation):
         print(
-            f"warning: for {PATIENCE} epochs validation accuracy has not been a standard error above the share of the "
-            f"largest class, {chance.majority(validation.labels):.4f}: the network tells no faces apart",
+            f"warning: for {chance.PATIENCE} epochs validation accuracy has not been a standard error above the share "
+            f"of the largest class, {chance.majority(validation.labels):.4f}: the network tells no faces apart",
             file=sys.stderr,
         )
 

@@ -62,7 +62,7 @@ def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
     for config in spaces.configs(sweep):
         what = spaces.training(sweep, config, 1, "cpu")
         train, own = what.params.train, faces[what.params.train.faces]
-        refuse_drawn(what.params, own.drawn, "--set photographs=false")
+        refuse_drawn(what.params, own.drawn, "name others by --splits, or let them pass by --set photographs=false")
         count = min(train.limit or len(own.labels), len(own.labels))
         sessions.check_counts(train.batch, count, len(faces["val"].labels))
         key = repr((what.params.model, what.how.units))

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,8 +28,8 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.process import InputError
 from pipeline.runs import about as run_json
+from pipeline.runs import chance
 from pipeline.runs import session as sessions
-from pipeline.runs.chance import collapsed
 from pipeline.runs.session import Session
 from tune import names, outcome, spaces, storage
 from tune.names import METRIC, Config
@@ -138,7 +138,8 @@ def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data
             before = now
     checkpoint.set_weights(session.state.averaged, session.best)
     summary = Summary(session.history, session.best_epoch, places)
-    outcome.write(kept, name, Ended(summary, score(session.state.averaged, data), about(what, own, data)))
+    found = score(session.state.averaged, data, session.history)
+    outcome.write(kept, name, Ended(summary, found, about(what, own, data)))
 
 
 def prepare(what: Training, place: Place, data: Data) -> tuple[Faces, Faces]:
@@ -169,7 +170,7 @@ def resume(session: Session, checkpoints: list[tune.Checkpoint]) -> list[dict[st
             with saved.as_directory() as folder:
                 places: list[dict[str, Any]] = json.loads((Path(folder) / PLACES).read_text())
                 sessions.restore(session, Path(folder) / STATE)
-        except (InputError, FileNotFoundError, json.JSONDecodeError):
+        except (InputError, FileNotFoundError, ValueError):
             continue
         return places
     return []
@@ -244,17 +245,16 @@ def best(folder: Path) -> dict[str, Tensor]:
         return {name.removeprefix("best/"): file.get_tensor(name) for name in file.keys() if name.startswith("best/")}  # noqa: SIM118
 
 
-def score(network: Network, data: Data) -> Score:
+def score(network: Network, data: Data, history: Sequence[Mapping[str, float]]) -> Score:
     """Predictions of a network on the validation faces; on the test faces too where data has "test"."""
     device = next(network.parameters()).device
 
     def units(name: str) -> dict[str, Tensor]:
         return prediction.unit_log_probabilities(network, faces(data.faces[name]).to(device).pixels)
 
-    validation, labels = prediction.vote(units("val"), network.vote).cpu(), faces(data.faces["val"]).labels
-    own = Score(
-        validation.numpy(), network.count(), None, collapsed=collapsed(prediction.accuracy(validation, labels), labels)
-    )
+    validation = prediction.vote(units("val"), network.vote).cpu().numpy()
+    lost = chance.stuck([row["val/accuracy"] for row in history], faces(data.faces["val"]).labels)
+    own = Score(validation, network.count(), None, collapsed=lost)
     if "test" not in data.faces:
         return own
     found, test = units("test"), faces(data.faces["test"])
@@ -273,7 +273,8 @@ def score_checkpoint(
     network = sessions.begin(what.params, what.how, what.seed, own).state.averaged
     with saved.as_directory() as folder:
         checkpoint.set_weights(network, best(Path(folder)))
-        ended = Ended(summary(Path(folder)), score(network, data), about(what, own, data))
+        known = summary(Path(folder))
+        ended = Ended(known, score(network, data, known.history), about(what, own, data))
     if kept is not None:
         outcome.write(kept, names.identifier(config), ended)
     return ended

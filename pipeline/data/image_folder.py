@@ -130,11 +130,12 @@ def class_names(folders: set[str]) -> tuple[str, ...]:
 
     Raises InputError for names that differ in case alone.
     """
-    twins = [name for name in sorted(folders) if name.lower() in {other.lower() for other in folders - {name}}]
-    if twins:
-        raise InputError(f"classes {' and '.join(twins[:2])} differ in case alone; expected one folder name per class")
     if {SPELLINGS.get(name.lower()) for name in folders} == set(EXPRESSIONS):
         return EXPRESSIONS
+    kinds: dict[str, str] = {}
+    for name in sorted(folders):
+        if (other := kinds.setdefault(name.lower(), name)) != name:
+            raise InputError(f"classes {other} and {name} differ in case alone; expected one folder name per class")
     return tuple(sorted(folders))
 
 

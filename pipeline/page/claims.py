@@ -22,6 +22,7 @@ CONTROLS = {"deep_supervision_three_layer_heads": "both with heads of three laye
             "deep_supervision": "heads of two layers in deep supervision; at BP's rate"}  # fmt: skip
 STUDY, SHORT, STEP, STEP224 = "A", "B", "C", "D"  # commands below the table
 TIME, MEMORY = "A step of NBP takes less time than one of BP", "NBP takes less memory than BP"
+CONTROL = "(our control) Stopping the gradient between units"
 HEADER = ("The paper says", "Its number", "Here", "Setting", "Verdict", "Command")
 
 Methods = Mapping[str, Any]
@@ -125,11 +126,13 @@ def far(text: str, method: str, found: Methods, setting: str) -> Claim:
 def control(outcomes: Sequence[Outcome], name: str, how: str) -> Claim:
     """Deep supervision, the method `name`, against NBP of the same seeds: what the missing gradients cost."""
     pairs = less(outcomes, "nbp", name)
+    if len(pairs) < 2:
+        return Claim(CONTROL, DASH, DASH, f"{FULL}; {how}", "too few seeds to say", STUDY)
     low, high = (100 * bound for bound in interval(pairs))
     verdict = "costs accuracy" if high < 0 else "costs nothing that can be seen"
     ours = f"NBP less deep supervision {100 * sum(pairs) / len(pairs):+.1f} points, {low:+.1f} to {high:+.1f} at 95 %"
     setting = f"{FULL}, {len(pairs)} seeds; {how}"
-    return Claim("(our control) Stopping the gradient between units", DASH, ours, setting, verdict, STUDY)
+    return Claim(CONTROL, DASH, ours, setting, verdict, STUDY)
 
 
 def pair(found: Methods, method: str) -> str:

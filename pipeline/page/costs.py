@@ -41,6 +41,8 @@ def training_notes(columns: Sequence[str]) -> Iterator[str]:
             "Steps to BP's accuracy is the share of BP's steps after which a method first has the validation accuracy "
             "that BP of the same seed ends with. It is the mean over the seeds that reach it."
         )
+    if COLUMNS[4] in columns:
+        yield "The ratio is of the time of an epoch, where both ran on like devices, threads and workers."
     yield (
         "Times are of whole trainings with their validation, on the machine named above. "
         "Other work on it lengthens them."
@@ -52,13 +54,15 @@ def training_row(inputs: Inputs, method: str) -> list[str]:
     runs = inputs.of(method)
     times = [time for one in runs if (time := seconds_of(one))]
     epochs = [time for one in runs for time in one.timing.get("seconds_per_epoch", [])]
-    known = ((inputs.comparison or {}).get("methods") or {}).get(method) or {}
+    found = inputs.comparison or {}
+    known = (found.get("methods") or {}).get(method) or {}
+    ratio = (known.get("against") or {}).get("time_ratio") if found.get("reference") == REFERENCE else None
     return [
         method_name(method),
         f"{np.mean([one.training['steps'] for one in runs]):,.0f}",
         comparison.steps(known.get("steps")),
         duration(float(np.mean(times))) if times else DASH,
-        comparison.ratio(1.0 if method == REFERENCE else (known.get("against") or {}).get("time_ratio")),
+        comparison.ratio(ratio),
         duration(float(np.mean(epochs))) if epochs else DASH,
     ]
 

@@ -166,7 +166,7 @@ def row_counts(inputs: Inputs) -> Iterator[Text]:
 def collapse(one: Run) -> str:
     """The numbers of a collapsed run."""
     if not scores_of(one).get("collapsed"):
-        return "in training its validation accuracy stands at the share of the largest class"
+        return "in training its validation accuracy is not above the share of the largest class"
     accuracy, majority = (percent(scores_of(one)[name]) for name in ("accuracy", "majority_accuracy"))
     return f"test accuracy {accuracy} against {majority} for naming the largest class every time"
 

@@ -186,7 +186,7 @@ def scores_of(one: Run) -> Mapping[str, Any]:
 
 
 def collapsed(one: Run) -> bool:
-    """Whether training or evaluation found a run at the share of the largest class."""
+    """Whether training or evaluation found a run no better than naming the largest class."""
     return bool(one.training.get("collapsed") or scores_of(one).get("collapsed"))
 
 

@@ -1,8 +1,11 @@
 """What an accuracy is worth beside chance: the share of the largest class, and how uncertain a share is."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
+
+PATIENCE = 3  # epochs after which a training that has learnt nothing says so
 
 
 def majority(labels: Tensor) -> float:
@@ -18,3 +21,9 @@ def standard_error(share: float, count: int) -> float:
 def collapsed(accuracy: float, labels: Tensor) -> bool:
     """Whether an accuracy on faces with labels (n,) is not more than one standard error above the largest class."""
     return accuracy <= majority(labels) + standard_error(accuracy, len(labels))
+
+
+def stuck(accuracies: Sequence[float], labels: Tensor) -> bool:
+    """Whether the last PATIENCE of the accuracies after each epoch have all collapsed; False for fewer epochs."""
+    last = accuracies[-PATIENCE:]
+    return len(last) == PATIENCE and all(collapsed(accuracy, labels) for accuracy in last)

@@ -3,6 +3,7 @@
 from __future__ import annotations  # Params are named, not imported: a machine without pydantic can have sessions
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from cfpn import checkpoint, training
 from cfpn.diagnostics import FEWEST_FACES, diagnose
 from cfpn.faces import Faces, mislabelled
+from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.training import Method, Recipe, Record, State
 from pipeline import networks
@@ -120,8 +122,18 @@ def _records(
 
 
 def workers_of(params: Params, method: Method) -> int:
-    """The number of workers on which the units of a method learn: one where gradients cross units."""
-    return params.compute.workers if method.gradients == "stop" and method.units != "network" else 1
+    """The number of workers on which the units of a method learn: one where gradients cross units, and one a unit."""
+    if method.gradients == "pass" or method.units == "network":
+        return 1
+    return min(params.compute.workers, most_units(method.units))
+
+
+def most_units(cuts: Cuts) -> int:
+    """As many units as cuts give at most, as far as they tell without a network; else a large number."""
+    if isinstance(cuts, str):
+        kind, _, count = cuts.partition(":")
+        return int(count) if kind == "balanced" and count.isdecimal() else sys.maxsize
+    return len(cuts) + 1
 
 
 def device(compute: Compute) -> torch.device:

@@ -126,9 +126,11 @@ def replaced(folder: Path, identity: str | None) -> Iterator[None]:
         yield
     except BaseException:
         for run, kept in zip(runs, aside, strict=True):
+            shutil.rmtree(run, ignore_errors=True)  # half begun, within the same second
             kept.rename(run)
         raise
-    for kept in aside:
+    left = [] if identity is None else list(folder.glob(f".offline-run-*-{identity}"))  # a killed process leaves some
+    for kept in left:
         shutil.rmtree(kept)
 
 

@@ -72,7 +72,8 @@ def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(ro
 @pytest.mark.parametrize(
     "text",
     ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp", "bp 2 workers",
-     "deep_supervision 2 workers", "nbp balanced:2 3 workers"],
+     "deep_supervision 2 workers", "nbp balanced:2 3 workers", "nbp balanced:x 2 workers",
+     "nbp 9 workers", "nbp 0 workers"],
 )  # fmt: skip
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
     with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):

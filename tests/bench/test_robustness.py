@@ -1,6 +1,7 @@
 """Claims about bench/robustness.py."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -98,8 +99,12 @@ def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None
     robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces()).to_csv(tmp_path / "table.csv", index=False)
     about = tmp_path / "two/bp of 1/run.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": {"epochs": 8}}}))
-    with pytest.raises(InputError, match="runs of other data or parameters cannot join it"):
-        robustness.gathered(tmp_path / "table.csv", tmp_path / "two", faces())
+    for table, runs in (("table.csv", "two"), ("new.csv", ".")):
+        (tmp_path / "bp of 0").mkdir(exist_ok=True)
+        for run in ("one/bp of 0", "two/bp of 1"):
+            shutil.copytree(tmp_path / run, tmp_path / run.partition("/")[2], dirs_exist_ok=True)
+        with pytest.raises(InputError, match="data or parameters differ; they cannot stand in one table"):
+            robustness.gathered(tmp_path / table, tmp_path / runs, faces())
 
 
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def write(runs: Path, method: str, seed: int, share: float) -> None:
     tensors = {name: tensor.contiguous() for name, tensor in network().predicting().items()}
     save_file(tensors, folder / "model.safetensors", checkpoint.about(network(), asdict(MODEL)))
     data = {"fingerprint": "f", "faces": 60, "drawn": True, "classes": ["a"]}
-    parameters = {"train": {"wrong_labels": share} if share else {}}
+    parameters = {"train": {"epochs": 1} | ({"wrong_labels": share} if share else {})}
     about = {"method": method, "seed": seed, "profile": "sample", "parameters": parameters, "data": data}
     (folder / "run.json").write_text(json.dumps(about))
 

@@ -279,7 +279,7 @@ def test_drawn_faces_and_a_profile_for_photographs_are_refused_by_the_stage_itse
     path.write_text(f"photographs: true\n{path.read_text()}")
     result = train()
     assert result.code == 2
-    assert "are drawn: name your file by -S source=FILE, or train on drawn faces" in result.err
+    assert "are drawn: name others by --splits, or set photographs: false in profiles/sample.yaml" in result.err
 
 
 def test_checkpoints_are_forgotten_without_what_is_none_and_without_another_process_at_work(tmp_path: Path) -> None:

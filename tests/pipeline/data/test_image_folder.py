@@ -264,3 +264,10 @@ def test_an_output_that_is_a_folder_is_refused_before_any_file_is_replaced(tmp_p
     with pytest.raises(InputError, match=f"{name}: a folder; expected a file"):
         ingest(root, out)
     assert [path.name for path in out.iterdir()] == [name]
+
+
+def test_the_seven_expressions_may_be_spelt_differently_in_each_split(tmp_path: Path) -> None:
+    root = tree(tmp_path / "faces", ("train", "test"), FER2013)
+    tree(root, ("val",), tuple(name.capitalize() for name in FER2013))
+    pictures, classes = listing(root)
+    assert (classes, len(pictures)) == (EXPRESSIONS, 3 * 7 * 3)

@@ -44,7 +44,7 @@ def test_a_training_has_its_steps_and_its_time(root: Path) -> None:
     ]
     assert [list(row) for row in table.rows] == [
         ["NBP", "15", "1.00 (1 of 1)", "3 min", "1.00", "61 s"],
-        ["BP", "15", "1.00 (1 of 1)", "3 min", "1.00", "61 s"],
+        ["BP", "15", "1.00 (1 of 1)", "3 min", "–", "61 s"],
     ]
 
 
@@ -97,5 +97,4 @@ def test_the_ratio_to_bp_is_of_runs_in_like_places_alone(root: Path) -> None:
     if evaluated.exists():
         evaluated.write_text(path.read_text())
     write_comparison(root)
-    rows = costs.training_section(read(root)).blocks[0]
-    assert [dict(zip(rows.header, row, strict=True))["its ratio to BP"] for row in rows.rows] == ["–", "1.00"]
+    assert "its ratio to BP" not in costs.training_section(read(root)).blocks[0].header

@@ -19,3 +19,11 @@ def test_a_standard_error_is_that_of_many_draws() -> None:
 def test_a_network_has_collapsed_up_to_a_standard_error_above_the_largest_class(accuracy: float, lost: bool) -> None:
     labels = torch.arange(100) % 2
     assert chance.collapsed(accuracy, labels) is lost
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "lost"),
+    [([0.5, 0.5], False), ([0.5] * 3, True), ([0.9, 0.5, 0.4, 0.5], True), ([0.5, 0.5, 0.5, 0.9], False)],
+)
+def test_a_training_is_stuck_after_three_epochs_without_having_learnt(accuracies: list[float], lost: bool) -> None:
+    assert chance.stuck(accuracies, torch.arange(100) % 2) is lost

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from cfpn import checkpoint
 from cfpn.faces import Faces
+from cfpn.graph import Cuts
 from cfpn.heads import Head
 from cfpn.network import CFPN
 from cfpn.objectives import LocalLoss
@@ -194,6 +196,18 @@ def test_the_identity_of_a_run_changes_with_what_decides_it_and_with_nothing_els
         own(methods={"nbp": replace(LOCAL, schedule=replace(RATES, update_every=2))}),
     ]
     assert len({first, *others}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("units", "gradients", "count"),
+    [(["block1", "block2", "block3"], "stop", 4), ("balanced:2", "stop", 2), ("layer", "stop", 9),
+     ("network", "stop", 1), ("layer", "pass", 1)],
+)  # fmt: skip
+def test_no_more_workers_than_units_and_one_where_gradients_cross(
+    units: Cuts, gradients: Literal["stop", "pass"], count: int
+) -> None:
+    params = PARAMS.model_copy(update={"compute": Compute("cpu", workers=9)})
+    assert sessions.workers_of(params, Method(units, gradients=gradients)) == count
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
