@@ -59,7 +59,7 @@ test-fast: lint ## the same without tests that take long: Ray, whole workflows, 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
 
-faults: $(READY) ## every stage and a sweep under every fault, 20 minutes: docs/reliability.md
+faults: $(READY) ## every stage and a sweep under every fault, 25 minutes: docs/reliability.md
 	python -m bench.faults --out docs/study/faults.json
 	python -m pipeline.docs
 
@@ -78,12 +78,14 @@ demo: $(READY) ## the demo page as a folder in which the browser runs the networ
 REAL = dvc exp run -S profile=fer2013-cpu -S source=$(FER2013)
 LONGER = $(addprefix -S profiles/fer2013-cpu.yaml:,train.epochs=60 +train.augmentation.rotation=10 +train.augmentation.scale=0.1)
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
+	@git diff --quiet -- params.yaml profiles || { echo "params.yaml or profiles/ changed: commit or restore them"; exit 2; }
 	$(REAL) -S 'run.methods=[bp]' -S 'run.seeds=[3]'
 	python -m pipeline.weights bp runs/bp-3 results/evaluate/bp-3
 	$(REAL) $(LONGER) -S 'run.methods=[nbp,deep_supervision_three_layer_heads]' -S 'run.seeds=[0]'
 	python -m pipeline.weights nbp runs/nbp-0 results/evaluate/nbp-0
 	python -m pipeline.weights deep_supervision runs/deep_supervision_three_layer_heads-0 \
 	  results/evaluate/deep_supervision_three_layer_heads-0
+	git restore params.yaml profiles
 	python -m bench.card
 	python -m pipeline.docs
 
