@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,13 @@ class Page:
 def browser() -> Iterator[Page]:
     """A browser with one tab, ended with the block."""
     (down, to), (back, up) = os.pipe(), os.pipe()
-    with tempfile.TemporaryDirectory() as profile, open(os.devnull, "wb") as nothing:  # noqa: PTH123
+    # Children of the browser may write into the profile a little longer than it lives.
+    folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+    with folder as profile, open(os.devnull, "wb") as nothing:  # noqa: PTH123
         command = f'exec "$0" "$@" 3<&{down} 4>&{up}'
         process = subprocess.Popen(
             ["bash", "-c", command, found(), *OPTIONS, f"--user-data-dir={profile}"],
-            pass_fds=(down, up), stdout=nothing, stderr=nothing,
+            pass_fds=(down, up), stdout=nothing, stderr=nothing, start_new_session=True,
         )  # fmt: skip
         os.close(down)
         os.close(up)
@@ -92,3 +95,5 @@ def browser() -> Iterator[Page]:
         finally:
             process.terminate()
             process.wait(20)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
