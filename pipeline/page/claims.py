@@ -130,7 +130,8 @@ def control(outcomes: Sequence[Outcome], name: str, how: str) -> Claim:
         return Claim(CONTROL, DASH, DASH, f"{FULL}; {how}", "too few seeds to say", STUDY)
     low, high = (100 * bound for bound in interval(pairs))
     verdict = "costs accuracy" if high < 0 else "costs nothing that can be seen"
-    ours = f"NBP less deep supervision {100 * sum(pairs) / len(pairs):+.1f} points, {low:+.1f} to {high:+.1f} at 95 %"
+    mean = round(100 * sum(pairs) / len(pairs), 1) + 0.0  # no minus before a zero
+    ours = f"NBP less deep supervision {mean:+.1f} points, {low:+.1f} to {high:+.1f} at 95 %"
     setting = f"{FULL}, {len(pairs)} seeds; {how}"
     return Claim(CONTROL, DASH, ours, setting, verdict, STUDY)
 
