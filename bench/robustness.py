@@ -88,9 +88,9 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    kinds, found = list(damaged(faces)), {}
-    check_alike(table, trained(runs))
-    for (method, seed), weights in trained(runs).items():
+    kinds, found, known = list(damaged(faces)), {}, trained(runs)
+    check_alike(table, known)
+    for (method, seed), weights in known.items():
         print(weights.parent, flush=True)
         rows = measured(evaluate.load_network(weights), kinds)
         found[method, seed] = labelled(weights, rows)
@@ -116,11 +116,12 @@ def shared(about: About) -> str:
 def check_alike(table: Path, weights: Mapping[tuple[str, int], Path]) -> None:
     """Raise InputError where runs were trained from other data or parameters than others or than those of the table.
 
-    Of older rows that is not known.
+    Rows that the runs replace do not count, and of older rows it is not known.
     """
     known = {shared(records.read_about(path.parent / records.ABOUT)): str(path.parent) for path in weights.values()}
     if table.exists() and CONDITIONS in (rows := pd.read_csv(table, dtype={CONDITIONS: object})):
-        known |= dict.fromkeys(rows[CONDITIONS].dropna(), str(table))
+        stay = [key not in weights for key in zip(rows["method"], rows["seed"], strict=True)]
+        known |= dict.fromkeys(rows.loc[stay, CONDITIONS].dropna(), str(table))
     if len(known) > 1:
         first, second, *_ = known.values()
         raise InputError(f"{first} and {second}: data or parameters differ; they cannot stand in one table")

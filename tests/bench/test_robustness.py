@@ -107,6 +107,15 @@ def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None
             robustness.gathered(tmp_path / table, tmp_path / runs, faces())
 
 
+def test_a_run_trained_anew_with_other_parameters_replaces_its_own_rows(tmp_path: Path) -> None:
+    write(tmp_path, "bp", 0)
+    robustness.gathered(tmp_path / "table.csv", tmp_path, faces()).to_csv(tmp_path / "table.csv", index=False)
+    about = tmp_path / "bp of 0/run.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": {"epochs": 8}}}))
+    table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
+    assert (len(table), table["conditions"].nunique()) == (9, 1)
+
+
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "bp", 0)
     (tmp_path / "bp of 0").rename(tmp_path / "other")
