@@ -7,8 +7,8 @@ docs/study/NAME.svg, README's figure, those of leaving early, of workers, and of
 Names of tables:
 - STUDY: the comparison of docs/study/STUDY.csv with BP, e.g. `main`.
 - STUDY-seeds: each of its runs.
-- robustness, attacks, wrong-labels: the methods on damaged faces, on attacked ones, and after wrong labels, from the
-  CSV files of these names.
+- robustness, attacks, attacks48, wrong-labels: the methods on damaged faces, on attacked ones, and after wrong labels,
+  from the CSV files of these names. attacks48-differences, wrong-labels-differences: what HSIC adds there.
 - step, step48, step224, depth, roofline: a step's time, memory and limits, from the files that bench.step, bench.depth
   and bench.roofline write with --out.
 - parallel: every way to use two cores, from docs/study/parallel.json, which `python -m bench.parallel --out` writes.

@@ -1,7 +1,6 @@
 """Train one network by one method from one seed; a killed training continues from its last complete epoch."""
 
 import argparse
-import csv
 import os
 import sys
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -16,8 +15,8 @@ from cfpn.faces import load as load_split
 from pipeline import params as parameters
 from pipeline import process
 from pipeline.params import Params
-from pipeline.process import InputError, atomic, command_line, only_one, probe, run, workspace, write_json
-from pipeline.runs import chance
+from pipeline.process import InputError, command_line, only_one, probe, run, workspace
+from pipeline.runs import chance, records
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
 from pipeline.runs.session import Session
@@ -176,26 +175,12 @@ def write(
 ) -> None:
     """Write the weights of the best epoch, the history, run.json, metrics without times, and the times."""
     sessions.write(session.best, sessions.about_weights(session, params, faces), args.out / "model.safetensors")
-    with atomic(args.out / "history.csv") as path, path.open("w", newline="") as file:
-        names = list(dict.fromkeys(name for row in session.history for name in row))
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(session.history)
-    best = session.history[session.best_epoch - 1]
-    found = {
-        "best_epoch": session.best_epoch,
-        "epochs": len(session.history),
-        "steps": session.history[-1]["step"],
-        "parameters": session.state.network.count(),
-        "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
-        "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
-        "majority_accuracy": chance.majority(validation.labels),
-        "collapsed": collapsed(session, validation),
-    }
-    write_json(args.out / "metrics.json", found)
-    write_json(args.out / "run.json", about)
-    timing = {"seconds_per_epoch": session.seconds, "threads": about["threads"], "device": about["device"]}
-    write_json(args.out / "timing.json", timing | by_worker(session))
+    network = session.state.network
+    found = records.training_metrics(
+        session.history, session.best_epoch, network.count(), collapsed(session, validation)
+    )
+    found["majority_accuracy"] = chance.majority(validation.labels)
+    records.write(args.out, about, session.history, found, session.seconds, **by_worker(session))
 
 
 def by_worker(session: Session) -> dict[str, Any]:

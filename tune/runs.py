@@ -4,11 +4,9 @@ RUN/{run.json, history.csv, metrics.json, timing.json} stand below runs/, and of
 RUN/{run.json, metrics.json, predictions.parquet} below evaluate/. Weights are not kept.
 """
 
-import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -44,31 +42,10 @@ def write(folder: Path, outcomes: list[Outcome], test: Faces | None, copied: np.
 
 def run(folder: Path, one: Outcome) -> None:
     """What the train stage leaves but for the weights."""
-    history, about = one.summary.history, one.about or {}
-    with atomic(folder / "history.csv") as path, path.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
-        table.writeheader()
-        table.writerows(history)
-    write_json(folder / "metrics.json", metrics(one))
-    seconds = [place["seconds"] for place in one.summary.places]
-    timing = {"seconds_per_epoch": seconds, "threads": about["threads"], "device": about["device"]}
-    write_json(folder / "timing.json", timing)
-    write_json(folder / "run.json", about)
-
-
-def metrics(one: Outcome) -> dict[str, Any]:
-    """metrics.json of the train stage."""
-    history, best = one.summary.history, one.summary.history[one.summary.best_epoch - 1]
-    assert one.score is not None
-    return {
-        "best_epoch": one.summary.best_epoch,
-        "epochs": len(history),
-        "steps": history[-1]["step"],
-        "parameters": one.score.parameters,
-        "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
-        "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
-        "collapsed": one.score.collapsed,
-    }
+    assert one.score is not None and one.about is not None
+    summary, score = one.summary, one.score
+    metrics = records.training_metrics(summary.history, summary.best_epoch, score.parameters, score.collapsed)
+    records.write(folder, one.about, summary.history, metrics, [place["seconds"] for place in summary.places])
 
 
 def evaluation(folder: Path, one: Outcome, test: Faces, copied: Tensor) -> None:

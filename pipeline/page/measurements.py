@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline.metrics import DASH
+from pipeline.page.comparison import p_value
 from pipeline.page.html import mean_and_deviation
 from pipeline.page.tables import Table
 from pipeline.runs import records
+from pipeline.runs.significance import holm, interval, over_seeds
 
 
 def robustness(found: pd.DataFrame) -> Table:
@@ -44,6 +47,28 @@ def wrong_labels(found: pd.DataFrame) -> Table:
         for (share, method), own in groups
     ]
     return ["wrong labels, %", "method", "seeds", "Test accuracy, %", "learnt by heart, %", "seen through, %"], rows
+
+
+def differences(found: pd.DataFrame, setting: Sequence[str], reference: str, methods: Sequence[str]) -> Table:
+    """Accuracy of methods less that of the reference with the same seed, in points: mean, 95 % interval over seeds, p.
+
+    setting: columns that say under what a row was measured, e.g. attack and eps. p is of a paired t-test over seeds,
+    after Holm's correction for the number of methods.
+    """
+    rows = []
+    for where, own in found.groupby(list(setting), sort=False):
+        accuracies = 100 * own.pivot(index="seed", columns="method", values="accuracy")
+        pairs = {method: list((accuracies[method] - accuracies[reference]).dropna()) for method in methods}
+        corrected = holm({method: over_seeds(pair) for method, pair in pairs.items()})
+        settings = [value if isinstance(value, str) else f"{value:g}" for value in where]
+        rows += [[*settings, method, *difference(pairs[method], corrected[method])] for method in methods]
+    return [*setting, "method", "seeds", f"less {reference}, points", "95 %", "p (Holm)"], rows
+
+
+def difference(pair: Sequence[float], p_holm: float | None) -> list[str]:
+    """Number of seeds, mean difference, its interval and p; dashes where there is no spread."""
+    bounds = DASH if over_seeds(pair) is None else " to ".join(f"{bound:+.1f}" for bound in interval(pair))
+    return [str(len(pair)), f"{np.mean(pair):+.1f}", bounds, p_value({"p_holm": p_holm})]
 
 
 def steps(bench: Mapping[str, Any]) -> Table:
@@ -84,7 +109,14 @@ def roofline(parts: pd.DataFrame) -> Table:
 TABLES: dict[str, Callable[[Path], Table]] = {
     "robustness": lambda folder: robustness(pd.read_csv(folder / "robustness.csv")),
     "attacks": lambda folder: attacks(pd.read_csv(folder / "attacks.csv")),
+    "attacks48": lambda folder: attacks(pd.read_csv(folder / "attacks48.csv")),
+    "attacks48-differences": lambda folder: differences(
+        pd.read_csv(folder / "attacks48.csv"), ["attack", "eps"], "local_ce", ["nbp", "nbp_more_hsic"]
+    ),
     "wrong-labels": lambda folder: wrong_labels(pd.read_csv(folder / "wrong-labels.csv")),
+    "wrong-labels-differences": lambda folder: differences(
+        pd.read_csv(folder / "wrong-labels.csv"), ["wrong_labels"], "local_ce_two_layer_heads", ["nbp_two_layer_heads"]
+    ),
     "step": lambda folder: steps(records.read_json(folder / "step.json")),
     "step48": lambda folder: steps(records.read_json(folder / "step48.json")),
     "step224": lambda folder: steps(records.read_json(folder / "step224.json")),

@@ -1,9 +1,10 @@
 """Runs as their folders describe them: run.json says what a run is, nothing is read out of a folder's name."""
 
+import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.process import InputError
+from pipeline.process import InputError, atomic, write_json
 
 ABOUT = "run.json"
 LOOKS = "looks"  # of an evaluation at each face: two where it takes the mirror image as well
@@ -113,6 +114,44 @@ def _check_unique(found: Iterable[tuple[Path, About]]) -> None:
             raise InputError(
                 f"{other} and {folder}: both are {about.method} with seed {about.seed}; expected one run of each"
             )
+
+
+def write(
+    folder: Path,
+    about: dict[str, Any],
+    history: Sequence[Mapping[str, float]],
+    metrics: dict[str, Any],
+    seconds: Sequence[float],
+    **more_timing: object,
+) -> None:
+    """What a training leaves beside its weights: history.csv, run.json, timing.json, and last metrics.json.
+
+    history: a row per epoch. seconds: of each epoch. metrics.json holds no times, so that DVC sees equal runs as equal.
+    """
+    with atomic(folder / "history.csv") as path, path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(name for row in history for name in row)))
+        table.writeheader()
+        table.writerows(history)
+    write_json(folder / ABOUT, about)
+    timing = {"seconds_per_epoch": list(seconds), "threads": about["threads"], "device": about["device"]}
+    write_json(folder / "timing.json", timing | more_timing)
+    write_json(folder / "metrics.json", metrics)
+
+
+def training_metrics(
+    history: Sequence[Mapping[str, float]], best_epoch: int, parameters: int, collapsed: bool
+) -> dict[str, Any]:
+    """metrics.json of a training: accuracies and losses of its best epoch, counted from 1."""
+    best = history[best_epoch - 1]
+    return {
+        "best_epoch": best_epoch,
+        "epochs": len(history),
+        "steps": history[-1]["step"],
+        "parameters": parameters,
+        "train": {"loss": best["train/loss"], "accuracy": best["train/accuracy"]},
+        "val": {"loss": best["val/loss"], "accuracy": best["val/accuracy"]},
+        "collapsed": collapsed,
+    }
 
 
 def read_about(path: Path) -> About:
