@@ -81,10 +81,10 @@ weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
 	@git diff --quiet -- params.yaml profiles || { echo "params.yaml or profiles/ changed: commit or restore them"; exit 2; }
 	$(REAL) -S 'run.methods=[bp]' -S 'run.seeds=[3]'
 	python -m pipeline.weights bp runs/bp-3 results/evaluate/bp-3
-	$(REAL) $(LONGER) -S 'run.methods=[nbp,deep_supervision_three_layer_heads]' -S 'run.seeds=[0]'
+	$(REAL) $(LONGER) -S 'run.methods=[nbp,deep_supervision]' -S 'run.seeds=[0]'
 	python -m pipeline.weights nbp runs/nbp-0 results/evaluate/nbp-0
-	python -m pipeline.weights deep_supervision runs/deep_supervision_three_layer_heads-0 \
-	  results/evaluate/deep_supervision_three_layer_heads-0
+	python -m pipeline.weights deep_supervision runs/deep_supervision-0 \
+	  results/evaluate/deep_supervision-0
 	git restore params.yaml profiles
 	python -m bench.card
 	python -m pipeline.docs

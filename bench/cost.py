@@ -14,7 +14,7 @@ from bench import step
 from cfpn import anytime
 from cfpn.allocator import keep_freed_memory
 from cfpn.training import State
-from pipeline.process import InputError, atomic, command_line, run
+from pipeline.process import InputError, atomic, command_line, run, thread_count
 from tune import spaces
 from tune.names import MODELS
 from tune.spaces import Device, Sweep, Training
@@ -30,7 +30,7 @@ def main() -> None:
     add = parser.add_argument
     add("name", nargs="?", default="models", help="a sweep over networks in params.yaml (default: %(default)s)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="dotted parameter, as for the sweep")
-    add("--threads", type=int, help="of a step (default: compute.threads of params.yaml)")
+    add("--threads", type=thread_count, help="of a step (default: compute.threads of params.yaml)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
     add("--batch", type=int, help="faces in a step (default: train.batch)")
     add("--rounds", type=int, default=12, help="measured steps of each network (default: %(default)s)")

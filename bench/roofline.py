@@ -22,7 +22,7 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE, Node, prefix
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.network import CFPN, build
-from pipeline.process import InputError, atomic, command_line, run
+from pipeline.process import InputError, atomic, command_line, run, thread_count
 
 EXAMPLE = """example:
   python -m bench.roofline --input-size 48 --width 96 --batch 128 --out roofline.csv --figure roofline.svg
@@ -66,12 +66,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="faces in a step (default: 4)")
     parser.add_argument("--rounds", type=int, default=10, help="measured passes, of which the fastest counts")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=thread_count, default=1)
     parser.add_argument("--out", type=Path, help="CSV to write")
     parser.add_argument("--figure", type=Path, help="SVG to write")
     args = parser.parse_args()
-    if min(args.rounds, args.threads) < 1 or args.batch < 4:
-        raise InputError("expected --rounds and --threads of 1 or more and --batch of 4 or more")
+    if args.rounds < 1 or args.batch < 4:
+        raise InputError("expected --rounds of 1 or more and --batch of 4 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has none")
     torch.set_num_threads(args.threads)

@@ -51,8 +51,8 @@ MARK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 LABELS = {
     "bp": "BP: back-propagation",
     "nbp": "NBP: four units that vote",
-    "deep_supervision_three_layer_heads": "Deep supervision: NBP's losses and heads, gradients pass",
-    "deep_supervision": "Deep supervision with smaller heads",
+    "deep_supervision": "Deep supervision: NBP's losses and heads, gradients pass",
+    "deep_supervision_two_layer_heads": "Deep supervision with smaller heads",
 }  # rows of README's table
 
 

@@ -30,7 +30,7 @@ from cfpn.network import Network
 from cfpn.schema import EXPRESSIONS, reader
 from pipeline import networks
 from pipeline.metrics import METRICS
-from pipeline.process import InputError, atomic, command_line, only_one, run
+from pipeline.process import InputError, atomic, command_line, only_one, run, thread_count
 from pipeline.runs.chance import collapsed, majority, standard_error
 from pipeline.runs.records import ABOUT, LOOKS
 
@@ -216,11 +216,9 @@ def main() -> None:
     parser.add_argument(
         "--mirror", action="store_true", help="let a look at each face and one at its mirror image vote"
     )
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    parser.add_argument("--threads", type=thread_count, default=1, help="of the CPU (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
     arguments = parser.parse_args()
-    if arguments.threads < 1:
-        parser.error(f"--threads: expected 1 or more, found {arguments.threads}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: cuda is not available here; take auto or cpu")
     torch.set_num_threads(arguments.threads)

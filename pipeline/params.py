@@ -15,7 +15,7 @@ from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
 from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
 from pipeline.networks import Baseline
-from pipeline.process import InputError
+from pipeline.process import MOST_THREADS, InputError
 
 Raw = dict[str, Any]
 RULES = ("constant", "conflicting", "copies", "duplicates")  # keys of `pipeline.data.audit.RULES`
@@ -30,6 +30,7 @@ def known_rules(text: str) -> str:
 
 Rules = Annotated[str, AfterValidator(known_rules)]
 Count = Annotated[int, Field(ge=1)]
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -52,7 +53,7 @@ class Compute:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Count = 1
+    threads: Threads = 1
     workers: Count = 1
     address: str | None = None
     transport: Transport = "object_store"

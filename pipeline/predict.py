@@ -21,7 +21,7 @@ from pipeline.pictures import detect
 from pipeline.pictures.answers import Model, answers, load_model
 from pipeline.pictures.sources import Item, Reader
 from pipeline.pictures.writers import Lines, Objects, Pictures, Rows, Writer
-from pipeline.process import InputError, command_line, run
+from pipeline.process import InputError, command_line, run, thread_count
 
 EXAMPLE = """examples:
   python -m pipeline.predict photo.jpg                       every face with its three most likely expressions
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     form.add_argument("--csv", action="store_true", help="a table")
     add("--out", type=Path, metavar="DIR", help="write annotated pictures there")
     add("--explain", action="store_true", help="what the network looked at: in the pictures of --out, in --json")
-    add("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    add("--threads", type=thread_count, default=1, help="of the CPU (default: %(default)s)")
     return result
 
 
@@ -101,8 +101,8 @@ def writers(args: argparse.Namespace, model: Model) -> list[Writer]:
 def main() -> None:
     """Command line of the stage."""
     args = parser().parse_args()
-    if args.top < 1 or args.threads < 1:
-        raise InputError("--top, --threads: expected 1 or more")
+    if args.top < 1:
+        raise InputError("--top: expected 1 or more")
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end the program

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+MOST_THREADS = 512  # OpenMP starts whatever number it is told, and takes the machine's last process with it
 TEMPORARY, LOCK = ".part", ".lock"  # end of a temporary folder's name, and a file in it that its process has locked
 OUTPUTS = ("data", "runs", "results", "report", "sweeps", ".checkpoints")  # where the stages of dvc.yaml write
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}  # to write
@@ -32,6 +33,13 @@ def command_line(name: str, about: str | None, example: str) -> argparse.Argumen
     return argparse.ArgumentParser(
         prog=name, description=about, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+
+
+def thread_count(text: str) -> int:
+    """A number of threads of the CPU, as argparse reads it from the command line."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_THREADS):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MOST_THREADS}, found {text!r}")
+    return int(text)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -89,11 +89,11 @@ class Outline:
     measured: tuple[str, ...] = ()
 
 
-MEASURED = ("bp", "deep_supervision_three_layer_heads", "nbp", "bp_recompute", "layers")
+MEASURED = ("bp", "deep_supervision", "nbp", "bp_recompute", "layers")
 OUTLINES = {
     "strong": Outline(
         "fer2013-cpu",
-        ("bp", "nbp", "deep_supervision_three_layer_heads"),
+        ("bp", "nbp", "deep_supervision"),
         (0, 1),
         {"model.input_size": 96, "model.width": 128, "train.precision": "bfloat16", "train.epochs": 60,
          "train.augmentation.rotation": 10, "train.augmentation.scale": 0.1},
@@ -103,7 +103,7 @@ OUTLINES = {
     "paper": Outline("paper", ("paper_eq4", "bp"), (0,), {}),
     "tiny": Outline(
         "sample",
-        ("nbp", "bp", "deep_supervision_three_layer_heads"),
+        ("nbp", "bp", "deep_supervision"),
         (0,),
         {"model.width": 16, "model.input_size": 32, "train.epochs": 3, "train.batch": 16},
         (32,),

@@ -20,7 +20,7 @@ from pipeline.page.figures import FAINT, INK, STYLE, WRONG, colour
 from pipeline.runs.study import Outcome
 
 METHOD, PROFILE = "nbp", "fer2013-cpu"  # whose network is drawn
-SHOWN = {"deep_supervision_three_layer_heads": "deep supervision", "nbp": "NBP", "bp": "BP"}  # whose curves are
+SHOWN = {"deep_supervision": "deep supervision", "nbp": "NBP", "bp": "BP"}  # whose curves are
 WIDE, HIGH, GAP = 2.0, 0.95, 0.55  # of a unit's box
 HEAD, VOTE = -1.05, -1.85  # heights of the heads and of the vote
 

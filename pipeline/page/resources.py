@@ -19,8 +19,8 @@ from pipeline.runs.study import Outcome
 WAYS = {
     "bp": ("bp", "one core", ":"),
     "bp_ddp": ("bp", "two cores, data-parallel", "-"),
-    "deep_supervision": ("deep_supervision", "smaller heads, one core", ":"),
-    "deep_supervision_ddp": ("deep_supervision", "smaller heads, two cores, data-parallel", "-"),
+    "deep_supervision": ("deep_supervision", "one core", ":"),
+    "deep_supervision_ddp": ("deep_supervision", "two cores, data-parallel", "-"),
     "nbp": ("nbp", "one core", ":"),
     "nbp 2 workers": ("nbp", "two cores, units in parallel", "-"),
 }  # rows of parallel.json: method, what its label adds, dashes

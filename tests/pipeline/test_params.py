@@ -58,6 +58,7 @@ NEW_NAMES = {
     "sample/nbp": "sample/nbp_early",
     "fer2013-cpu/nbp": "fer2013-cpu/nbp_early",
     "fer2013-cpu/local_ce": "fer2013-cpu/local_ce_early",
+    "fer2013-cpu/deep_supervision": "fer2013-cpu/deep_supervision_two_layer_heads",
 }  # of methods of commit 6abfb10 that are called otherwise today
 
 
@@ -113,7 +114,7 @@ def test_nbp_means_one_thing_in_every_profile(profile: str) -> None:
     assert method.schedule.first_unit_stops_at == schedule.first_unit_stops_at == 1.0
 
 
-@pytest.mark.parametrize("name", ["nbp", "local_ce"])
+@pytest.mark.parametrize("name", ["nbp", "local_ce", "deep_supervision"])
 def test_heads_of_two_layers_are_all_that_the_method_of_that_name_changes(name: str) -> None:
     methods = load(PROJECT).methods
     three, two = methods[name].local_loss, methods[f"{name}_two_layer_heads"].local_loss
@@ -121,11 +122,10 @@ def test_heads_of_two_layers_are_all_that_the_method_of_that_name_changes(name: 
     assert replace(methods[f"{name}_two_layer_heads"], local_loss=replace(two, head=three.head)) == methods[name]
 
 
-@pytest.mark.parametrize("heads", ["", "_three_layer_heads"])
+@pytest.mark.parametrize("heads", ["", "_two_layer_heads"])
 def test_deep_supervision_has_the_losses_and_heads_of_nbp_and_lets_gradients_pass(heads: str) -> None:
     methods = load(PROJECT).methods
-    own = methods["nbp" if heads else "nbp_two_layer_heads"]
-    assert methods[f"deep_supervision{heads}"] == replace(own, gradients="pass")
+    assert methods[f"deep_supervision{heads}"] == replace(methods[f"nbp{heads}"], gradients="pass")
 
 
 @pytest.mark.parametrize("name", ["nbp", "local_ce"])
@@ -255,6 +255,7 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path: Path, file:
         ("methods.nbp.schedule.update_every", 0, "methods.nbp.schedule.update_every: expected 1 or more, found 0"),
         ("methods.nbp.vote", "maybe", "methods.nbp.vote: expected true or false, found 'maybe'"),
         ("compute.threads", 0, "compute.threads: expected 1 or more, found 0"),
+        ("compute.threads", 100_000, "compute.threads: expected 512 or less, found 100000"),
         ("compute.device", "tpu", "compute.device: expected auto, cpu or cuda, found 'tpu'"),
         ("run.seeds", [-1], "run.seeds.0: expected 0 or more, found -1"),
         ("run.seeds", [], "run.seeds: expected at least 1 value, found []"),

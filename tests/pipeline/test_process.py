@@ -1,3 +1,4 @@
+import argparse
 import errno
 import getpass
 import os
@@ -50,6 +51,13 @@ def test_bad_input_and_refusals_of_the_system_are_one_line_and_exit_code_2(
         run(lambda: fail_with(error))
     assert caught.value.code == 2
     assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "100000", "²", ""])
+def test_a_number_of_threads_that_a_machine_cannot_start_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=f"from 1 to 512, found '{text}'"):
+        process.thread_count(text)
+    assert process.thread_count("512") == 512
 
 
 def test_an_interrupt_is_exit_code_130_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def test_all_networks_are_compared_at_one_batch_one_number_of_epochs_and_one_ima
         base = spaces.resolve(sweep, sweep.fixed)
         assert (what.params.train.batch, what.params.train.epochs) == (base.train.batch, base.train.epochs)
         assert what.params.model.input_size == 64  # the multiple of 32 above the profile's 48
-        own = {"NBP": "nbp", "DS": "deep_supervision_three_layer_heads"}
+        own = {"NBP": "nbp", "DS": "deep_supervision"}
         assert what.method == own.get(re.split("[ -]", config["models"])[-1], "bp")
 
 
