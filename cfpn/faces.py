@@ -38,6 +38,11 @@ class Faces:
         """Height and width in pixels."""
         return self.pixels.shape[-1]
 
+    @property
+    def channels(self) -> int:
+        """1 of grey faces, 3 of colour."""
+        return self.pixels.shape[1]
+
     def to(self, device: torch.device) -> "Faces":
         """The same faces on another device."""
         return replace(self, pixels=self.pixels.to(device), labels=self.labels.to(device), rows=self.rows.to(device))

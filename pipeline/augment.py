@@ -6,7 +6,7 @@ original, flip, clockwise, counterclockwise, half, double, noise. `transform` na
 What the paper leaves open:
 - Rotations (by 45 degrees, as a person sees the picture) and scales keep the centre and the frame: half scale
   leaves a border around the face, double scale shows its middle. Values between pixels are bilinear; at half scale
-  that is the mean of 2x2 pixels.
+  that is the mean of 2x2 pixels, if the side is even.
 - What lies outside the source face is its nearest pixel (`--border border`), so that no edge appears that a face does
   not have; `zeros` is black and `reflection` mirrors.
 - The noise is Gaussian with a standard deviation of `--sigma` grey levels (of 255), rounded and clipped to 0..255. It

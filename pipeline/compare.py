@@ -265,7 +265,10 @@ def peaks(bench: Path | None) -> dict[str, float]:
     """MiB of a step by method, as bench.step wrote them; empty where there is no such file."""
     if bench is None or not bench.exists():
         return {}
-    return {row["method"]: row["peak_mib"] for row in records.read_json(bench).get("rows", [])}
+    try:
+        return {row["method"]: row["peak_mib"] for row in records.read_json(bench).get("rows", [])}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{bench}: a row without method and peak_mib; expected the file of bench.step") from error
 
 
 def outcomes_of(args: argparse.Namespace) -> list[Outcome]:

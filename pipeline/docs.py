@@ -103,10 +103,11 @@ def headline(outcomes: Sequence[Outcome], bench: Mapping[str, Any]) -> str:
             own = one["quantities"][PRIMARY.name]
             mean, deviation = (PRIMARY.text(own[key]) for key in ("mean", "sd"))
             spread = "" if deviation == DASH else f" ± {deviation}"
-            share = (one["steps"] or {}).get("share")
+            steps = one["steps"] or {"share": None, "reached": 0, "of": 0}
+            few = f" ({steps['reached']} of {steps['of']} seeds)" if steps["reached"] < steps["of"] else ""
             time, memory = (cost.get(name, {}).get(key) for key in ("step_ratio", "peak_ratio"))
             runs = f"{mean}{spread} ({len(one['seeds'])} seeds)"
-            rows.append([label, runs, ratio(share), f"{ratio(time)}; {ratio(memory)}"])
+            rows.append([label, runs, ratio(steps["share"]) + few, f"{ratio(time)}; {ratio(memory)}"])
     costs = ["steps to BP's final accuracy, all of BP's = 1", "time; memory of a step, BP's = 1"]
     faces = f"{comparison['test_faces']:,}" if comparison["test_faces"] else "the"
     table = markdown(["method", PRIMARY.header, *costs], rows)

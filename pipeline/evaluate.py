@@ -44,6 +44,8 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device, mi
     mirror: the network looks at each face and at its mirror image, and both looks vote.
     Raises InputError where weights or splits are missing, damaged or do not fit; then nothing is written.
     """
+    if out.resolve() == run_folder.resolve():
+        raise InputError(f"{out}: expected another folder than the run's, which has a metrics.json of its own")
     network = load_network(run_folder / "model.safetensors", device)
     faces = load_faces(splits / "test.parquet")
     check_classes(network, faces, run_folder)
@@ -61,6 +63,8 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device, mi
         write_confusion(confusion, faces, probabilities.argmax(1))
         if (run_folder / ABOUT).exists():  # so that an evaluation says by itself what was evaluated
             outputs.enter_context(atomic(out / ABOUT)).write_bytes((run_folder / ABOUT).read_bytes())
+        else:  # nor may it say what was evaluated before
+            (out / ABOUT).unlink(missing_ok=True)
     return report
 
 

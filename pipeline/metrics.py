@@ -77,7 +77,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, copies: Te
     """Mean distance of confidence and accuracy over BINS equal bins of confidence (Guo et al. 2017)."""
     from torchmetrics.functional.classification import multiclass_calibration_error
 
-    return multiclass_calibration_error(probabilities, labels, probabilities.shape[1], n_bins=BINS).item()
+    below_one = probabilities.clamp_max(1 - 2**-24)  # 1 itself would make a bin of its own
+    return multiclass_calibration_error(below_one, labels, probabilities.shape[1], n_bins=BINS).item()
 
 
 def negative_log_likelihood(probabilities: Tensor, labels: Tensor, copies: Tensor) -> float:

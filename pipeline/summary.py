@@ -94,10 +94,11 @@ def put_aside(folder: Path, wanted: Callable[[str], bool], to: Path) -> None:
     """Move the folders below `folder` that are not wanted to `to`, in place of what was put there before."""
     for own in sorted(folder.iterdir()) if folder.is_dir() else []:
         if own.is_dir() and not wanted(own.name):
+            before = " in place of an earlier one" if (to / own.name).exists() else ""
             shutil.rmtree(to / own.name, ignore_errors=True)
             to.mkdir(parents=True, exist_ok=True)
             shutil.move(own, to / own.name)
-            print(f"{own}: not asked for in params.yaml, moved to {to / own.name}", file=sys.stderr)
+            print(f"{own}: not asked for in params.yaml, moved to {to / own.name}{before}", file=sys.stderr)
 
 
 def main() -> None:
@@ -119,7 +120,9 @@ def main() -> None:
     missing = sorted(names - {path.parent.name for path in args.runs.glob("*/run.json")})
     if missing:
         raise InputError(f"{args.runs}: no run {', '.join(missing)}; `dvc repro` trains it")
-    summary(records.read(args.runs, args.evaluations, asked.methods, asked.seeds), args.out)
+    runs = records.read(args.runs, args.evaluations, asked.methods, asked.seeds)
+    records.check_one_look(runs)
+    summary(runs, args.out)
 
 
 if __name__ == "__main__":

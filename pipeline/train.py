@@ -65,16 +65,25 @@ def train(params: Params, args: argparse.Namespace) -> None:
     faces, validation = (load(path).to(device) for path in files)
     advice = f"name others by --splits, or set photographs: false in profiles/{params.profile}.yaml"
     parameters.refuse_drawn(params, faces.drawn, advice)
+    sessions.check_kinds(faces, validation)
     faces = sessions.learnt(params, faces, args.seed)
+    sessions.check_counts(params.train.batch, len(faces), len(validation))
     about = describe(params, args.method, args.seed, faces, files)
     session = sessions.begin(params, params.methods[args.method], args.seed, faces)
     checkpoint = kept(args, identity(about))
     resume(session, checkpoint)
     print(f"{args.out.name}: {len(faces)} faces, majority share of validation {chance.majority(validation.labels):.4f}")
     if about["workers"] < params.compute.workers:
-        print(f"{args.out.name}: one worker, because gradients cross the units of {args.method}")
+        print(f"{args.out.name}: {fewer_workers(args.method, about['workers'])}")
     epochs(session, params, args, about, files, faces, validation, checkpoint)
-    forget(checkpoint.parent)
+    forget(checkpoint)
+
+
+def fewer_workers(method: str, count: int) -> str:
+    """Why a training has fewer workers than it was asked to."""
+    if count == 1:
+        return f"one worker, because gradients cross the units of {method}"
+    return f"{count} workers, because {method} has {count} units"
 
 
 def kept(args: argparse.Namespace, identity: str) -> Path:
@@ -90,16 +99,15 @@ def resume(session: Session, checkpoint: Path) -> None:
         sessions.restore(session, checkpoint)
         print(f"continue after epoch {session.state.epoch}: {checkpoint}")
     elif any(checkpoint.parent.glob("*.safetensors")):
-        print(f"begin anew: the checkpoint in {checkpoint.parent} is of other parameters, data or code")
+        print(f"begin anew: the checkpoint in {checkpoint.parent} is of other parameters, data or code, and stays")
 
 
-def forget(folder: Path) -> None:
-    """Remove the checkpoints in a folder, and the folder; a copy of the workspace that trains the same may be there."""
-    for path in folder.glob("*.safetensors"):
-        path.unlink(missing_ok=True)
-    process.sweep([str(folder)])
+def forget(checkpoint: Path) -> None:
+    """Remove a checkpoint, and its folder if nothing else is there: a training with other parameters may go on yet."""
+    checkpoint.unlink(missing_ok=True)
+    process.sweep([str(checkpoint.parent)])
     with suppress(OSError):  # another process writes there, or has removed it
-        folder.rmdir()
+        checkpoint.parent.rmdir()
 
 
 def load(path: Path) -> Faces:

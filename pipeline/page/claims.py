@@ -1,5 +1,6 @@
 """The table of docs/claims.md: each claim of the paper beside what the tracked studies say of it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ SPLITS = {"PrivateTest": PRIMARY, "PublicTest": VALIDATION}
 STUDY, SHORT, STEP, STEP224 = "A", "B", "C", "D"  # commands below the table
 TIME, MEMORY = "A step of NBP takes less time than one of BP", "NBP takes less memory than BP"
 CONTROL = "(our control) Stopping the gradient between units"
+TOO_FEW = "too few seeds to say"
 HEADER = ("The paper says", "Its number", "Here", "Setting", "Verdict", "Command")
 
 Methods = Mapping[str, Any]
@@ -80,9 +82,12 @@ def accuracy(found: Methods) -> Claim:
 
 def steps(found: Methods) -> Claim:
     """Steps of NBP to the accuracy that BP ends with."""
-    share = (found["nbp"]["steps"] or {}).get("share")
+    own = found["nbp"]["steps"] or {"share": None, "reached": 0, "of": 0}
+    share = own["share"]
     if share is None or share >= 1:
         verdict = "does not hold"
+    elif own["reached"] < own["of"]:
+        verdict = f"only {own['reached']} of {own['of']} seeds reach it"
     else:
         verdict = "holds" if share <= QUARTER else "fewer steps, but not a quarter"
     ours = DASH if share is None else f"{share:.2f} of BP's steps"
@@ -101,11 +106,13 @@ def term(outcomes: Sequence[Outcome]) -> Claim:
     if len(less(outcomes, own, without)) < 2:
         own, without = "nbp_early", "local_ce_early"
     pairs = less(outcomes, own, without)
-    low, high = interval(pairs)
-    verdict = "holds" if low > 0 else "does not hold: it costs accuracy" if high < 0 else "no effect seen"
-    ours = f"{points(pairs)} with it"
-    setting = f"{FULL}, {len(pairs)} seeds: `{own}` less `{without}`; a tenth of the classifier's weight"
-    return Claim("The HSIC term is what makes NBP accurate", DASH, ours, setting, verdict, STUDY)
+    text, setting = "The HSIC term is what makes NBP accurate", f"{FULL}, {len(pairs)} seeds: `{own}` less `{without}`"
+    setting += "; a tenth of the classifier's weight"
+    bounds = interval(pairs)
+    if bounds is None:
+        return Claim(text, DASH, DASH, setting, TOO_FEW, STUDY)
+    verdict = "holds" if bounds[0] > 0 else "does not hold: it costs accuracy" if bounds[1] < 0 else "no effect seen"
+    return Claim(text, DASH, f"{points(pairs)} with it", setting, verdict, STUDY)
 
 
 def less(outcomes: Sequence[Outcome], method: str, other: str, what: Quantity = PRIMARY) -> list[float]:
@@ -116,10 +123,10 @@ def less(outcomes: Sequence[Outcome], method: str, other: str, what: Quantity = 
 
 
 def points(differences: Sequence[float]) -> str:
-    """Mean and 95 % interval of differences of accuracies over two or more seeds, in points."""
-    low, high = (100 * bound for bound in interval(differences))
+    """Mean and 95 % interval of differences of accuracies over seeds, in points."""
     mean = round(100 * sum(differences) / len(differences), 1) + 0.0  # no minus before a zero
-    return f"{mean:+.1f} points ({low:+.1f} to {high:+.1f} at 95 %)"
+    low, high = interval(differences) or (-math.inf, math.inf)
+    return f"{mean:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f} at 95 %)"
 
 
 def far(text: str, method: str, found: Methods, setting: str) -> Claim:
@@ -132,13 +139,13 @@ def far(text: str, method: str, found: Methods, setting: str) -> Claim:
 def control(outcomes: Sequence[Outcome]) -> Claim:
     """Deep supervision, whose gradients pass, against NBP of the same seeds: what the missing gradients cost."""
     found = {split: less(outcomes, "nbp", "deep_supervision", what) for split, what in SPLITS.items()}
-    count = len(found["PrivateTest"])
-    if count < 2:
-        return Claim(CONTROL, DASH, DASH, FULL, "too few seeds to say", STUDY)
+    bounds = {split: interval(pairs) for split, pairs in found.items()}
+    setting = f"{FULL}, {len(found['PrivateTest'])} seeds; deep supervision has the same heads, and BP's rate"
+    if None in bounds.values():
+        return Claim(CONTROL, DASH, DASH, setting, TOO_FEW, STUDY)
     ours = "; ".join(f"{split} {points(pairs)}" for split, pairs in found.items())
-    words = {split: "costs accuracy" if interval(pairs)[1] < 0 else "no cost seen" for split, pairs in found.items()}
+    words = {split: "costs accuracy" if own and own[1] < 0 else "no cost seen" for split, own in bounds.items()}
     verdict = "; ".join(f"{word} on {split}" for split, word in words.items())
-    setting = f"{FULL}, {count} seeds; deep supervision has the same heads, and BP's rate"
     return Claim(CONTROL, DASH, f"NBP less deep supervision: {ours}", setting, verdict, STUDY)
 
 

@@ -44,7 +44,7 @@ def training_notes(columns: Sequence[str]) -> Iterator[str]:
     if COLUMNS[4] in columns:
         yield "The ratio is of the time of an epoch, where both ran on like devices, threads and workers."
     yield (
-        "Times are of whole trainings with their validation, on the machine named above. "
+        "Times are of all training steps, without validation and diagnostics, on the machine named above. "
         "Other work on it lengthens them."
     )
 

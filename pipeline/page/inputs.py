@@ -123,10 +123,18 @@ def read_inputs(paths: Paths, date: str) -> Inputs:
         runs=read_runs(paths.runs, paths.evaluations, settings),
         transforms=read_transforms(paths.augmented) if paths.augmented.exists() else {},
         bench=optional_json(paths.bench),
-        comparison=optional_json(paths.comparison),
+        comparison=read_comparison(paths.comparison),
         sweeps=sweeps.read(paths.sweeps, paths.splits, paths.augmented) if paths.sweeps else [],
         date=date,
     )
+
+
+def read_comparison(path: Path) -> dict[str, Any] | None:
+    """compare.json, None where there is none; raises InputError for another file."""
+    found = optional_json(path)
+    if found and not {"reference", "quantities", "methods", "notes"} <= found.keys():
+        raise InputError(f"{path}: expected the compare.json of the compare stage")
+    return found
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -134,6 +142,8 @@ def read_settings(path: Path) -> dict[str, Any]:
     content = parameters.read(path)
     if "profile" not in content:
         raise InputError(f"{path}: expected the key 'profile'")
+    if not isinstance(content.get("run", {}), dict):
+        raise InputError(f"{path}: run: expected methods and seeds, found {content['run']!r}")
     return {"source": "?", "run": {}} | {name: content[name] for name in SHOWN if name in content}
 
 
@@ -166,6 +176,7 @@ def read_runs(folder: Path, evaluations: Path, settings: Mapping[str, Any]) -> l
                 f"{one.folder}: of profile {one.about.profile}; params.yaml has {settings['profile']}, train again"
             )
     records.check_alike(runs)
+    records.check_one_look(runs)
     return runs
 
 

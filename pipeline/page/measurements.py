@@ -67,8 +67,9 @@ def differences(found: pd.DataFrame, setting: Sequence[str], reference: str, met
 
 def difference(pair: Sequence[float], p_holm: float | None) -> list[str]:
     """Number of seeds, mean difference, its interval and p; dashes where there is no spread."""
-    bounds = DASH if over_seeds(pair) is None else " to ".join(f"{bound:+.1f}" for bound in interval(pair))
-    return [str(len(pair)), f"{np.mean(pair):+.1f}", bounds, p_value({"p_holm": p_holm})]
+    bounds = interval(pair)
+    reach = DASH if bounds is None else f"{bounds[0]:+.1f} to {bounds[1]:+.1f}"
+    return [str(len(pair)), f"{np.mean(pair):+.1f}", reach, p_value({"p_holm": p_holm})]
 
 
 def steps(bench: Mapping[str, Any]) -> Table:

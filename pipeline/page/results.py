@@ -162,6 +162,8 @@ def curves_section(inputs: Inputs) -> Section:
         "Accuracy and loss over epochs (paper Fig 8). Solid: validation (PublicTest), dashed: training faces while "
         "they are learnt from." + (seeds if len(inputs.runs) > len(inputs.methods) else "")
     )
+    if any(method_of(one).get("vote") for one in inputs.runs):
+        caption += " Where units vote, solid lines are of the vote, dashed ones of the network's own classifier."
     return Section("Training", [figures.picture("learning-curves.svg", figure, caption, ends(inputs))])
 
 
@@ -247,6 +249,8 @@ def confusion_matrix(predictions: pd.DataFrame, size: int) -> NDArray[np.int64]:
 
 def most_confused(one: Run, matrix: NDArray[np.int64], classes: Sequence[str]) -> str:
     """The largest share of a row beside the diagonal, in words."""
+    if matrix.sum() == matrix.trace():
+        return f"Confusion matrix of {name_of(one)}: every face is named by its label."
     wrong = matrix / np.maximum(1, matrix.sum(1, keepdims=True)) * (1 - np.eye(len(matrix)))
     actual, guess = np.unravel_index(wrong.argmax(), wrong.shape)
     share = f"{classes[actual]} is named {classes[guess]} in {wrong[actual, guess]:.0%} of its faces"

@@ -238,6 +238,13 @@ def check_alike(runs: Sequence[Run]) -> None:
         _check_same(first[one.method], one, method_conditions)
 
 
+def check_one_look(runs: Sequence[Run]) -> None:
+    """Raise InputError where an evaluation also looked at mirror images: beside others it would be no fair score."""
+    for one in runs:
+        if one.scores and one.scores.get(LOOKS, 1) > 1:
+            raise InputError(f"{one.folder}: evaluated with --mirror; evaluate again without, or into another folder")
+
+
 def _check_same(first: Run, second: Run, what: Callable[[About], dict[str, Any]]) -> None:
     ours, theirs = what(first.about), what(second.about)
     name = next((name for name in ours | theirs if ours.get(name) != theirs.get(name)), None)

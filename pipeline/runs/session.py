@@ -94,6 +94,16 @@ def advance(
         yield record
 
 
+def check_kinds(faces: Faces, validation: Faces) -> None:
+    """Raise InputError where the two splits are of different faces or classes, and for fewer than two classes."""
+    for name in ("side", "channels", "classes"):
+        ours, theirs = getattr(faces, name), getattr(validation, name)
+        if ours != theirs:
+            raise InputError(f"validation split: expected the {name} of the training faces, {ours}, found {theirs}")
+    if len(faces.classes) < 2:
+        raise InputError(f"training faces: expected two classes or more, found {', '.join(faces.classes) or 'none'}")
+
+
 def check_counts(batch: int, faces: int, validation: int) -> None:
     """Raise InputError for fewer faces than a batch, and for fewer validation faces than the diagnostics need."""
     if batch > faces:

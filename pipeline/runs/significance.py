@@ -20,8 +20,10 @@ def over_seeds(differences: Sequence[float]) -> float | None:
     return float(stats.ttest_1samp(differences, 0).pvalue)
 
 
-def interval(differences: Sequence[float], certain: float = 0.95) -> tuple[float, float]:
-    """Bounds between which the mean difference lies: Student's confidence interval over two or more seeds."""
+def interval(differences: Sequence[float], certain: float = 0.95) -> tuple[float, float] | None:
+    """Bounds between which the mean difference lies: Student's confidence interval over seeds; None as `over_seeds`."""
+    if over_seeds(differences) is None:
+        return None
     found = stats.ttest_1samp(differences, 0).confidence_interval(certain)
     return float(found.low), float(found.high)
 

@@ -8,7 +8,7 @@ Features go forward through Ray's object store, or straight, as compute.transpor
 import statistics
 import sys
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -219,12 +219,15 @@ def take_over(state: State, crew: Sequence[Any], epoch: int) -> None:
 def timetable(state: State, log: Log, skip: int = 0) -> list[dict[str, Any]]:
     """What a log says of each worker, as JSON values.
 
+    Where the number of workers changed, only steps of the last number count.
     units: their names. busy_ms, sent_mib: milliseconds of work and MiB handed on in a step, means over all steps from
     `skip` on. peak_mib: memory at most. spans: step, begin and end in seconds since the first one's begin, of the first
     PICTURED steps from `skip` on.
     """
-    late = [span for span in log if span["step"] >= skip]
-    first, count = min(span["begin"] for span in late), 1 + max(int(span["worker"]) for span in late)
+    crews = Counter(int(span["step"]) for span in log)  # by step; fewer workers after one was lost
+    count = crews[max(crews)]
+    late = [span for span in log if span["step"] >= skip and crews[int(span["step"])] == count]
+    first = min(span["begin"] for span in late)
     result = []
     for worker, places in enumerate(segments(state, count)):
         own = [span for span in late if span["worker"] == worker]

@@ -13,7 +13,8 @@ from pipeline import docs
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
 from pipeline.process import InputError
-from pipeline.runs import study
+from pipeline.runs import records, study
+from pipeline.runs.study import Outcome
 from tests.pipeline.page.test_sweeps import write_sweep
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,16 @@ def test_readmes_table_has_four_columns_a_row_per_method_and_the_number_of_faces
     assert {len(row) for row in rows} == {4}
     assert [row[0] for row in rows[2:]] == list(docs.LABELS.values())
     assert found[-1].endswith("PrivateTest faces.")
+
+
+def test_readmes_table_counts_the_seeds_where_not_all_reach_bps_accuracy() -> None:
+    def late(one: Outcome) -> Outcome:
+        return replace(one, history=0 * one.history) if one.method == "nbp" and one.seed > 0 else one
+
+    outcomes = [late(one) for one in study.read(STUDY / "main.csv")]
+    found = docs.headline(outcomes, records.read_json(STUDY / "step.json"))
+    (row,) = [line for line in found.splitlines() if line.startswith("| NBP")]
+    assert "(1 of 5 seeds)" in row.split(" | ")[2]
 
 
 def test_depth_tells_the_growth_from_one_added_block_on() -> None:

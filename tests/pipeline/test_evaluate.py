@@ -100,6 +100,14 @@ def test_the_calibration_error_is_the_sum_of_its_definition() -> None:
     assert report["expected_calibration_error"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_probability_of_one_shares_the_last_bin_of_the_calibration_error() -> None:
+    sure = [1.0] * 50 + [0.94] * 50
+    probabilities = torch.tensor([[one, 1 - one] for one in sure])
+    labels = torch.tensor([0] * 40 + [1] * 10 + [0] * 50)  # of the surest faces ten are wrong
+    report = stage.metrics(probabilities, labels, torch.zeros(100, dtype=torch.bool), ("a", "b"))
+    assert report["expected_calibration_error"] == pytest.approx(0.97 - 0.9, abs=1e-6)
+
+
 def test_the_standard_error_is_that_of_a_share() -> None:
     probabilities = torch.eye(7)[torch.tensor([0] * 70 + [1] * 30)]
     labels = torch.tensor([0] * 50 + [1] * 50)
@@ -165,6 +173,25 @@ def test_an_evaluation_says_what_it_evaluated_and_which_faces_are_copies(
     stage.evaluate(*inputs, tmp_path / "out", CPU)
     assert (tmp_path / "out/run.json").read_text() == '{"method": "bp"}'
     assert pd.read_parquet(tmp_path / "out/predictions.parquet")["copy"].tolist() == [True] * 10 + [False] * 60
+
+
+def test_an_evaluation_of_weights_without_run_json_does_not_keep_that_of_another(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (inputs[0] / "run.json").write_text('{"method": "bp"}')
+    stage.evaluate(*inputs, tmp_path / "out", CPU)
+    (inputs[0] / "run.json").unlink()
+    stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert not (tmp_path / "out/run.json").exists()
+
+
+def test_an_evaluation_into_the_runs_own_folder_is_refused_and_changes_nothing(inputs: tuple[Path, Path]) -> None:
+    (inputs[0] / "metrics.json").write_text("{}")
+    before = sorted(inputs[0].iterdir())
+    with pytest.raises(InputError, match="expected another folder than the run's"):
+        stage.evaluate(*inputs, inputs[0] / "../" / inputs[0].name, CPU)
+    assert (inputs[0] / "metrics.json").read_text() == "{}"
+    assert sorted(inputs[0].iterdir()) == before
 
 
 @pytest.mark.parametrize("batch", [1, 9, 70, 1000])

@@ -131,6 +131,11 @@ def test_history_has_one_row_per_epoch_and_metrics_are_those_of_the_best_one(fol
     assert len((folder / ".live/nbp-0/plots/metrics/val/accuracy.tsv").read_text().splitlines()) == 5
 
 
+def test_fewer_workers_than_asked_for_have_the_true_reason() -> None:
+    assert train_stage.fewer_workers("bp", 1) == "one worker, because gradients cross the units of bp"
+    assert train_stage.fewer_workers("nbp", 4) == "4 workers, because nbp has 4 units"
+
+
 def test_a_method_whose_gradients_cross_units_says_that_it_trains_on_one_worker(folder: Path, train: Train) -> None:
     yaml = YAML(typ="safe", pure=True)
     params = yaml.load(folder / "params.yaml")
@@ -173,7 +178,7 @@ def test_a_diverging_run_ends_with_step_unit_and_value(folder: Path, train: Trai
     assert not (folder / "runs" / "nbp-0" / "metrics.json").exists()
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_validation_faces_are_refused_before_the_first_step(folder: Path, train: Train, count: int) -> None:
     write_split(folder / "data" / "splits" / "val.parquet", count, 1)
     result = train()
@@ -181,6 +186,34 @@ def test_too_few_validation_faces_are_refused_before_the_first_step(folder: Path
     assert f"error: validation split: expected 4 faces or more, found {count}" in result.err
     assert "Traceback" not in result.err
     assert not (folder / "runs").exists()
+
+
+KINDS = {
+    "side": schema.Description(side=24),
+    "channels": schema.Description(channels=3),
+    "classes": schema.Description(classes=("b", "a")),
+}
+
+
+@pytest.mark.parametrize("differs", KINDS)
+def test_validation_faces_of_another_kind_are_refused_before_the_first_step(
+    folder: Path, train: Train, differs: str
+) -> None:
+    about = KINDS[differs]
+    pixels, labels = np.zeros((20, about.channels, about.side, about.side), np.uint8), np.arange(20) % 2
+    schema.write(folder / "data/splits/val.parquet", pixels, labels, np.arange(20), about)
+    result = train()
+    assert result.code == 2
+    assert f"error: validation split: expected the {differs} of the training faces" in result.err
+    assert not (folder / "runs").exists()
+
+
+def test_faces_of_a_single_class_are_refused(folder: Path, train: Train) -> None:
+    for split in ("train", "val"):
+        pixels, about = np.zeros((80, 1, 48, 48), np.uint8), schema.Description(classes=("one",))
+        schema.write(folder / f"data/splits/{split}.parquet", pixels, np.zeros(80, np.int64), np.arange(80), about)
+    result = train()
+    assert (result.code, "expected two classes or more, found one" in result.err) == (2, True)
 
 
 def test_four_validation_faces_are_enough(folder: Path, train: Train) -> None:
@@ -222,10 +255,16 @@ def test_units_that_the_network_does_not_have_are_refused(folder: Path, train: T
     assert "'block3' is no node" in result.err
 
 
-def test_a_checkpoint_of_other_parameters_is_passed_over_aloud(folder: Path, train: Train) -> None:
+def test_a_checkpoint_of_other_parameters_is_passed_over_aloud_and_kept_for_its_own_training(
+    folder: Path, train: Train
+) -> None:
     killed_after_an_epoch(folder)
+    before = (folder / PROFILE).read_text()
     change(folder, "schedule", {"learning_rate": 0.001})
     assert "begin anew" in train().out
+    (folder / PROFILE).write_text(before)
+    assert "continue after epoch 1" in train().out
+    assert not list((folder / ".checkpoints").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -282,18 +321,20 @@ def test_drawn_faces_and_a_profile_for_photographs_are_refused_by_the_stage_itse
     assert "are drawn: name others by --splits, or set photographs: false in profiles/sample.yaml" in result.err
 
 
-def test_checkpoints_are_forgotten_without_what_is_none_and_without_another_process_at_work(tmp_path: Path) -> None:
+def test_a_checkpoint_is_forgotten_without_those_of_other_trainings_and_without_another_process_at_work(
+    tmp_path: Path,
+) -> None:
     whole, shared, busy = (tmp_path / name for name in ("whole", "shared", "busy"))
     for one in (whole, shared, busy):
         one.mkdir()
         (one / "abc.safetensors").touch()
-    (shared / "notes.txt").touch()
+    (shared / "other.safetensors").touch()
     with process.atomic(busy / "def.safetensors") as temporary:
         for one in (whole, shared, busy, tmp_path / "gone"):
-            train_stage.forget(one)
+            train_stage.forget(one / "abc.safetensors")
         assert temporary.exists()
     assert not whole.exists()
-    assert [path.name for path in shared.iterdir()] == ["notes.txt"]
+    assert [path.name for path in shared.iterdir()] == ["other.safetensors"]
     assert [path.name for path in busy.iterdir()] == ["def.safetensors"]
 
 

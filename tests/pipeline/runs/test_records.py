@@ -127,6 +127,14 @@ def test_runs_that_differ_in_data_or_parameters_are_refused_by_name(
         records.check_alike(read(tmp_path))
 
 
+def test_a_score_of_two_looks_is_refused_where_single_looks_are_expected(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("nbp", 0)
+    records.check_one_look(read(tmp_path))
+    edit(tmp_path / "evaluations/nbp 0/metrics.json", looks=2)
+    with pytest.raises(InputError, match="nbp 0: evaluated with --mirror"):
+        records.check_one_look(read(tmp_path))
+
+
 def test_methods_and_machines_may_differ(write_run: WriteRun, tmp_path: Path) -> None:
     write_run("nbp", 0)
     write_run("bp", 0, about={"device": "cuda", "threads": 4})

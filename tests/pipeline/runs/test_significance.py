@@ -28,8 +28,9 @@ def test_the_interval_is_that_of_students_table() -> None:
 
 
 @pytest.mark.parametrize("differences", [[], [0.1], [0.1, 0.1], [0.3 - 0.2, 0.2 - 0.1]])
-def test_one_seed_or_no_spread_gives_no_p(differences: list[float]) -> None:
+def test_one_seed_or_no_spread_gives_neither_p_nor_interval(differences: list[float]) -> None:
     assert over_seeds(differences) is None
+    assert interval(differences) is None
 
 
 @pytest.mark.parametrize(("better", "worse"), [(10, 2), (3, 8), (1, 0), (40, 25)])

@@ -224,6 +224,14 @@ def test_the_timetable_has_what_each_worker_did_from_a_step_on() -> None:
     assert (first["spans"], second["spans"]) == ([[1, 0, 1], [2, 1, 4]], [[1, 1, 4], [2, 4, 5]])
 
 
+def test_the_timetable_is_of_the_workers_that_were_left() -> None:
+    own = begin(PARAMS, PARAMS.methods["nbp"], 0, faces(80, 1))
+    log = [span(worker, 0, 0, 5) for worker in (0, 1)] + [span(0, 1, 10, 12), span(0, 2, 20, 22)]
+    (only,) = workers.timetable(own.state, log)
+    assert only["units"] == [unit.name for unit in own.state.network.units]
+    assert (only["busy_ms"], only["spans"]) == (2000, [[1, 0, 2], [2, 10, 12]])
+
+
 def test_the_timetable_pictures_the_first_steps_alone() -> None:
     own = begin(PARAMS, PARAMS.methods["nbp"], 0, faces(80, 1))
     log = [span(worker, step, step, step + 1) for step in range(100) for worker in (0, 1, 2)]
