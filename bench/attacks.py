@@ -11,7 +11,7 @@ Three checks tell a network that bears attacks from one that hides its gradients
 The table gains the runs found and keeps those it had.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,26 +118,27 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     tables: dict[tuple[str, int], pd.DataFrame] = {}
     surrogates: dict[int, dict[float, Tensor]] = {}
     weights = robustness.trained(runs)
-    check_faces(table, len(test))
-    robustness.check_alike(table, weights)
+    check_faces(table, len(test), weights)
+    robustness.check_alike(table, KEYS, weights)
     for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
         print(weights[method, seed].parent, flush=True)
         network = evaluate.load_network(weights[method, seed])
         found = {how: misled(network, test, how) for how in ATTACKS}
         rows = measured(network, test, found, surrogates.get(seed, {}))
         tables[method, seed] = robustness.labelled(weights[method, seed], rows)
+        if seed not in surrogates and method != SURROGATE:
+            print(f"{weights[method, seed].parent}: no transfer, which needs {SURROGATE} with seed {seed}", flush=True)
         if method == SURROGATE:
             surrogates[seed] = {how.eps: pixels for how, pixels in found.items() if how.name == "pgd"}
     return robustness.joined(table, tables, KEYS)
 
 
-def check_faces(table: Path, faces: int) -> None:
-    """Raise InputError where the runs of a table, if it exists, were attacked on another number of faces."""
-    if table.exists():
-        rows = pd.read_csv(table)
-        for count in rows.loc[rows["attack"] == "none", "faces"]:
-            if count != faces:
-                raise InputError(f"--faces: expected {count}, as for the runs in {table}, found {faces}")
+def check_faces(table: Path, faces: int, weights: Container[tuple[str, int]]) -> None:
+    """Raise InputError where runs that stay in a table, if it exists, were attacked on another number of faces."""
+    rows = robustness.read(table, KEYS)
+    for row in () if rows is None else rows[rows["attack"] == "none"].itertuples():
+        if (row.method, row.seed) not in weights and row.faces != faces:
+            raise InputError(f"--faces: expected {row.faces}, as for the runs in {table}, found {faces}")
 
 
 def main() -> None:
@@ -145,6 +146,8 @@ def main() -> None:
     parser = robustness.of_runs("python -m bench.attacks", __doc__, EXAMPLE)
     parser.add_argument("--faces", type=int, default=1000, help="the first of the test split (default: %(default)s)")
     args = parser.parse_args()
+    if args.faces < 1:
+        raise InputError(f"--faces: expected 1 or more, found {args.faces}")
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet").first(args.faces))

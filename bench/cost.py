@@ -13,6 +13,7 @@ import torch
 from bench import step
 from cfpn import anytime
 from cfpn.allocator import keep_freed_memory
+from cfpn.diagnostics import FEWEST_FACES
 from cfpn.training import State
 from pipeline.process import InputError, atomic, command_line, run, thread_count
 from tune import spaces
@@ -39,6 +40,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 2:
         raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
+    if args.batch is not None and args.batch < FEWEST_FACES:
+        raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
     sweep = spaces.read(args.params, args.name, args.set, {}, None, 1)
     if not sweep.models:
         raise InputError(f"{args.name}: expected a sweep over networks, one with sweeps.{args.name}.{MODELS}")

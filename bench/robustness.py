@@ -29,6 +29,7 @@ EXAMPLE = """example:
   python -m bench.robustness docs/study/robustness.csv --runs runs --splits data/splits
 """
 KEYS = ["method", "seed", "damage", "level"]
+RUN = ("method", "seed")  # what a run is
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
     kinds, found, known = list(damaged(faces)), {}, trained(runs)
-    check_alike(table, known)
+    check_alike(table, KEYS, known)
     for (method, seed), weights in known.items():
         print(weights.parent, flush=True)
         rows = measured(evaluate.load_network(weights), kinds)
@@ -113,14 +114,31 @@ def shared(about: About) -> str:
     return json_hash({name: one for name, one in records.conditions(about).items() if name != "train.wrong_labels"})
 
 
-def check_alike(table: Path, weights: Mapping[tuple[str, int], Path]) -> None:
+def read(table: Path, keys: Sequence[str]) -> pd.DataFrame | None:
+    """An earlier table whose rows are told apart by `keys`; None where there is none, InputError for another table."""
+    if not table.exists():
+        return None
+    try:
+        rows = pd.read_csv(table, dtype={CONDITIONS: object})
+    except ValueError as error:  # nothing in it, or no table
+        raise InputError(f"{table}: {error}") from error
+    if not {*keys, "accuracy"} <= set(rows):
+        raise InputError(f"{table}: expected the columns {', '.join(keys)}, found {', '.join(rows)}")
+    return rows
+
+
+def check_alike(
+    table: Path, keys: Sequence[str], weights: Mapping[tuple[Any, ...], Path], by: Sequence[str] = RUN
+) -> None:
     """Raise InputError where runs were trained from other data or parameters than others or than those of the table.
 
-    Rows that the runs replace do not count, and of older rows it is not known.
+    weights: by what a run is, in the columns `by`. Rows that the runs replace do not count, and of older rows it is
+    not known.
     """
     known = {shared(records.read_about(path.parent / records.ABOUT)): str(path.parent) for path in weights.values()}
-    if table.exists() and CONDITIONS in (rows := pd.read_csv(table, dtype={CONDITIONS: object})):
-        stay = [key not in weights for key in zip(rows["method"], rows["seed"], strict=True)]
+    rows = read(table, keys)
+    if rows is not None and CONDITIONS in rows:
+        stay = [key not in weights for key in zip(*(rows[name] for name in by), strict=True)]
         known |= dict.fromkeys(rows.loc[stay, CONDITIONS].dropna(), str(table))
     if len(known) > 1:
         first, second, *_ = known.values()
@@ -135,11 +153,11 @@ def labelled(weights: Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 
 def joined(
-    table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = ("method", "seed")
+    table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = RUN
 ) -> pd.DataFrame:
     """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is."""
-    old = pd.read_csv(table, dtype={CONDITIONS: object}).groupby([*by]) if table.exists() else []
-    kept = [rows for one, rows in old if one not in found]
+    rows = read(table, keys)
+    kept = [] if rows is None else [own for one, own in rows.groupby([*by]) if one not in found]
     if not kept and not found:
         raise InputError(f"{table}: no such table, and no run with weights to fill it")
     return pd.concat([*kept, *found.values()]).sort_values(keys)

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
+from cfpn.diagnostics import FEWEST_FACES
 from cfpn.schedule import Schedule
 from cfpn.training import Method, State
 from pipeline import params as parameters
@@ -44,6 +45,8 @@ def main() -> None:
     params = parameters.load(args.params, parameters.assignments(args.set))
     if args.rounds < 2:
         raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
+    if args.batch is not None and args.batch < FEWEST_FACES:
+        raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
     check_methods(params, args.methods)
     result = measure(params, args.methods, args.batch or params.train.batch, args.rounds)
     print(json.dumps(result, indent=2))
@@ -85,7 +88,10 @@ def _row(name: str, first: str, seconds: dict[str, list[float]], peaks: dict[str
 
 def begin(params: Params, method: Method) -> State:
     """The network of params before its first step by `method`, in training mode."""
-    state = sessions.first_state(params.model, method, params.train.recipe, 0, sessions.device(params.compute))
+    try:
+        state = sessions.first_state(params.model, method, params.train.recipe, 0, sessions.device(params.compute))
+    except ValueError as error:
+        raise InputError(str(error)) from error
     state.network.train()
     return state
 

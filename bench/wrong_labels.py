@@ -23,7 +23,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import atomic, run
+from pipeline.process import InputError, atomic, run
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -47,17 +47,24 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
 
 def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
-    found, trained = {}, robustness.trained(runs)
-    robustness.check_alike(table, trained)
-    for (method, seed), weights in trained.items():
+    trained = {one: weights for one, weights in map(named, robustness.trained(runs).values()) if one[0]}
+    robustness.check_alike(table, RUN, trained, by=RUN)
+    found = {}
+    for (share, method, seed), weights in trained.items():
+        print(weights.parent, flush=True)
         how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
-        share = how.get("wrong_labels", 0.0)
-        if share:
-            print(weights.parent, flush=True)
-            seen = train.first(how.get("limit"))
-            row = {"wrong_labels": share} | measured(evaluate.load_network(weights), seen, test, share, seed)
-            found[share, method, seed] = robustness.labelled(weights, [row])
+        if how.get("faces") == "augmented":
+            raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
+        seen = train.first(how.get("limit", 0))
+        row = {"wrong_labels": share} | measured(evaluate.load_network(weights), seen, test, share, seed)
+        found[share, method, seed] = robustness.labelled(weights, [row])
     return robustness.joined(table, found, RUN, by=RUN)
+
+
+def named(weights: Path) -> tuple[tuple[float, str, int], Path]:
+    """What a run is, in the columns of RUN, and its weights."""
+    about = records.read_about(weights.parent / records.ABOUT)
+    return (about.parameters["train"].get("wrong_labels", 0.0), about.method, about.seed), weights
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pipeline import params as parameters
 from pipeline.process import InputError, command_line, run
 from pipeline.runs import records
 from tune import spaces, track
-from tune.names import METHOD, MODELS, RATE, short
+from tune.names import METHOD, MODELS, RATE, SEED, short
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import PanelGrid, Report
@@ -70,7 +70,7 @@ def logged_in() -> str:
     try:
         return wandb.Api(timeout=20).default_entity or ""
     except (wandb.Error, OSError, ValueError) as error:
-        raise InputError(f"W&B does not answer: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"W&B does not answer: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 
 
 def figures(path: Path, tables: Path) -> list[Figure]:
@@ -92,7 +92,8 @@ def figures(path: Path, tables: Path) -> list[Figure]:
             result.append(Figure(title, name, MODELS, shown | {f"axes.{MODELS}": own}))
         if entry.models and RATE not in shown:
             known |= {name: "Fig. 11: networks, each at its own learning rate"}
-        by = MODELS if entry.models else METHOD if entry.methods else short(entry.space)[next(iter(entry.space))]
+        axes = {axis: values for axis, values in entry.space.items() if len(values) > 1}
+        by = MODELS if entry.models else METHOD if entry.methods else short([*axes])[next(iter(axes))] if axes else SEED
         result.append(Figure(known.get(name, f"Sweep of {name}"), name, by, shown))
     return sorted(result, key=_place)
 

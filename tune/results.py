@@ -191,5 +191,7 @@ def table2(networks: pd.DataFrame) -> str:
     columns |= {f"{METRIC}/mean": "val mean", f"{METRIC}/std": "val sd"}
     columns |= {"test/accuracy/mean": "test mean", "test/accuracy/std": "test sd", "parameters": "parameters"}
     shown = networks[[name for name in columns if name in networks]].rename(columns=columns)
+    numbers = shown.columns.difference(["network", "rate"])
+    shown = shown.astype(dict.fromkeys(numbers, float))  # None of a network that failed becomes a dash
     text = shown.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
     return f"Table II, accuracies of networks (means over seeds):\n{text}"

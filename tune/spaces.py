@@ -1,6 +1,7 @@
 """What a sweep tries: axes of parameters, methods, networks and seeds, from sweeps/params.yaml and the command line."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +70,10 @@ def read(path: Path, name: str, sets: list[str], fixed: dict[str, Any], method: 
         raise InputError(f"no sweep {name!r} in sweeps/params.yaml (there are {', '.join(known)}) and no --set to make "
                          "one")  # fmt: skip
     entry = known.get(name, parameters.Sweep())
-    given = {key: list(values) for key, values in entry.space.items()} | dict(map(values_of, sets))
+    own = list(map(values_of, sets))
+    check_given([key for key, _ in own], fixed, method, bool(entry.models))
+    given = {key: list(values) for key, values in entry.space.items()} | dict(own)
+    given = {key: values for key, values in given.items() if key not in fixed}
     methods = given.pop(METHOD, [method] if method else entry.methods)
     return Sweep(
         name=name,
@@ -82,6 +86,18 @@ def read(path: Path, name: str, sets: list[str], fixed: dict[str, Any], method: 
         seeds=seeds if seeds is not None else entry.seeds,
         test=entry.test,
     )
+
+
+def check_given(names_set: list[str], fixed: Mapping[str, Any], method: str | None, networks: bool) -> None:
+    """Raise InputError where the command line says one thing twice, or says what the sweep does not take.
+
+    names_set: of --set. fixed: what other options set. networks: whether the sweep is one over networks.
+    """
+    twice = [name for name in names_set if names_set.count(name) > 1 or name in fixed]
+    if twice or (method and METHOD in names_set):
+        raise InputError(f"{(twice or [METHOD])[0]}: set twice on the command line; expected it once")
+    if networks and (method or METHOD in names_set):
+        raise InputError("method: a sweep over networks has that of each network, in sweeps/params.yaml")
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:
@@ -97,6 +113,9 @@ def with_common_rate(sweep: Sweep) -> Sweep:
     """Of a sweep over networks: the common learning rate as one of the rates that each network is tuned over."""
     if not sweep.models or RATE not in sweep.axes:
         return sweep
+    for value in sweep.axes[RATE]:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"{RATE}: expected numbers, found {value!r}")
     rates = sorted({common_rate(sweep), *sweep.axes[RATE]})
     return replace(sweep, axes=sweep.axes | {RATE: rates})
 

@@ -25,7 +25,12 @@ class Storage(NamedTuple):
 
 
 def at(text: str, name: str) -> Storage:
-    """The storage of the sweep `name` below a folder or URI; raises InputError for a URI that pyarrow cannot open."""
+    """The storage of the sweep `name` below a folder or URI.
+
+    Raises InputError for a URI that pyarrow cannot open, and for a name that is no name of one folder.
+    """
+    if not name or name in (".", "..") or "/" in name:
+        raise InputError(f"NAME: expected the name of a sweep, without '/', found {name!r}")
     root = text if "://" in text else str(Path(text).resolve())
     try:
         system, path = fs.FileSystem.from_uri(root)
@@ -59,6 +64,10 @@ def begin(storage: Storage, specification: dict[str, Any]) -> None:
         there = storage.system.get_file_info(fs.FileSelector(storage.path, allow_not_found=True))
         if not own and any(info.base_name != f"{SPECIFICATION}.part" for info in there):
             raise InputError(f"--storage: {storage.path} holds files that are of no sweep; name another folder")
+        for info in there if own else []:  # the specification last: after a kill the rest is still the sweep's own
+            delete = storage.system.delete_dir if info.type == fs.FileType.Directory else storage.system.delete_file
+            if info.base_name != SPECIFICATION:
+                delete(info.path)
         if own:
             storage.system.delete_dir(storage.path)
         storage.system.create_dir(storage.path, recursive=True)

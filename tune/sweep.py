@@ -135,10 +135,12 @@ def where(args: argparse.Namespace, sweep: "Sweep") -> "Place":
 @contextmanager
 def alone(kept: "Storage") -> Iterator[None]:
     """Keep a second sweep of the same name off a local storage folder."""
-    if "://" in kept.root:
+    from pyarrow import fs
+
+    if not isinstance(kept.system, fs.LocalFileSystem):
         yield
         return
-    with only_one(Path(kept.root) / f".{Path(kept.path).name}.lock"):
+    with only_one(Path(kept.path).with_name(f".{Path(kept.path).name}.lock")):
         yield
 
 

@@ -26,6 +26,7 @@ class Tracker(tune.Callback):
     ) -> None:
         self.sweep, self.about, self.kept, self.writer, self.source = sweep, about, kept, writer, source
         self.begun: set[str] = set()
+        self.unscored: set[str] = set()  # told as stopped
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
@@ -58,6 +59,7 @@ class Tracker(tune.Callback):
         elif name in self.begun:
             self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
             self.begun.remove(name)
+            self.unscored.add(name)
 
     def begin(self, config: Config, rows: list[dict[str, float]], run: dict[str, Any] | None = None) -> None:
         """Begin the run of a trial with the epochs that it has.
@@ -83,9 +85,12 @@ class Tracker(tune.Callback):
         self.writer.send(End(names.identifier(one.config), summary, probabilities))
 
     def settle(self, outcomes: list[Outcome]) -> None:
-        """Tell the end of all trials that have not come to their own: stopped, diverged or failed ones."""
+        """Tell the end of all trials that have not come to their own: stopped, diverged or failed ones.
+
+        ASHA stops a trial at its last epoch before it is scored, so one that is complete may be among them.
+        """
         for one in outcomes:
-            if one.status != "complete":
+            if one.status != "complete" or names.identifier(one.config) in self.unscored:
                 if names.identifier(one.config) not in self.begun:
                     self.begin(one.config, whole(one), one.about)
                 self.end(one)

@@ -16,10 +16,10 @@ import torch
 from bench.gpu import data, plan
 from bench.gpu.crew import Crew, Row, measurements, title
 from bench.gpu.plan import Plan, Training
-from bench.gpu.train import finished
+from bench.gpu.train import finished, tested
 from bench.origin import processor
 from cfpn.learner import DivergedError
-from pipeline.process import InputError, atomic, command_line, run
+from pipeline.process import InputError, atomic, command_line, json_hash, run
 
 EXAMPLE = """examples:
   python -m bench.gpu --write-plan strong                 # here: writes strong.json
@@ -50,6 +50,10 @@ class Table:
             writer.writeheader()
             writer.writerows(self.rows)
 
+    def tested(self, run: str) -> bool:
+        """Whether a run's score on the test faces stands there."""
+        return any(row.get("run") == run and row.get("kind") == "test" for row in self.rows)
+
     def epochs(self) -> int:
         """The number of epochs that was chosen before, 0 where none was."""
         return max((int(row["epochs"]) for row in self.rows if row.get("epochs")), default=0)
@@ -62,7 +66,7 @@ def main() -> None:
     parser.add_argument("--write-plan", choices=plan.OUTLINES, metavar="NAME", help=f"{', '.join(plan.OUTLINES)}")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="from which a plan is written")
     parser.add_argument("--faces", type=Path, default=Path("data/splits"), help="default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=8, help="after which everything has ended")
+    parser.add_argument("--minutes", type=float, default=8, help="after which trainings stop, at the end of their step")
     parser.add_argument("--at-once", type=int, default=4, help="trainings side by side")
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     args = parser.parse_args()
@@ -81,12 +85,13 @@ def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int)
     count = len(data.load(faces)["train"])
     out.mkdir(parents=True, exist_ok=True)
     table = Table(out / "results.csv")
-    about = {"plan": what.name, "machine": machine()}
-    done = {row["cell"] for row in table.rows if row.get("cell")}
-    cells = [cell for cell in what.cells if title(cell) not in done]
-    for row in measurements(cells, time.time() + what.share * (deadline - time.time())):
-        table.add(about | row)
+    about = {"plan": what.name, "plan_hash": json_hash(plan.encoded(what)), "machine": machine()}
+    check_plan(table, about["plan_hash"])
+    measure_steps(what, table, about, deadline)
     left = [task for task in what.trainings if not finished(out / f"{task.name}.safetensors")]
+    for task in what.trainings:
+        if task not in left and not table.tested(task.name):  # killed between the weights and their row
+            table.add(about | {"kind": "test", "run": task.name, "seed": task.seed} | tested(out, task.name))
     if not left:
         return
     failed = set()
@@ -101,6 +106,24 @@ def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int)
             print(f"{task.name}: the time was over before its {epochs} epochs; the same command goes on with it")
     if failed:
         raise DivergedError(f"{', '.join(sorted(failed))}: failed; {table.path} says why")
+
+
+def measure_steps(what: Plan, table: Table, about: Row, deadline: float) -> None:
+    """Measure the plan's steps that no earlier call has measured, in their share of the time until `deadline`."""
+    mine = [row for row in table.rows if not row.get("failed") or row["machine"] == about["machine"]]
+    done = {row["cell"] for row in mine if row.get("cell")}
+    cells = [cell for cell in what.cells if title(cell) not in done]
+    known = len(table.rows)
+    for row in measurements(cells, time.time() + what.share * (deadline - time.time())):
+        table.add(about | row)
+    if missing := len(cells) - (len(table.rows) - known):
+        print(f"{missing} steps were not measured in time; the same command goes on with them")
+
+
+def check_plan(table: Table, plan_hash: str) -> None:
+    """Raise InputError where the table's rows are of another plan, whose runs may have the same names."""
+    if any(row.get("plan_hash", plan_hash) != plan_hash for row in table.rows):
+        raise InputError(f"{table.path}: of another plan; name another folder by --out")
 
 
 def kind(row: Row) -> str:

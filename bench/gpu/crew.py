@@ -1,6 +1,7 @@
 """Processes on one device: one that measures, several that train side by side."""
 
 import multiprocessing
+import os
 import queue
 import time
 from collections.abc import Iterator
@@ -54,8 +55,8 @@ def measure_all(cells: list[Cell], answers: "Queue[Row]") -> None:
             continue
         try:
             answers.put(row | measure.measured(cell, device))
-        except RuntimeError as error:
-            answers.put(row | {"failed": f"{error}".partition("\n")[0]})
+        except Exception as error:  # whatever a compiler or a driver raises is the result of this cell alone
+            answers.put(row | {"failed": f"{type(error).__name__}: {error}".partition("\n")[0]})
 
 
 class Crew:
@@ -65,6 +66,7 @@ class Crew:
         context = multiprocessing.get_context("spawn")
         self.size, self.tasks, self.answers = size, context.Queue(), context.Queue()
         arguments = (self.tasks, self.answers, faces, out)
+        self.owners: dict[int | None, Training] = {}  # who trains what, by process
         self.processes = [context.Process(target=serve, args=arguments, daemon=True) for _ in range(size)]
 
     def __enter__(self) -> "Crew":
@@ -82,28 +84,44 @@ class Crew:
         for task in tasks:
             self.tasks.put(task)
         open_tasks = len(tasks)
-        for task, row in collected(self.answers, 10**9, self.processes, deadline + GRACE):
+        while open_tasks and time.time() < deadline + GRACE:
+            try:
+                pid, task, row = self.answers.get(timeout=1.0)
+            except queue.Empty:
+                for process in self.processes:
+                    if process.exitcode is not None and process.pid in self.owners:
+                        open_tasks -= 1
+                        yield (
+                            self.owners.pop(process.pid),
+                            {"failed": f"its process died, exit code {process.exitcode}"},
+                        )
+                if not any(process.is_alive() for process in self.processes):
+                    return
+                continue
             if row is None:
                 open_tasks -= 1
-            else:
+                del self.owners[pid]
+            elif row:
                 yield task, row
-            if not open_tasks:
-                return
+            else:
+                self.owners[pid] = task
 
 
 def serve(tasks: "Queue[Any]", answers: "Queue[Any]", faces: Path, out: Path) -> None:
-    """Take one task after the other; None tells the end of one."""
+    """Take one task after the other; an empty row tells the begin of one, None its end."""
     torch.set_num_threads(1)
+    pid = os.getpid()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     here = {split: own.to(device) for split, own in data.load(faces).items()}
     while True:
         what, task, epochs, deadline = tasks.get()
+        answers.put((pid, task, {}))
         try:
             if what == "probe":
-                answers.put((task, {"step_seconds": train.probe(task, here, device)}))
+                answers.put((pid, task, {"step_seconds": train.probe(task, here, device)}))
             else:
                 for row in train.Run(task, epochs, out, device).rows(here, deadline):
-                    answers.put((task, row))
+                    answers.put((pid, task, row))
         except (RuntimeError, ValueError, OSError, FloatingPointError) as error:
-            answers.put((task, {"failed": f"{type(error).__name__}: {error}"}))
-        answers.put((task, None))
+            answers.put((pid, task, {"failed": f"{type(error).__name__}: {error}"}))
+        answers.put((pid, task, None))

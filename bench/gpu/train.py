@@ -1,5 +1,6 @@
 """One training in a process of its own, saved after every epoch, ended in time."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -70,8 +71,7 @@ class Run:
             units[network.units[-1].name],
             *(prediction.vote(u, network.vote) for u in (units, mirrored)),
         )
-        sessions.write(self.session.best, checkpoint.about(network, asdict(self.task.model), test.classes), self.path)
-        return {
+        row = {
             "epoch": epoch,
             "test/accuracy": prediction.accuracy(own, test.labels),
             "test/network_accuracy": prediction.accuracy(alone, test.labels),
@@ -79,8 +79,17 @@ class Run:
             "test/faces": len(test),
             "best/val_accuracy": self.session.history[epoch - 1]["val/accuracy"],
         }
+        about = checkpoint.about(network, asdict(self.task.model), test.classes, scores=row)
+        sessions.write(self.session.best, about, self.path)
+        return row
 
 
 def finished(path: Path) -> bool:
     """Whether a run's file holds the weights of a complete training, and not one under way."""
     return path.exists() and "session" not in checkpoint.read(path)[1]
+
+
+def tested(folder: Path, name: str) -> Row:
+    """The row of the test that a finished run's file keeps."""
+    row: Row = json.loads(checkpoint.read(folder / f"{name}.safetensors")[1]["network"])["scores"]
+    return row

@@ -114,6 +114,25 @@ def test_runs_attacked_on_other_numbers_of_faces_do_not_join_a_table(
         attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())
 
 
+def test_another_number_of_faces_is_taken_where_every_row_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacks, "ATTACKS", SMALL)
+    write(tmp_path / "runs", "bp", 0)
+    old = {"method": "bp", "seed": 0, "attack": "none", "eps": 0.0, "faces": 23, "accuracy": 0.5}
+    pd.DataFrame([old]).to_csv(tmp_path / "table.csv", index=False)
+    assert 24 in set(attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())["faces"])
+
+
+def test_a_run_without_bp_of_its_seed_is_told_to_lack_transfer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(attacks, "ATTACKS", SMALL)
+    write(tmp_path / "runs", "nbp", 3)
+    attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())
+    assert "no transfer, which needs bp with seed 3" in capsys.readouterr().out
+
+
 def test_without_a_run_and_without_a_table_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such table, and no run with weights"):
         attacks.gathered(tmp_path / "table.csv", tmp_path, known())

@@ -1,5 +1,7 @@
 import csv
 import io
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from PIL import Image
 
 from bench.gpu import __main__ as gpu
 from bench.gpu import data, measure, plan, train
+from bench.gpu.crew import Crew
 from bench.gpu.plan import Cell, Plan, Training
 from cfpn import checkpoint, load, predict, schema
 from cfpn.faces import Faces
@@ -182,6 +185,46 @@ def test_a_training_that_fails_later_leaves_its_reason_and_the_others_go_on(tmp_
     rows = {row["kind"]: row for row in csv.DictReader(io.StringIO(table.read_text()))}
     assert rows["failed"]["failed"].startswith("ValueError: train.batch: 99 is more than the 20")
     assert rows["test"]["run"] == "bp"
+
+
+def test_the_rows_of_another_plan_are_refused(tmp_path: Path, splits: Path) -> None:
+    (tmp_path / "results.csv").write_text("kind,run,epochs,plan_hash\nepoch,bp,1,abc\n")
+    with pytest.raises(InputError, match=r"results\.csv: of another plan; name another folder by --out"):
+        gpu.carry_out(Plan("small", (task("bp"),), ()), splits, tmp_path, time.time() + 300, at_once=1)
+
+
+@pytest.mark.slow
+def test_the_row_of_a_test_that_a_kill_kept_from_the_table_is_read_off_the_weights(
+    tmp_path: Path, splits: Path
+) -> None:
+    what, out = Plan("small", (task("bp", 1),), ()), tmp_path / "out"
+    gpu.carry_out(what, splits, out, time.time() + 300, at_once=1)
+    *rows, last = (out / "results.csv").read_text().splitlines()
+    (out / "results.csv").write_text("\n".join(rows) + "\n")
+    gpu.carry_out(what, splits, out, time.time() + 300, at_once=1)
+    (found,) = [row for row in gpu.Table(out / "results.csv").rows if row["kind"] == "test"]
+    (known,) = csv.DictReader(io.StringIO(f"{rows[0]}\n{last}\n"))
+    for name in ("run", "plan_hash", "test/accuracy", "best/val_accuracy", "test/faces"):
+        assert found[name] == known[name] != ""
+
+
+@pytest.mark.slow
+def test_a_training_whose_process_dies_is_told_as_failed_at_once_and_the_others_go_on(
+    tmp_path: Path, splits: Path
+) -> None:
+    begin = time.time()
+    with Crew(2, splits, tmp_path) as crew:
+        rows = []
+        tasks = [("train", replace(task("bp"), recipe=Recipe(10**6, 8)), 10**6, begin + 300),
+                 ("train", task("short", 1), 1, begin + 300)]  # fmt: skip
+        for name, row in ((one.name, row) for one, row in crew.work(tasks, begin + 300)):
+            rows.append((name, row))
+            if name == "bp" and row.get("epoch") == 1:
+                owner = next(pid for pid, own in crew.owners.items() if own.name == "bp")
+                os.kill(owner, signal.SIGKILL)
+    assert time.time() < begin + 200
+    assert [row["failed"] for name, row in rows if "failed" in row] == ["its process died, exit code -9"]
+    assert any(name == "short" and "test/accuracy" in row for name, row in rows)
 
 
 def test_it_imports_none_of_what_a_bare_gpu_machine_lacks() -> None:

@@ -116,6 +116,14 @@ def test_a_run_trained_anew_with_other_parameters_replaces_its_own_rows(tmp_path
     assert (len(table), table["conditions"].nunique()) == (9, 1)
 
 
+@pytest.mark.parametrize("text", ["", "method,seed,attack,eps,accuracy\nbp,0,pgd,1,0.5\n", "a,b\n1,2\n"])
+def test_another_table_is_refused_and_keeps_its_rows(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "runs", "bp", 0)
+    (tmp_path / "table.csv").write_text(text)
+    with pytest.raises(InputError, match=r"table\.csv"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path / "runs", faces())
+
+
 def test_two_runs_of_one_method_and_seed_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "bp", 0)
     (tmp_path / "bp of 0").rename(tmp_path / "other")

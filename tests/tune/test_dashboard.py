@@ -26,6 +26,18 @@ def test_the_papers_figures_come_first_and_every_sweep_has_one() -> None:
     assert shown[0].shown["axes.models"] == ["CFPN-NBP", "CFPN-BP", "CFPN-DS"]
 
 
+@pytest.mark.parametrize(("space", "by"), [("{}", "seed"), ("{train.epochs: [3], model.width: [16, 32]}", "width")])
+def test_a_sweep_of_seeds_or_with_a_fixed_value_has_a_figure_by_what_varies(
+    tmp_path: Path, space: str, by: str
+) -> None:
+    for name in ("params.yaml", "methods.yaml", "profiles"):
+        (tmp_path / name).symlink_to(PARAMS.parent / name)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/params.yaml").write_text(f"own:\n  method: nbp\n  seeds: 5\n  space: {space}\n")
+    (figure,) = dashboard.figures(tmp_path / "params.yaml", NOWHERE)
+    assert figure.by == by
+
+
 def test_panels_show_the_mean_over_seeds_of_what_runs_log() -> None:
     for figure in dashboard.figures(PARAMS, NOWHERE):
         for panel in dashboard.panels(figure):

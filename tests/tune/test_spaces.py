@@ -101,6 +101,37 @@ def test_values_that_make_no_sweep_are_refused_with_their_name(text: str, messag
         spaces.check(read("x", text))
 
 
+@pytest.mark.parametrize("values", ["fast,0.01", "0.001,null", "[0.001,0.01],0.1", "true,0.1"])
+def test_learning_rates_of_networks_that_are_no_numbers_are_refused(values: str) -> None:
+    with pytest.raises(InputError, match="learning_rate: expected numbers, found"):
+        spaces.with_common_rate(read("models", f"train.schedule.learning_rate={values}"))
+
+
+def test_what_the_command_line_says_twice_or_in_vain_is_refused() -> None:
+    def given(name: str, sets: list[str], fixed: dict[str, Any], method: str | None) -> None:
+        spaces.read(PARAMS, name, sets, fixed, method, None)
+
+    for name, sets, fixed, method in (
+        ("x", ["train.epochs=3,5"], {"train.epochs": 2}, None),
+        ("x", ["model.width=16,32", "model.width=48"], {}, None),
+        ("methods", ["method=nbp,bp"], {}, "hsic_only"),
+    ):
+        with pytest.raises(InputError, match="set twice on the command line"):
+            given(name, sets, fixed, method)
+    for sets, method in (([], "nbp"), (["method=bp"], None)):
+        with pytest.raises(InputError, match="a sweep over networks has that of each network"):
+            given("models", sets, {}, method)
+
+
+def test_an_option_replaces_the_sweeps_own_axis(tmp_path: Path) -> None:
+    for name in ("params.yaml", "methods.yaml", "profiles"):
+        (tmp_path / name).symlink_to(PARAMS.parent / name)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps/params.yaml").write_text("own:\n  method: nbp\n  space: {train.epochs: [3, 5]}\n")
+    sweep = spaces.read(tmp_path / "params.yaml", "own", [], {"train.epochs": 2}, None, None)
+    assert (sweep.axes, sweep.fixed) == ({}, {"train.epochs": 2})
+
+
 def test_unknown_sweeps_methods_and_seeds_are_refused() -> None:
     with pytest.raises(InputError, match="activation"):
         read("activatoin")

@@ -34,6 +34,30 @@ def test_beginning_anew_leaves_nothing_of_the_old_sweep(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "name").iterdir()] == ["specification.json"]
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a/", "/a"])
+def test_a_name_that_is_not_of_one_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="expected the name of a sweep, without '/'"):
+        storage.at(str(tmp_path), name)
+
+
+def test_a_folder_whose_clearing_was_killed_is_still_the_sweeps_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = storage.at(str(tmp_path), "name")
+    storage.begin(kept, ABOUT)
+    (tmp_path / "name/outcomes").mkdir()
+    (tmp_path / "name/tuner.pkl").touch()
+
+    class Killed(fs.LocalFileSystem):
+        def delete_dir(self, path: str) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        storage.begin(kept._replace(system=Killed()), ABOUT)
+    storage.begin(kept, ABOUT)
+    assert [path.name for path in (tmp_path / "name").iterdir()] == ["specification.json"]
+
+
 @pytest.mark.parametrize("strange", ["notes.txt", "specification.json", "folder/notes.txt"])
 def test_files_that_are_of_no_sweep_are_refused_and_kept(tmp_path: Path, strange: str) -> None:
     path = tmp_path / "name" / strange

@@ -86,6 +86,16 @@ def test_what_did_not_come_to_its_own_end_is_told_after_the_last_trial(tmp_path:
     assert isinstance(end, End) and end.summary["status"] == "stopped"
 
 
+def test_a_trial_that_asha_stopped_at_its_last_epoch_is_told_as_complete_once_it_is_scored(tmp_path: Path) -> None:
+    told, heard = tracker(tmp_path)
+    told.on_trial_start(0, [], TRIAL)
+    told.on_trial_complete(0, [], TRIAL)
+    told.settle([Outcome(CONFIG, "complete", "", *ended(2))])
+    begin, end = heard.messages[2:]
+    assert isinstance(begin, Begin) and len(begin.history) == 2
+    assert isinstance(end, End) and (end.summary["status"], end.summary["test/recall/sad"]) == ("complete", 1.0)
+
+
 def test_the_same_trial_of_the_same_sweep_is_the_same_run(tmp_path: Path) -> None:
     identities = []
     for about in (ABOUT, ABOUT, ABOUT | {"code": "other"}):
