@@ -98,12 +98,12 @@ def main() -> None:
 
 def parsed(text: str, params: Params) -> Row:
     """A row from its text; raises InputError where it is none."""
-    method, *words = text.split()
+    method, *words = text.split() or [""]
     units = words.pop(0) if words and words[0].startswith("balanced:") else None
     if units is not None and not re.fullmatch(r"balanced:[1-9]\d*", units):
         raise InputError(f"--rows: expected balanced:K with a number of units, found {text!r}")
     row = Row(method, units)
-    if method.endswith("_ddp"):
+    if method.endswith("_ddp") and not words:
         row = Row(method.removesuffix("_ddp"), units, 2, "ddp")
     elif words == ["twice"]:
         row = Row(method, units, 2, "twice")
@@ -161,13 +161,14 @@ def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
     if row.units is not None:
         method = replace(params.methods[row.method], units=cast(Cuts, row.units))
         params = params.model_copy(update={"methods": params.methods | {row.method: method}})
+    more: dict[str, Any] = {row.way: row.cores} if row.way in ("workers", "threads") else {}
+    compute = replace(replace(params.compute, device="cpu", threads=1, workers=1), **more)
+    params = params.model_copy(update={"compute": compute})
     if row.way in ("ddp", "twice"):
         found = together(ddp if row.way == "ddp" else seeded, row.cores, params, row.method, steps)
         rates, peaks = zip(*((one["faces_per_second"], *one["peak_mib"]) for one in found), strict=True)
         return {"faces_per_second": sum(rates), "peak_mib": list(peaks)}
-    more: dict[str, Any] = {row.way: row.cores} if row.way else {}
-    compute = replace(params.compute, device="cpu", **more)
-    return alone(params.model_copy(update={"compute": compute}), row.method, 0, steps)
+    return alone(params, row.method, 0, steps)
 
 
 def random_faces(params: Params, steps: int) -> Faces:

@@ -22,8 +22,13 @@ ENDED = (Trial.TERMINATED, Trial.ERROR)
 ROWS = 12  # of the live table
 
 
-def announcement(sweep: Sweep, epochs: Sequence[int], at_once: int, resources: str, places: Mapping[str, str]) -> str:
-    """What is swept, how many trials of so many epochs, on what, and where results go; places: by their title."""
+def announcement(
+    sweep: Sweep, epochs: Sequence[int], trials: int, at_once: int, resources: str, places: Mapping[str, str]
+) -> str:
+    """What is swept, how many trials, on what, and where results go.
+
+    epochs: of every point of the grid; trials: how many of them are tried. places: by their title.
+    """
     axes = {name: values for name, values in spaces.space(sweep).items() if name != SEED}
     lines = [f"{name}: {', '.join(map(names.text, values))}" for name, values in axes.items()]
     if sweep.rates:
@@ -34,8 +39,8 @@ def announcement(sweep: Sweep, epochs: Sequence[int], at_once: int, resources: s
     seeds = f"{sweep.seeds} {'seed' if sweep.seeds == 1 else 'seeds'}"
     found = spaces.resolve(sweep, sweep.fixed)
     lines += [f"fixed: {', '.join([f'{how}profile {found.profile}', *fixed])}"]
-    lines += [f"trials: {len(epochs)} ({seeds} of each setting), {length} epochs each"]
-    lines += [f"resources: {resources}, {min(at_once, len(epochs))} at once"]
+    lines += [f"trials: {trials} ({seeds} of each setting), {length} epochs each"]
+    lines += [f"resources: {resources}, {min(at_once, trials)} at once"]
     lines += [f"{title}: {where}" for title, where in places.items()]
     return "\n".join([f"Sweep {sweep.name}", *(f"  {line}" for line in lines)])
 
@@ -43,8 +48,11 @@ def announcement(sweep: Sweep, epochs: Sequence[int], at_once: int, resources: s
 class Progress(tune.Callback):
     """A line per epoch and trial; on a terminal one table that is drawn anew. Both on standard error."""
 
-    def __init__(self, sweep: Sweep, epochs: Mapping[str, int], stream: TextIO | None = None) -> None:
-        """epochs: of a complete trial, by the trial's name."""
+    def __init__(
+        self, sweep: Sweep, epochs: Mapping[str, int], trials: int | None = None, stream: TextIO | None = None
+    ) -> None:
+        """epochs: of a complete trial, by the trial's name. trials: how many of them are tried; None: all."""
+        self.trials = len(epochs) if trials is None else trials
         self.sweep, self.epochs, self.stream = sweep, epochs, stream or sys.stderr
         self.width = max([len(HEADING[0]), *map(len, epochs)])
         self.live = self.stream.isatty()
@@ -75,7 +83,7 @@ class Progress(tune.Callback):
         done = sum(other.status in ENDED for other in trials)
         values = (f"{result['epoch']}/{self.epochs.get(name, '?')}", f"{result[METRIC]:.4f}",
                   f"{result['val/loss']:.4f}", f"{result['time_this_iter_s']:.1f}",
-                  f"{done}/{max(len(self.epochs), len(trials))}", self.left())  # fmt: skip
+                  f"{done}/{max(self.trials, len(trials))}", self.left())  # fmt: skip
         self._say(name, *values)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
@@ -96,7 +104,8 @@ class Progress(tune.Callback):
     def left(self) -> str:
         """Time for the epochs that are left, at the speed of this command so far; trials that are stopped save some."""
         here = sum(count - self.first.get(name, count) for name, count in self.reached.items())
-        rest = sum(self.epochs.values()) - sum(self.reached.get(name, 0) for name in self.epochs)
+        wanted = sum(self.epochs.values()) * self.trials / max(1, len(self.epochs))  # a search tries some of the points
+        rest = wanted - sum(self.reached.get(name, 0) for name in self.epochs)
         return duration((self.clock() - self.begin) * max(rest, 0) / here) if here else "?"
 
     def _name(self, trial: Trial) -> str:

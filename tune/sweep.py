@@ -190,7 +190,8 @@ def trained(
     from tune import inputs, names, progress, search, spaces, storage, track
     from tune.wandb_runs import Project, Shown, Writer
 
-    mode, epochs = None, {names.identifier(config): search.epochs_of(sweep, config) for config in spaces.configs(sweep)}
+    epochs = {names.identifier(config): search.epochs_of(sweep, config) for config in spaces.configs(sweep)}
+    mode, trials = None, args.samples * sweep.seeds if args.search == "optuna" else len(epochs)
     project = args.project or spaces.resolve(sweep, sweep.fixed).tracking.project
     with forgiving("no W&B runs, the sweep goes on without"):
         mode = sink.mode(workspace())
@@ -202,12 +203,13 @@ def trained(
         tracked = f"{mode}, project {project}, group {track.group(about)}, folder {workspace() / 'wandb'}"
         places = {"tables": str(args.out / args.name), "checkpoints": storage.uri(kept),
                   "W&B runs": tracked if mode not in (None, "disabled") else "none"}  # fmt: skip
-        print(progress.announcement(sweep, list(epochs.values()), at_once, resources(args, most), places), flush=True)
+        print(progress.announcement(
+            sweep, list(epochs.values()), trials, at_once, resources(args, most), places), flush=True)  # fmt: skip
         shown = Shown(*data.faces["val"][:2], data.faces["val"].classes)
         writer = Writer(Project(workspace(), project, track.group(about)), shown, mode)
         tracker = track.Tracker(sweep, about, kept, writer, source)
         try:
-            callbacks = [progress.Progress(sweep, epochs), tracker]
+            callbacks = [progress.Progress(sweep, epochs, trials), tracker]
             grid = search.fit(sweep, args, place, data, kept, resume, callbacks)
             outcomes = search.collect(grid, sweep, args, place, data, kept)
             tracker.settle(outcomes)

@@ -1,6 +1,8 @@
 """Claims about bench/parallel.py: what it measures, not how fast anything is."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -73,11 +75,33 @@ def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(ro
     "text",
     ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp", "bp 2 workers",
      "deep_supervision 2 workers", "nbp balanced:2 3 workers", "nbp balanced:x 2 workers",
-     "nbp 9 workers", "nbp 0 workers"],
+     "nbp 9 workers", "nbp 0 workers", "", "bp_ddp 7 threads"],
 )  # fmt: skip
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
     with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):
         parallel.parsed(text, params)
+
+
+@pytest.mark.parametrize(
+    ("text", "threads", "workers"),
+    [("nbp", 1, 1), ("nbp 2 threads", 2, 1), ("nbp 2 workers", 1, 2), ("nbp twice", 1, 1), ("bp_ddp", 1, 1)],
+)
+def test_a_row_has_its_own_workers_and_threads_whatever_the_parameter_file_says(
+    params: Params, monkeypatch: pytest.MonkeyPatch, text: str, threads: int, workers: int
+) -> None:
+    seen: list[Params] = []
+
+    def alone(own: Params, *_: object) -> dict[str, Any]:
+        seen.append(own)
+        return {"faces_per_second": 1.0, "peak_mib": [1.0]}
+
+    monkeypatch.setattr(parallel, "alone", alone)
+    monkeypatch.setattr(parallel, "together", lambda _, __, *rest: [alone(*rest)])
+    changed = params.model_copy(update={"compute": replace(params.compute, workers=3, threads=2)})
+    parallel.measured(changed, parallel.parsed(text, params), 4)
+    assert [(one.compute.device, one.compute.threads, one.compute.workers) for one in seen] == [
+        ("cpu", threads, workers)
+    ]
 
 
 def history(method: str, seed: int, *accuracies: float) -> study.Outcome:

@@ -34,7 +34,7 @@ def trial(activation: str, status: str = "RUNNING") -> Any:  # noqa: ANN401 - th
 
 def told(stream: io.StringIO) -> Progress:
     """A sweep of three trials with two epochs each, four of the six epochs done after 40 seconds."""
-    shown = Progress(SWEEP, EPOCHS, stream)
+    shown = Progress(SWEEP, EPOCHS, stream=stream)
     now = iter([0.0, 10.0, 20.0, 30.0, 40.0, 50.0])
     shown.clock = lambda: next(now)
     shown.setup()
@@ -69,7 +69,7 @@ def test_on_a_terminal_one_table_is_drawn_anew_with_a_row_per_trial() -> None:
 
 
 def test_time_left_counts_epochs_of_this_command_alone() -> None:
-    shown = Progress(SWEEP, EPOCHS, io.StringIO())
+    shown = Progress(SWEEP, EPOCHS, stream=io.StringIO())
     now = iter([0.0, 10.0, 10.0])
     shown.clock = lambda: next(now)
     shown.setup()
@@ -79,9 +79,20 @@ def test_time_left_counts_epochs_of_this_command_alone() -> None:
     assert shown.left() == "40 s"
 
 
+def test_a_search_that_tries_some_of_the_points_counts_those() -> None:
+    stream = io.StringIO()
+    shown = Progress(SWEEP, EPOCHS, trials=2, stream=stream)
+    now = iter([0.0, 10.0])
+    shown.clock = lambda: next(now)
+    shown.setup()
+    result = {"epoch": 1, "val/accuracy": 0.5, "val/loss": 1.0, "time_this_iter_s": 3.0}
+    shown.on_trial_result(0, [], trial("relu"), result)
+    assert stream.getvalue().splitlines()[-1].split()[-3:] == ["0/2", "30", "s"]  # three epochs of four are left
+
+
 def test_a_trial_that_is_tried_again_or_given_up_says_so() -> None:
     stream = io.StringIO()
-    shown = Progress(SWEEP, EPOCHS, stream)
+    shown = Progress(SWEEP, EPOCHS, stream=stream)
     shown.on_trial_recover(0, [], trial("relu"))
     shown.on_trial_error(0, [], trial("relu"))
     said = stream.getvalue().splitlines()
@@ -95,7 +106,7 @@ def test_durations_are_said_in_the_unit_that_fits(seconds: float, text: str) -> 
 
 
 def test_the_announcement_says_what_where_and_how_many() -> None:
-    text = progress.announcement(SWEEP, [2, 2, 2], 8, "1 CPU per trial on this machine", {"tables": "x/y"})
+    text = progress.announcement(SWEEP, [2, 2, 2], 3, 8, "1 CPU per trial on this machine", {"tables": "x/y"})
     assert text.splitlines() == [
         "Sweep activation",
         "  model.activation: relu, tanh, elu",
@@ -109,7 +120,9 @@ def test_the_announcement_says_what_where_and_how_many() -> None:
 def test_the_announcement_says_the_rate_of_each_network() -> None:
     own = spaces.read(PARAMS, "models", [], {}, None, 1)
     own = replace(own, axes={}, rates={"CFPN-NBP": 0.008, "AlexNet": 0.0005})
-    assert "  learning rates: CFPN-NBP 0.008, AlexNet 0.0005" in progress.announcement(own, [2], 1, "", {}).splitlines()
+    assert (
+        "  learning rates: CFPN-NBP 0.008, AlexNet 0.0005" in progress.announcement(own, [2], 1, 1, "", {}).splitlines()
+    )
 
 
 def test_a_sweep_over_networks_ends_with_table_two_and_its_files(tmp_path: Path) -> None:
