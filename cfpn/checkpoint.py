@@ -53,6 +53,8 @@ def load(path: Path | str = weights.BEST, nodes: Callable[[dict[str, Any]], list
     ValueError for a file that holds no such network: it names the file, and the tensor where there is one.
     """
     path = weights.named(path) if isinstance(path, str) and weights.is_name(path) else Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder; expected the weights of a trained network")
     try:
         tensors, metadata = read(path)
         for name, value in tensors.items():

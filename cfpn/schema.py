@@ -17,10 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import DTypeLike, NDArray
 
 EXPRESSIONS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "normal")  # paper Table I
-KEY = b"cfpn"
-COLUMNS = ("pixels", "label", "row")
-ROW_GROUP, BATCH = 2048, 256  # rows
-MOST_CLASSES = 128  # a label is an int8
+KEY, COLUMNS = b"cfpn", ("pixels", "label", "row")
+ROW_GROUP, BATCH, MOST_CLASSES = 2048, 256, 128  # rows, rows; a label is an int8
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Description:
 
 def arrow_schema(description: Description) -> pa.Schema:
     """The columns of a split with this description, which stands in the metadata."""
-    size = description.channels * description.side**2
-    fields = dict(zip(COLUMNS, (pa.binary(size), pa.int8(), pa.int32()), strict=True))
+    kinds = (pa.binary(description.channels * description.side**2), pa.int8(), pa.int32())
+    fields = dict(zip(COLUMNS, kinds, strict=True))
     return pa.schema(fields, {KEY: json.dumps(asdict(description)).encode()})
 
 
@@ -57,8 +55,7 @@ def describe(schema: pa.Schema) -> Description:
     text = (schema.metadata or {}).get(KEY)
     description = Description() if text is None else parse(text)
     for field in arrow_schema(description):
-        index = schema.get_field_index(field.name)
-        found = schema.types[index] if index >= 0 else "no such column"
+        found = schema.field(field.name).type if field.name in schema.names else "no such column"
         if found != field.type:
             raise ValueError(f"column {field.name}: found {found}; expected {field.type}")
     return description
@@ -131,9 +128,8 @@ def told(path: Path, kind: str = "") -> Iterator[None]:
 
 def unpack(columns: pa.RecordBatch, description: Description) -> Batch:
     """The arrays of a batch, not copied; raises ValueError where a value is missing or a label has no class."""
-    for name in COLUMNS:
-        if columns[name].null_count:
-            raise ValueError(f"column {name}: a value is missing")
+    if missing := [name for name in COLUMNS if columns[name].null_count]:
+        raise ValueError(f"column {missing[0]}: a value is missing")
     face = np.dtype((np.uint8, (description.channels, description.side, description.side)))
     kinds: tuple[DTypeLike, ...] = (face, np.int8, np.int32)
     pixels, labels, rows = (values(columns[name], kind) for name, kind in zip(COLUMNS, kinds, strict=True))
@@ -155,15 +151,20 @@ def write(
 
     Raises ValueError where the arrays do not fit the description or each other.
     """
-    count, classes = len(pixels), len(description.classes)
-    size = description.channels * description.side**2
-    if pixels.dtype != np.uint8 or pixels.size != count * size or labels.shape != (count,) or rows.shape != (count,):
+    count, square = len(pixels), (description.side, description.side)
+    shapes = [(count, description.channels, *square)] + [(count, *square)] * (description.channels == 1)
+    if pixels.dtype != np.uint8 or pixels.shape not in shapes or labels.shape != (count,) or rows.shape != (count,):
         raise ValueError(f"{path}: {pixels.shape} {pixels.dtype}, {labels.shape}, {rows.shape}; expected {description}")
-    if count and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(f"{path}: labels {labels.min()} to {labels.max()}; expected 0 to {classes - 1}")
-    schema = arrow_schema(description)
-    with writer(path, schema) as sink:
-        sink(record_batch(schema, pixels, labels, rows))
+    for name, numbers, end in (("labels", labels, len(description.classes)), ("rows", rows, 2**31)):
+        if numbers.dtype.kind not in "iu" or (count and not 0 <= numbers.min() <= numbers.max() < end):
+            raise ValueError(f"{path}: {name} {numbers} {numbers.dtype}; expected whole numbers, 0 to {end - 1}")
+    schema, part = arrow_schema(description), path.with_name(f"{path.name}.part")
+    try:
+        with writer(part, schema) as sink:
+            sink(record_batch(schema, pixels, labels, rows))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def record_batch(schema: pa.Schema, *arrays: NDArray[Any]) -> pa.RecordBatch:

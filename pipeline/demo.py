@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import torch
 
 from cfpn import weights
+from pipeline.pictures import detect
 from pipeline.pictures import open as pictures
 from pipeline.pictures.annotate import annotate
 from pipeline.pictures.answers import Model, answers, load_model
@@ -65,7 +66,8 @@ class Service:
     def answer(self, data: bytes) -> dict[str, Any]:
         """What the page shows of a picture file; raises InputError where it is none, or holds no face."""
         remarks: list[str] = []
-        reader = Reader(self.model.network.channels, "auto", remarks.append, remarks.append)
+        network, remark = self.model.network, remarks.append
+        reader = Reader(network.channels, "auto", remark, remark, side=detect.side_of(network), advice="")
         with self.lock:
             items = list(reader.item(pictures.read(io.BytesIO(data), "the picture")))
             if not items:

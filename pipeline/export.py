@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cfpn import faces, prediction, weights
 from cfpn.network import Network
 from pipeline.data.drawing import draw_face
 from pipeline.pictures.answers import Model, load_model
-from pipeline.pictures.detect import SIDE
+from pipeline.pictures.detect import side_of
 from pipeline.process import InputError, atomic, command_line, run
 
 EXAMPLE = """example:
@@ -77,7 +78,8 @@ def convert(model: Model, path: Path) -> None:
     import onnx
 
     network = model.network
-    shape = (2, SIDE, SIDE) if network.channels == 1 else (2, network.channels, SIDE, SIDE)
+    side = side_of(network)
+    shape = (2, side, side) if network.channels == 1 else (2, network.channels, side, side)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it speaks of its own steps
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs here
@@ -169,16 +171,17 @@ def quantize(whole: Path, path: Path, ranges: Tensor) -> None:
 
 def compared_faces(split: Path | None, network: Network, option: str = "--split") -> Tensor:
     """Pixels of a split that an option names, or drawn ones."""
+    side = side_of(network)
     if split is None:
-        drawn = np.stack([draw_face(number % 7, 0, number) for number in range(DRAWN)])
-        return torch.from_numpy(drawn)[:, None].repeat(1, network.channels, 1, 1)
+        drawn = torch.from_numpy(np.stack([draw_face(number % 7, 0, number) for number in range(DRAWN)]))[:, None]
+        return F.interpolate(drawn.float(), side).byte().repeat(1, network.channels, 1, 1)
     try:
         pixels = faces.load(split).pixels
     except (FileNotFoundError, ValueError) as error:
         raise InputError(f"{option}: {error}") from error
-    if pixels.shape[1:] != (network.channels, SIDE, SIDE) or not len(pixels):
+    if pixels.shape[1:] != (network.channels, side, side) or not len(pixels):
         raise InputError(
-            f"{option}: {split}: expected faces (n, {network.channels}, {SIDE}, {SIDE}), found {tuple(pixels.shape)}"
+            f"{option}: {split}: expected faces (n, {network.channels}, {side}, {side}), found {tuple(pixels.shape)}"
         )
     return pixels
 
@@ -186,7 +189,7 @@ def compared_faces(split: Path | None, network: Network, option: str = "--split"
 def needs() -> None:
     """Raise InputError where a package is missing that the export needs."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise InputError(f"{', '.join(missing)}: not installed; pip install 'cfpn-nbp[export]'")
+        raise InputError(f"{', '.join(missing)}: not installed; pip install '.[export]'")
 
 
 def cost(before: NDArray[np.float32], after: NDArray[np.float32], split: Path | None) -> str:

@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def checked(args: argparse.Namespace, network: Network) -> float | None:
     if args.explain and not (args.out or args.json):
         raise InputError("--explain: expected --out DIR or --json beside it, which show what the network looked at")
     if args.faces == "detect" and not detect.available():
-        raise InputError("--faces detect: OpenCV is not installed; pip install 'cfpn-nbp[photo]'")
+        raise InputError("--faces detect: OpenCV is not installed; pip install '.[photo]'")
     sure: float | None = network.about.get("exit") if args.exit is True else args.exit
     if args.exit is True and sure is None:
         raise InputError("--exit: these weights store no probability; give one, as --exit 0.6")
@@ -117,7 +118,9 @@ def main() -> None:
         faults.append(fault)
         print(f"error: {fault}", file=sys.stderr)
 
-    reader = Reader(model.network.channels, args.faces, report, lambda note: print(note, file=sys.stderr), args.out)
+    side = detect.side_of(model.network)
+    remark = partial(print, file=sys.stderr)
+    reader = Reader(model.network.channels, args.faces, report, remark, args.out, side)
     taken = reader.camera() if args.camera else ()
     for group in batches(chain(taken, reader.items(args.paths))):
         pixels = torch.cat([torch.tensor(item.pixels) for item in group])

@@ -22,7 +22,7 @@ from pipeline.export import compared_faces, export, needs
 from pipeline.pictures import annotate, explain
 from pipeline.pictures import open as pictures
 from pipeline.pictures.answers import Model, load_model
-from pipeline.pictures.detect import SIDE
+from pipeline.pictures.detect import side_of
 from pipeline.pictures.writers import TAKEN
 from pipeline.process import InputError, atomic, command_line, run, write_json
 
@@ -68,7 +68,8 @@ def about(model: Model) -> dict[str, object]:
         "classes": model.network.names,
         "units": [unit.name for unit in units],
         "weights": {"name": model.name, "sha256": model.sha256},
-        "side": SIDE,
+        "side": side_of(model.network),
+        "most": pictures.MOST_PIXELS,
         "smallest": pictures.SMALLEST,
         "taken": TAKEN,
         "patch": explain.PATCH,

@@ -145,4 +145,4 @@ def test_export_works_from_the_wheel_and_without_its_packages_says_what_to_insta
     assert (tmp_path / "it.onnx").is_file()
     done = clean(installed, "photo", "pipeline.export", "other.onnx", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.strip().endswith("not installed; pip install 'cfpn-nbp[export]'")
+    assert done.stderr.strip().endswith("not installed; pip install '.[export]'")

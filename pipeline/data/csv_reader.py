@@ -103,6 +103,10 @@ def read_header(line: bytes, path: Path) -> Columns:
     for name in ("emotion", "pixels", "Usage", "drawn"):
         if names.count(name) > 1:
             raise InputError(f"{path}: column {name} stands {names.count(name)} times in the header: {shown}")
+    for name in names:
+        wanted = next((one for one in ("emotion", "pixels", "Usage") if one.lower() == name.lower()), name)
+        if name != wanted and wanted not in names:
+            raise InputError(f"{path}: column {name}: expected it spelled {wanted}")
     if "pixels" not in names:
         check_separator(names[0], path)
         raise InputError(f"{path}: no column pixels; expected emotion, pixels and Usage, found {shown}")

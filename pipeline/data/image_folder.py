@@ -102,8 +102,16 @@ def listing(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
         by_name = [split for prefix, split in PREFIXES.items() if named and file.startswith(prefix)]
         label = classes.index(kind if kind in classes else SPELLINGS[kind.lower()])
         pictures.append(Picture(number, name, (by_name or [folders[folder]])[0], label))
+    check_learnt(root, pictures, classes)
     pictures.sort(key=lambda one: blake2b(os.fsencode(one.name), digest_size=8).digest())
     return pictures, classes
+
+
+def check_learnt(root: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
+    """Raise InputError for a class without a picture to learn from, such as one that is spelled in two ways."""
+    learnt = {one.label for one in pictures if one.split == "train"}
+    if missing := [name for label, name in enumerate(classes) if label not in learnt]:
+        raise InputError(f"{root}: no training picture of {', '.join(missing)}; the training split has other classes")
 
 
 def pictures_below(folder: Path) -> Iterator[str]:

@@ -24,6 +24,7 @@ async function look(blob) {
   if (Math.min(width, height) < about.smallest) {
     throw new Error(`${width}x${height} is too small; expected ${about.smallest} pixels or more in both directions`);
   }
+  if (width * height > about.most) throw new Error(`${width}x${height} is more than ${about.most / 1e6} megapixels`);
   const side = Math.min(width, height);
   const box = { x: (width - side) >> 1, y: (height - side) >> 1, side };
   const face = resized(grey(bitmap, box), side, about.side);
@@ -73,6 +74,7 @@ function grey(bitmap, { x, y, side }) {
   context.fillRect(0, 0, side, side);
   context.drawImage(bitmap, -x, -y);
   const { data } = context.getImageData(0, 0, side, side);
+  if (data[3] === 0) throw new Error(`${side}x${side} is more than this browser can draw`); // else it would be black
   return Uint8Array.from({ length: side * side }, (_, place) => {
     const [red, green, blue] = [data[4 * place], data[4 * place + 1], data[4 * place + 2]];
     return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16;

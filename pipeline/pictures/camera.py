@@ -13,7 +13,7 @@ FRAMES = 10  # the last of them is taken: a camera needs some to find its exposu
 def take() -> Picture:
     """What the first camera sees; raises InputError where there is no camera or no OpenCV."""
     if not available():
-        raise InputError("--camera: OpenCV is not installed; pip install 'cfpn-nbp[photo]'")
+        raise InputError("--camera: OpenCV is not installed; pip install '.[photo]'")
     import cv2
 
     log = cv2.utils.logging  # which would tell a missing camera in lines of its own

@@ -3,6 +3,7 @@
 The detector is that of Viola & Jones (CVPR 2001), of the kind that cut FER2013's faces out of their photographs.
 """
 
+import threading
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cfpn.network import Network
 from cfpn.schema import Description
 from pipeline.pictures.open import SMALLEST
 
-SIDE = Description().side  # of a face as the network was trained on it
-CROP = 2 * SIDE  # a picture whose longer side is at most this is a face that someone has cut out already
+SIDE = Description().side  # of a face of FER2013
+CROP = 2  # a picture whose longer side is at most so many sides of a face is one that someone has cut out already
 LARGEST = 1024  # pixels of the longer side when faces are searched for
 CASCADE = "haarcascade_frontalface_default.xml"
 SCALE, NEIGHBOURS = 1.1, 6  # step between sizes; how many windows must agree
+ONE_AT_A_TIME = threading.Lock()  # OpenCV's detector answers wrongly where two threads ask it at once
 
 
 class Box(NamedTuple):
@@ -52,7 +55,8 @@ def find(image: Image.Image) -> list[Box]:
     small = image.convert("L").resize([max(1, round(side / shrink)) for side in image.size], reducing_gap=2.0)
     least = max(SMALLEST, round(SMALLEST / shrink))
     even = cv2.equalizeHist(np.asarray(small))
-    found = cascade().detectMultiScale(even, scaleFactor=SCALE, minNeighbors=NEIGHBOURS, minSize=(least, least))
+    with ONE_AT_A_TIME:
+        found = cascade().detectMultiScale(even, scaleFactor=SCALE, minNeighbors=NEIGHBOURS, minSize=(least, least))
     return sorted(Box(*(round(int(value) * shrink) for value in box)) for box in found)
 
 
@@ -62,14 +66,19 @@ def middle(image: Image.Image) -> Box:
     return Box((image.width - side) // 2, (image.height - side) // 2, side, side)
 
 
-def cut(image: Image.Image, box: Box, channels: int) -> NDArray[np.uint8]:
-    """The face in a box as the network takes it: (channels, 48, 48) uint8, grey by ITU-R 601, averaged where shrunk.
+def side_of(network: Network) -> int:
+    """Height and width of the faces that a network learnt from, in pixels; weights that do not say it saw FER2013's."""
+    return int(network.about.get("side", SIDE))
 
-    A grey picture of 48x48 pixels comes out as it is.
+
+def cut(image: Image.Image, box: Box, channels: int, side: int = SIDE) -> NDArray[np.uint8]:
+    """The face in a box as the network takes it: (channels, side, side) uint8, grey by ITU-R 601, averaged if shrunk.
+
+    A grey picture of side x side pixels comes out as it is.
     """
     corners = (box.x, box.y, box.x + box.width, box.y + box.height)
     face = image.crop(corners).convert("L" if channels == 1 else "RGB")
-    if face.size != (SIDE, SIDE):
-        face = face.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    if face.size != (side, side):
+        face = face.resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(face)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)

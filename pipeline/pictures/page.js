@@ -9,10 +9,12 @@ async function send(blob) {
   at("status").textContent = "Looking …";
   at("faces").replaceChildren();
   at("picture").hidden = true;
+  at("weights").textContent = "";
   try {
     const found = await answer(blob);
     if (own !== turn) return;
-    at("status").textContent = found.weights;
+    at("status").textContent = told(found.faces);
+    at("weights").textContent = found.weights;
     at("picture").src = found.picture;
     at("picture").alt = found.faces.map((face) => face.expression).join(", ");
     at("picture").hidden = false;
@@ -24,19 +26,31 @@ async function send(blob) {
   }
 }
 
+// The answer in a line, which a screen reader says.
+function told(faces) {
+  const each = faces.map((face) => `${face.expression} ${face.probabilities[face.expression].toFixed(2)}`);
+  return `${faces.length} ${faces.length === 1 ? "face" : "faces"}: ${each.join(", ")}`;
+}
+
 function table(face, index) {
   const names = Object.keys(face.probabilities);
   const result = document.createElement("table");
   result.createCaption().textContent = `Face ${index + 1}, ${face.how}`;
-  row(result, ["", ...names], "th");
+  row(result, ["unit", ...names], "col");
   for (const [unit, own] of Object.entries(face.units)) row(result, [unit, ...names.map((name) => own[name].toFixed(2))]);
   row(result, ["vote", ...names.map((name) => face.probabilities[name].toFixed(2))]).className = "vote";
   return result;
 }
 
-function row(table, texts, kind = "td") {
+// A row whose first cell is its header; with scope "col" all cells are headers.
+function row(table, texts, scope = "row") {
   const result = table.insertRow();
-  for (const text of texts) result.appendChild(document.createElement(kind)).textContent = text;
+  texts.forEach((text, place) => {
+    const header = scope === "col" || place === 0;
+    const cell = result.appendChild(document.createElement(header ? "th" : "td"));
+    if (header) cell.scope = scope;
+    cell.textContent = text;
+  });
   return result;
 }
 
@@ -60,6 +74,10 @@ at("camera").addEventListener("click", async () => {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);
+    video.srcObject.getTracks().forEach((track) => track.stop());
+    video.srcObject = null;
+    video.hidden = true;
+    at("camera").textContent = "Use the camera";
     canvas.toBlob(send, "image/png");
   } catch (error) {
     at("error").textContent = `No camera: ${error.message}`;

@@ -28,7 +28,7 @@ HEADER_BYTES = 1 << 16  # in which a CSV's header must end to be known on standa
 
 @dataclass(frozen=True)
 class Item:
-    """A picture and its faces: pixels (n, channels, 48, 48) uint8, and where each stands in the upright image.
+    """A picture and its faces: pixels (n, channels, side, side) uint8, and where each stands in the upright image.
 
     found: whether a detector found the faces; else the middle square was taken for one.
     """
@@ -41,16 +41,17 @@ class Item:
     notes: tuple[str, ...]
 
 
-def faces(path: Path | str, channels: int = 1, search: Search = "auto") -> Tensor:
-    """The faces in a picture file as `cfpn.predict` takes them, (n, channels, 48, 48) uint8; raises InputError.
+def faces(path: Path | str, channels: int = 1, search: Search = "auto", side: int = SIDE) -> Tensor:
+    """The faces in a picture file as `cfpn.predict` takes them, (n, channels, side, side) uint8; raises InputError.
 
-    search: as in `Reader`. A CSV of faces is no picture here.
+    search: as in `Reader`; without OpenCV that is the middle square of the picture. side: of the faces that the network
+    learnt from. A CSV of faces is no picture here.
     """
 
     def refuse(fault: str) -> NoReturn:
         raise InputError(fault)
 
-    (item,) = Reader(channels, search, refuse, refuse).item(open_picture(Path(path)))
+    (item,) = Reader(channels, search, refuse, refuse, side=side).item(open_picture(Path(path)))
     return torch.from_numpy(item.pixels)
 
 
@@ -59,8 +60,8 @@ class Reader:
     """Reads items; what cannot be read goes to `report` as one line, what holds no face to `remark`.
 
     channels: of the network. search: "detect" finds faces, "crop" takes the middle square; "auto" takes pictures of at
-    most 96 pixels, and all where there is no OpenCV, for faces that are cut out already. leave_out: a folder that is
-    not entered.
+    most two sides, and all where there is no OpenCV, for faces that are cut out already. leave_out: a folder that is
+    not entered. side: of the faces that the network learnt from. advice: what to do where no face is found.
     """
 
     channels: int
@@ -68,14 +69,20 @@ class Reader:
     report: Report
     remark: Report
     leave_out: Path | None = None
+    side: int = SIDE
+    advice: str = "; --faces crop takes the picture for one"
 
     def items(self, paths: Iterable[str]) -> Iterator[Item]:
         """Items of all paths, in order; a folder's files by name, its subfolders' after them."""
         for path in paths:
             try:
+                if not path:
+                    raise InputError("PATH: expected a file or a folder, found nothing between the quotes")
                 yield from self.standard_input() if path == STANDARD_INPUT else self.below(Path(path))
             except InputError as error:
                 self.report(str(error))
+            except OSError as error:
+                self.report(f"{shown(path)}: {error.strerror or error}")
 
     def camera(self) -> Iterator[Item]:
         """The item of a picture from the camera."""
@@ -90,6 +97,7 @@ class Reader:
             yield from self.file(path)
             return
         files = list(self.walk(path))
+        self.tell_left_out(path)
         if not files:
             raise InputError(f"{shown(path)}: no picture in this folder; looked for {', '.join(sorted(SUFFIXES))}")
         for file in files:
@@ -104,7 +112,14 @@ class Reader:
             left = self.leave_out.resolve() if self.leave_out else None
             folders[:] = sorted(n for n in folders if n[0] != "." and Path(parent, n).resolve() != left)
             wanted = (name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
-            yield from (path for path in (Path(parent, name) for name in wanted) if path.is_file())
+            yield from (path for path in (Path(parent, name) for name in wanted) if is_file_or_dangling(path))
+
+    def tell_left_out(self, folder: Path) -> None:
+        """Remark how many files below a folder are no pictures by their names; hidden ones are not counted."""
+        found = (Path(name) for _, _, names in os.walk(folder) for name in names if name[0] != ".")
+        left = sorted({name for name in found if name.suffix.lower() not in SUFFIXES})
+        if left:
+            self.remark(f"note: {shown(folder)}: other files than pictures left out, among them {shown(left[0])}")
 
     def unreadable(self, error: OSError) -> None:
         """Report a folder that cannot be entered."""
@@ -123,6 +138,8 @@ class Reader:
 
     def standard_input(self) -> Iterator[Item]:
         """A picture or a CSV; a column `pixels` in the first line tells."""
+        if sys.stdin is None:
+            raise InputError(f"{ITS_NAME}: closed")
         data = whole(sys.stdin.buffer, ITS_NAME)
         header = data[:HEADER_BYTES].split(b"\n")[0].removeprefix(b"\xef\xbb\xbf")
         if b"pixels" in [field.strip(b' "\r') for field in header.split(b",")]:
@@ -133,23 +150,25 @@ class Reader:
     def item(self, picture: Picture) -> Iterator[Item]:
         """The picture with its faces; none where the detector finds no face."""
         image, notes = picture.image, picture.notes
-        cut_out = max(image.size) <= detect.CROP or not detect.available()
+        cut_out = max(image.size) <= detect.CROP * self.side or not detect.available()
         if self.search == "crop" or (self.search == "auto" and cut_out):
             boxes, found = [detect.middle(image)], False
             if image.width != image.height:
                 notes += (f"middle square of {image.width}x{image.height}",)
         elif not (boxes := detect.find(image)):
-            self.remark(f"{picture.name}: no face found; --faces crop takes the picture for one")
+            self.remark(f"{picture.name}: no face found{self.advice}")
             return
         else:
             found = True
-        pixels = np.stack([detect.cut(image, box, self.channels) for box in boxes])
+        pixels = np.stack([detect.cut(image, box, self.channels, self.side) for box in boxes])
         yield Item(picture.name, image, boxes, pixels, found, notes)
 
     def rows(self, file: IO[bytes], path: Path) -> Iterator[Item]:
         """One item per row of a CSV with a column `pixels`; labels and other columns are not looked at."""
         if self.channels != 1:
             raise InputError(f"{shown(path)}: a CSV holds grey faces; these weights take {self.channels} channels")
+        if self.side != SIDE:
+            raise InputError(f"{shown(path)}: a CSV holds faces of {SIDE}x{SIDE}; these weights saw {self.side} pixels")
         lines = read_lines(file, path)
         names = [field.decode("utf-8", "replace").strip() for field in split_line(_header(next(lines, b""))) or []]
         if names.count("pixels") != 1:
@@ -168,6 +187,11 @@ class Reader:
             pixels = face.reshape(1, 1, SIDE, SIDE)
             image = Image.fromarray(pixels[0, 0])
             yield Item(f"{shown(path)}:{number}", image, [Box(0, 0, SIDE, SIDE)], pixels, False, ())
+
+
+def is_file_or_dangling(path: Path) -> bool:
+    """Whether a path is a file, or a link to one that is not there: that is said when it is opened."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _header(line: bytes) -> bytes:

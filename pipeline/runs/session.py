@@ -155,7 +155,7 @@ def device(compute: Compute) -> torch.device:
 
 def about_weights(session: Session, params: Params, faces: Faces) -> dict[str, str]:
     """Metadata of the weights file of a run."""
-    return checkpoint.about(session.state.network, asdict(model_for(params, faces)), faces.classes)
+    return checkpoint.about(session.state.network, asdict(model_for(params, faces)), faces.classes, side=faces.side)
 
 
 def save(session: Session, path: Path) -> None:

@@ -330,3 +330,9 @@ def test_a_file_tells_format_model_settings_classes_and_preprocessing(tmp_path: 
     assert found["settings"] == network.settings
     assert found["classes"] == list(EXPRESSIONS)
     assert found["preprocessing"] == {"mean": 0.5, "deviation": 0.25, "resize": "bilinear"}
+
+
+@pytest.mark.parametrize("path", ["", "."])
+def test_a_folder_is_no_weights_file(path: str) -> None:
+    with pytest.raises(ValueError, match="a folder; expected the weights of a trained network"):
+        load(path)

@@ -191,3 +191,35 @@ def test_neither_torch_nor_pandas_is_imported(tmp_path: Path) -> None:
         "assert not {'torch', 'pandas'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "split.parquet"], check=True, cwd=ROOT)
+
+
+UNFIT = {
+    "channels last": {"pixels": np.zeros((4, 32, 32, 3), np.uint8)},
+    "two faces in one": {"pixels": np.zeros((4, 96, 32), np.uint8)},
+    "labels with a fraction": {"labels": np.array([0.9, 0.4, 0.6, 0.1])},
+    "labels in words": {"labels": np.array(["a", "b", "c", "d"])},
+    "rows past int32": {"rows": np.arange(4) + 2**32},
+    "rows with a fraction": {"rows": np.arange(4) / 2},
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_arrays_that_do_not_fit_are_refused_and_no_file_is_left(tmp_path: Path, what: str) -> None:
+    arrays = {"pixels": np.zeros((4, 3, 32, 32), np.uint8), "labels": np.arange(4), "rows": np.arange(4)} | UNFIT[what]
+    with pytest.raises(ValueError, match=r"split\.parquet: .*expected"):
+        write(tmp_path / "split.parquet", *arrays.values(), COLOUR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_split_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "split.parquet", *faces(COLOUR), COLOUR)
+    before = (tmp_path / "split.parquet").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(tmp_path / "split.parquet", *faces(COLOUR, 5), COLOUR)
+    assert [path.name for path in tmp_path.iterdir()] == ["split.parquet"]
+    assert (tmp_path / "split.parquet").read_bytes() == before

@@ -150,6 +150,6 @@ def test_a_browser_shows_the_picture_and_a_row_per_unit(server: demo.Server) -> 
         assert page.complaints() == []
     expected = predict(network, face()[None])[0]
     assert (found["wide"], found["error"]) == (480, "")
-    assert [row[0] for row in found["rows"]] == ["", *(unit.name for unit in network.units), "vote"]
+    assert [row[0] for row in found["rows"]] == ["unit", *(unit.name for unit in network.units), "vote"]
     by_name = dict(zip(found["rows"][0], found["rows"][-1], strict=True))
     assert [by_name[name] for name in network.names] == [f"{value:.2f}" for value in expected.tolist()]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from PIL import Image
 from cfpn import load
 from cfpn.prediction import opinions, predict, unit_log_probabilities
 from pipeline import predict as command
-from pipeline.pictures import annotate, camera, detect
+from pipeline.pictures import annotate, camera, detect, sources
 from pipeline.pictures import open as pictures
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import BP, HTML, coloured, encoded, face, grey, turned_jpeg, write_weights
@@ -263,7 +264,7 @@ def test_without_a_camera_or_opencv_a_line_says_so_and_files_are_answered(
     monkeypatch.setattr(camera, "available", lambda: False)
     code, text, told = call("--camera", "--json")
     assert (code, text) == (2, "")
-    assert "error: --camera: OpenCV is not installed; pip install 'cfpn-nbp[photo]'" in told.splitlines()
+    assert "error: --camera: OpenCV is not installed; pip install '.[photo]'" in told.splitlines()
 
 
 def test_faces_leave_early_at_the_probability_given_or_stored(call: Call, folder: Path, weights: Path) -> None:
@@ -285,7 +286,7 @@ def test_leaving_early_is_refused_where_units_do_not_vote(
         command.main()
 
 
-@pytest.mark.parametrize("arguments", [["--explain"], ["--top", "0"], ["--exit", "2"], ["--threads", "0"]])
+@pytest.mark.parametrize("arguments", [["--explain"], ["--top", "0"], ["--exit", "2"]])
 def test_arguments_that_make_no_sense_are_refused(call: Call, folder: Path, arguments: list[str]) -> None:
     with pytest.raises(InputError, match="expected"):
         call(folder, *arguments)
@@ -411,3 +412,61 @@ def test_a_long_thin_picture_costs_no_other_its_answer(
 )
 def test_an_annotated_picture_keeps_its_name_and_the_number_of_its_row(tmp_path: Path, name: str, file: str) -> None:
     assert annotate.save(grey(), tmp_path, name).name == file
+
+
+def test_faces_of_another_side_are_asked_as_the_network_learnt_them(tmp_path: Path) -> None:
+    path = write_weights(tmp_path / "wide.safetensors", side=96)
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    network = load(path)
+    found = sources.faces(tmp_path / "face.png", side=detect.side_of(network))
+    assert (found[0, 0].numpy() == pixels).all()
+    assert detect.side_of(load("nbp")) == 48
+
+
+def test_the_command_and_the_library_answer_alike_at_another_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_weights(tmp_path / "wide.safetensors", side=96)
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "face.png")
+    monkeypatch.setattr(
+        sys, "argv", ["predict", "--weights", str(path), str(tmp_path / "face.png"), "--json", "--top", "7"]
+    )
+    with suppress(SystemExit):
+        command.main()
+    (record,) = records(capsys.readouterr().out)
+    expected = predict(load(path), pixels[None, None])[0].tolist()
+    assert probabilities(record, path) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.skipif(not detect.available(), reason="needs OpenCV")
+def test_threads_that_ask_the_detector_at_once_are_answered_alike() -> None:
+    pictures = [grey(size, number).convert("RGB") for number, size in enumerate((200, 300, 400))]
+    alone = [detect.find(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(detect.find, pictures * 20)) == alone * 20
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 300 + ".png"])
+def test_a_path_that_no_file_can_have_costs_the_others_nothing(call: Call, folder: Path, bad: str) -> None:
+    code, out, err = call(bad, folder / "plain.png")
+    assert (code, len(out.splitlines())) == (2, 1)
+    assert "Traceback" not in err
+
+
+def test_files_that_are_no_pictures_are_told_and_dangling_links_are_faults(call: Call, folder: Path) -> None:
+    (folder / "IMG_1.HEIC").touch()
+    code, out, err = call(folder)
+    assert (code, len(out.splitlines())) == (0, COUNT)
+    assert "other files than pictures left out, among them IMG_1.HEIC" in err
+    (folder / "gone.png").symlink_to("nowhere.png")
+    code, out, err = call(folder)
+    assert (code, len(out.splitlines())) == (2, COUNT)
+    assert "gone.png" in err
+
+
+def test_a_closed_standard_input_is_one_line(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = call("-")
+    assert (code, "standard input: closed" in err) == (2, True)

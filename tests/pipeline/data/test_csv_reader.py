@@ -1,10 +1,12 @@
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.data import csv_reader
-from pipeline.data.csv_reader import Fault, parse_clean, parse_pixels
+from pipeline.data.csv_reader import Fault, parse_clean, parse_pixels, read_header
+from pipeline.process import InputError
 
 
 def spoil(pixels: str, chance: random.Random) -> str:
@@ -44,3 +46,14 @@ def test_every_pixel_value_is_read_as_itself() -> None:
     everything = np.tile(np.arange(256, dtype=np.uint8), 9)
     assert (parse_clean([" ".join(map(str, everything)).encode()]) == everything).all()
     assert (parse_pixels(" ".join(map(str, everything)).encode(), 1) == everything).all()
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [("emotion,pixels,usage", "column usage: expected it spelled Usage"),
+     ("Emotion,pixels,Usage", "column Emotion: expected it spelled emotion"),
+     ("emotion,Pixels", "column Pixels: expected it spelled pixels")],
+)  # fmt: skip
+def test_a_column_in_other_capitals_is_told_how_it_is_spelled(header: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_header(header.encode(), Path("faces.csv"))

@@ -271,3 +271,9 @@ def test_the_seven_expressions_may_be_spelt_differently_in_each_split(tmp_path: 
     tree(root, ("val",), tuple(name.capitalize() for name in FER2013))
     pictures, classes = listing(root)
     assert (classes, len(pictures)) == (EXPRESSIONS, 3 * 7 * 3)
+
+
+def test_a_class_without_a_training_picture_is_refused_by_name(tmp_path: Path) -> None:
+    tree(tmp_path / "faces", splits=("train",), classes=("angry", "happy"))
+    tree(tmp_path / "faces", splits=("val", "test"), classes=("anger", "happy"))
+    assert "no training picture of anger" in refusal(tmp_path / "faces", tmp_path / "out")
