@@ -141,7 +141,7 @@ def times(subjects: Sequence[Subject], pixels: Tensor, batch: int, rounds: int) 
 
 def told(seconds: Sequence[float]) -> dict[str, float]:
     """Mean and quartiles in milliseconds."""
-    low, middle, high = statistics.quantiles(seconds, n=4)
+    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     values = {"mean": statistics.mean(seconds), "low": low, "median": middle, "high": high}
     return {name: round(1000 * value, 4) for name, value in values.items()}
 

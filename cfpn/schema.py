@@ -1,7 +1,7 @@
 """The Parquet format of a split: one row per face, and a description of the data set in the file's metadata.
 
-The columns are `pixels` (channels x side x side bytes, row by row), `label` and `row` (the number in the source).
-The description is JSON under the key `cfpn`. A file of 48x48 grey faces without it is taken for FER2013.
+The columns are `pixels` (channels x side x side bytes), `label` and `row` (the number in the source). The description
+is JSON under the key `cfpn`. A file of 48x48 grey faces without it is taken for FER2013.
 """
 
 import json
@@ -147,16 +147,16 @@ def values(column: pa.Array, kind: DTypeLike) -> NDArray[Any]:
 def write(
     path: Path, pixels: NDArray[np.uint8], labels: NDArray[Any], rows: NDArray[Any], description: Description
 ) -> None:
-    """Write pixels (n, channels, side, side) or (n, side, side), labels (n,) and rows (n,) as a split.
+    """Write pixels (n, channels, side, side), (n, side, side) or flat, labels (n,) and rows (n,) as a split.
 
     Raises ValueError where the arrays do not fit the description or each other.
     """
-    count, square = len(pixels), (description.side, description.side)
-    shapes = [(count, description.channels, *square)] + [(count, *square)] * (description.channels == 1)
+    count, each = len(pixels), (description.channels, description.side, description.side)
+    shapes = [(count, *each), (count, int(np.prod(each)))] + [(count, *each[1:])] * (description.channels == 1)
     if pixels.dtype != np.uint8 or pixels.shape not in shapes or labels.shape != (count,) or rows.shape != (count,):
         raise ValueError(f"{path}: {pixels.shape} {pixels.dtype}, {labels.shape}, {rows.shape}; expected {description}")
     for name, numbers, end in (("labels", labels, len(description.classes)), ("rows", rows, 2**31)):
-        if numbers.dtype.kind not in "iu" or (count and not 0 <= numbers.min() <= numbers.max() < end):
+        if count and (numbers.dtype.kind not in "iu" or not 0 <= numbers.min() <= numbers.max() < end):
             raise ValueError(f"{path}: {name} {numbers} {numbers.dtype}; expected whole numbers, 0 to {end - 1}")
     schema, part = arrow_schema(description), path.with_name(f"{path.name}.part")
     try:

@@ -110,7 +110,7 @@ def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int)
 
 def measure_steps(what: Plan, table: Table, about: Row, deadline: float) -> None:
     """Measure the plan's steps that no earlier call has measured, in their share of the time until `deadline`."""
-    mine = [row for row in table.rows if not row.get("failed") or row["machine"] == about["machine"]]
+    mine = [row for row in table.rows if not row.get("failed") or row.get("machine") == about["machine"]]
     done = {row["cell"] for row in mine if row.get("cell")}
     cells = [cell for cell in what.cells if title(cell) not in done]
     known = len(table.rows)

@@ -18,6 +18,7 @@ NAMES = {  # of methods that have another name today
     "sample/nbp": "nbp_early",
     "fer2013-cpu/nbp": "nbp_early",
     "fer2013-cpu/local_ce": "local_ce_early",
+    "fer2013-cpu/deep_supervision": "deep_supervision_two_layer_heads",
 }
 
 
