@@ -36,7 +36,7 @@ def resources(folder: Path) -> Figure:
     drawn = {method: by_method[method] for method, *_ in WAYS.values()}
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     time, memory = figure.subplots(1, 2)
-    draw_time(time, by_method, records.read_json(folder / "parallel.json"))
+    draw_time(time, drawn, records.read_json(folder / "parallel.json"))
     draw_memory(memory, drawn, steps["rows"])
     memory.set_title("Memory")
     finish(time, memory)

@@ -45,6 +45,16 @@ def test_a_point_stands_at_memory_and_mean_accuracy_of_a_method_of_both_tables(f
     assert points == [pytest.approx([100 + place, 0.55]) for place in range(3)]
 
 
+def test_a_method_has_one_colour_in_both_halves_whatever_else_the_study_holds(folder: Path) -> None:
+    study = pd.read_csv(folder / "main.csv")
+    other = study[study["method"] == "bp"].replace({"bp": "aaa"})
+    pd.concat([other, study]).to_csv(folder / "main.csv", index=False)
+    time, memory = resources.resources(folder).axes
+    lines = {str(line.get_label()).partition(",")[0]: line.get_color() for line in time.get_lines()}
+    points = {str(one.get_label()): one.lines[0].get_color() for one in memory.containers}
+    assert {name: lines[name] for name in points} == points
+
+
 def test_partitions_are_drawn_where_both_tables_have_them(folder: Path) -> None:
     pd.read_csv(folder / "main.csv").replace({"deep_supervision": "nbp_layer"}).to_csv(folder / "partition.csv")
     rows = [{"method": name, "peak_mib": mib} for name, mib in (("bp", 90.0), ("nbp_layer", 30.0), ("layers", 20.0))]
