@@ -47,6 +47,8 @@ def code() -> str:
 def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
     """All faces, with what run.json says of them; InputError where a point of the grid cannot be trained on them."""
     faces = {name: trial.arrays(evaluate.load_faces(path)) for name, path in files.items()}
+    for name in faces.keys() - {"val", "test"}:
+        sessions.check_kinds(trial.faces(faces[name]), trial.faces(faces["val"]))
     check(sweep, faces)
     copied = None
     if sweep.test:

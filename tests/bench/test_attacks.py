@@ -103,25 +103,17 @@ def test_the_table_keeps_its_rows_and_only_methods_beside_bp_meet_its_faces(
     assert (found[(found.method == "nbp") & (found.attack == "none")].accuracy == 1).all()
 
 
-def test_runs_attacked_on_other_numbers_of_faces_do_not_join_a_table(
+def test_another_number_of_faces_is_taken_only_where_every_row_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attacks, "ATTACKS", SMALL)
     write(tmp_path / "runs", "bp", 0)
-    kept = {"method": "old", "seed": 0, "attack": "none", "eps": 0.0, "faces": 23, "accuracy": 0.5}
-    pd.DataFrame([kept]).to_csv(tmp_path / "table.csv", index=False)
-    with pytest.raises(InputError, match=r"--faces: expected 23, as for the runs in .*table.csv, found 24"):
-        attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())
-
-
-def test_another_number_of_faces_is_taken_where_every_row_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attacks, "ATTACKS", SMALL)
-    write(tmp_path / "runs", "bp", 0)
-    old = {"method": "bp", "seed": 0, "attack": "none", "eps": 0.0, "faces": 23, "accuracy": 0.5}
-    pd.DataFrame([old]).to_csv(tmp_path / "table.csv", index=False)
-    assert 24 in set(attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", known())["faces"])
+    for method in ("old", "bp"):
+        row = {"method": method, "seed": 0, "attack": "none", "eps": 0.0, "faces": 23, "accuracy": 0.5}
+        pd.DataFrame([row]).to_csv(tmp_path / f"{method}.csv", index=False)
+    with pytest.raises(InputError, match=r"--faces: expected 23, as for the runs in .*old.csv, found 24"):
+        attacks.gathered(tmp_path / "old.csv", tmp_path / "runs", known())
+    assert 24 in set(attacks.gathered(tmp_path / "bp.csv", tmp_path / "runs", known())["faces"])
 
 
 def test_a_run_without_bp_of_its_seed_is_told_to_lack_transfer(

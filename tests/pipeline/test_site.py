@@ -204,9 +204,11 @@ def test_the_browser_explains_as_predict_does(page: browser.Page, model: Model) 
 @pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
 def test_the_page_shows_the_answer_and_tells_what_is_no_picture(page: browser.Page, model: Model) -> None:
     shown = """(async () => {{ await send(new Blob([Uint8Array.from(atob("{}"), (c) => c.charCodeAt(0))]));
-      return {{ error: at("error").textContent, weights: at("weights").textContent, hidden: at("picture").hidden,
+      return {{ error: at("error").textContent, weights: at("weights").textContent,
+        status: at("status").textContent, hidden: at("picture").hidden,
         rows: document.querySelectorAll("tr").length }}; }})()"""
     found = page.run(shown.format(base64.b64encode(PICTURES["a face"]).decode()))
+    assert found.pop("status").startswith("1 face: ")
     assert found == {
         "error": "",
         "weights": f"weights {model.name}, sha256 {model.sha256[:12]}",
@@ -217,7 +219,7 @@ def test_the_page_shows_the_answer_and_tells_what_is_no_picture(page: browser.Pa
     for data, error in ((HTML, "no picture that this browser reads"), (tiny, "20x30 is too small")):
         found = page.run(shown.format(base64.b64encode(data).decode()))
         assert found["error"].startswith(error)
-        assert (found["weights"], found["hidden"], found["rows"]) == ("", True, 0)
+        assert (found["weights"], found["status"], found["hidden"], found["rows"]) == ("", "", True, 0)
     assert page.complaints() == []
 
 

@@ -328,13 +328,14 @@ def test_a_checkpoint_is_forgotten_without_those_of_other_trainings_and_without_
     for one in (whole, shared, busy):
         one.mkdir()
         (one / "abc.safetensors").touch()
-    (shared / "other.safetensors").touch()
+    for name in ("other.safetensors", "notes.txt"):
+        (shared / name).touch()
     with process.atomic(busy / "def.safetensors") as temporary:
         for one in (whole, shared, busy, tmp_path / "gone"):
             train_stage.forget(one / "abc.safetensors")
         assert temporary.exists()
     assert not whole.exists()
-    assert [path.name for path in shared.iterdir()] == ["other.safetensors"]
+    assert [path.name for path in sorted(shared.iterdir())] == ["notes.txt", "other.safetensors"]
     assert [path.name for path in busy.iterdir()] == ["def.safetensors"]
 
 

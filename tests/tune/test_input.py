@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import ray
 
-from cfpn.schema import EXPRESSIONS
+from cfpn.schema import EXPRESSIONS, Description, write
 from pipeline.process import InputError
 from pipeline.runs import about
 from pipeline.runs.cluster import reach
@@ -147,3 +147,13 @@ def test_a_tmpdir_that_is_too_long_for_sockets_is_said_in_one_line(
     done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, env=os.environ, capture_output=True, text=True,
                           timeout=60)  # fmt: skip
     assert done.stderr.splitlines()[-1].endswith(f"cannot lie below {long}: set TMPDIR to a shorter path")
+
+
+def test_a_validation_split_of_another_kind_is_refused_before_the_first_trial(tmp_path: Path) -> None:
+    for name, side in (("train", 48), ("val", 24)):
+        arrays = np.zeros((96, 1, side, side), np.uint8), np.arange(96) % 7, np.arange(96)
+        write(tmp_path / f"{name}.parquet", *arrays, Description(side=side))
+    sweep = spaces.read(ROOT / "params.yaml", "activation", [], {}, None, 1)
+    files = {"original": tmp_path / "train.parquet", "val": tmp_path / "val.parquet"}
+    with pytest.raises(InputError, match="validation split: expected the side of the training faces, 48, found 24"):
+        inputs.load(sweep, files, tmp_path)
