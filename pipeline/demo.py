@@ -25,7 +25,7 @@ from pipeline.pictures import detect
 from pipeline.pictures import open as pictures
 from pipeline.pictures.annotate import annotate
 from pipeline.pictures.answers import Model, answers, load_model
-from pipeline.pictures.sources import Item, Reader
+from pipeline.pictures.sources import Item, Reader, Search
 from pipeline.pictures.writers import FOUND, TAKEN, drawn
 from pipeline.process import InputError, command_line, run
 
@@ -33,9 +33,11 @@ LOOPBACK, PORT = "127.0.0.1", 8848
 HTTP, LAST_PORT = 80, 65535
 FOLDER = Path(pictures.__file__).parent
 FILES = {"/": "demo.html", "/page.js": "page.js", "/answers.js": "server.js"}  # path -> file in FOLDER
+SEARCHES: dict[str, Search] = {"/predict": "auto", "/crop": "crop"}  # path of an upload -> how it is searched for faces
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 LARGEST = 10_000_000  # bytes of an upload
 SECONDS = 20.0  # in which an upload must be here
+ADVICE = "; if the picture is one face, say so below"
 WAITING = 5  # uploads at once, the one that is worked on included
 CHUNK = 1 << 16
 HEADERS = {
@@ -63,11 +65,14 @@ class Service:
     places: threading.BoundedSemaphore = field(default_factory=lambda: threading.BoundedSemaphore(WAITING))
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, data: bytes) -> dict[str, Any]:
-        """What the page shows of a picture file; raises InputError where it is none, or holds no face."""
+    def answer(self, data: bytes, search: Search = "auto") -> dict[str, Any]:
+        """What the page shows of a picture file; raises InputError where it is none, or holds no face.
+
+        search: for faces, as in `Reader`.
+        """
         remarks: list[str] = []
         network, remark = self.model.network, remarks.append
-        reader = Reader(network.channels, "auto", remark, remark, side=detect.side_of(network), advice="")
+        reader = Reader(network.channels, search, remark, remark, side=detect.side_of(network), advice=ADVICE)
         with self.lock:
             items = list(reader.item(pictures.read(io.BytesIO(data), "the picture")))
             if not items:
@@ -106,7 +111,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """GET gives the page's files; POST /predict takes a picture file and answers with JSON."""
+    """GET gives the page's files; POST to a path of SEARCHES takes a picture file and answers with JSON."""
 
     server: Server
     timeout = SECONDS  # of a single read
@@ -137,13 +142,14 @@ class Handler(BaseHTTPRequestHandler):
         """What the service says of the picture in the body."""
         if not self.is_ours():
             raise RefusedError(HTTPStatus.FORBIDDEN, "asked from another page")
-        if self.path != "/predict":
+        search = SEARCHES.get(self.path)
+        if search is None:
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is nothing here")
         service = self.server.service
         if not service.places.acquire(blocking=False):
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, f"{WAITING} pictures are waiting; try again")
         try:
-            return service.answer(self.body())
+            return service.answer(self.body(), search)
         finally:
             service.places.release()
 

@@ -2,6 +2,7 @@
 // picture leaves it. about.json holds the numbers that predict uses too; open.py, detect.py and explain.py say why.
 const loaded = load();
 loaded.catch(() => {}); // told where a picture is answered
+document.getElementById("crop").closest("p").hidden = true; // every picture is taken for one face here
 let last = Promise.resolve(); // ONNX Runtime takes one question at a time
 
 async function load() {

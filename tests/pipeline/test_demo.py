@@ -14,6 +14,7 @@ import pytest
 
 from cfpn.prediction import predict
 from pipeline import demo
+from pipeline.pictures import detect
 from pipeline.pictures.answers import load_model
 from tests.pipeline.page import browser
 from tests.pipeline.pictures.made import HTML, encoded, face, grey, write_weights
@@ -41,8 +42,8 @@ def ask(
     return found
 
 
-def posted(server: demo.Server, body: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-    status, _, text = ask(server, "POST", "/predict", body, **headers)
+def posted(server: demo.Server, body: bytes, path: str = "/predict", **headers: str) -> tuple[int, dict[str, Any]]:
+    status, _, text = ask(server, "POST", path, body, **headers)
     return status, json.loads(text)
 
 
@@ -69,6 +70,19 @@ def test_a_picture_gets_the_answer_of_predict_with_every_units_opinion(server: d
     assert list(own["units"]) == [unit.name for unit in network.units]
     assert found["picture"].startswith("data:image/png;base64,")
     assert "sha256" in found["weights"]
+
+
+def test_a_picture_in_which_no_face_is_found_can_be_taken_for_one(
+    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "available", lambda: True)
+    monkeypatch.setattr(detect, "find", lambda image: [])
+    large = encoded(grey().resize((300, 300)), "PNG")
+    status, found = posted(server, large)
+    assert (status, found["error"]) == (422, "the picture: no face found; if the picture is one face, say so below")
+    status, found = posted(server, large, "/crop")
+    assert status == 200
+    assert [one["how"] for one in found["faces"]] == ["taken as a face crop"]
 
 
 @pytest.mark.parametrize("body", [b"", HTML, encoded(grey(), "PNG")[:200]])
@@ -128,6 +142,13 @@ def test_no_more_uploads_wait_than_there_are_places(server: demo.Server) -> None
     assert posted(server, encoded(grey(), "PNG"))[0] == 200
 
 
+def page_of(server: demo.Server, page: browser.Page) -> None:
+    """Open the page of `server` in a browser."""
+    page.ask("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/")
+    while not any(event.get("method") == "Page.loadEventFired" for event in page.events):
+        page.events.append(page.read())
+
+
 SENT = """(async () => {
   const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
   await send(new Blob([bytes], {type: "image/png"}));
@@ -143,9 +164,7 @@ SENT = """(async () => {
 def test_a_browser_shows_the_picture_and_a_row_per_unit(server: demo.Server) -> None:
     network = server.service.model.network
     with browser.browser() as page:
-        page.ask("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/")
-        while not any(event.get("method") == "Page.loadEventFired" for event in page.events):
-            page.events.append(page.read())
+        page_of(server, page)
         found = page.run(SENT % base64.b64encode(encoded(grey(), "PNG")).decode())
         assert page.complaints() == []
     expected = predict(network, face()[None])[0]
@@ -153,3 +172,22 @@ def test_a_browser_shows_the_picture_and_a_row_per_unit(server: demo.Server) -> 
     assert [row[0] for row in found["rows"]] == ["unit", *(unit.name for unit in network.units), "vote"]
     by_name = dict(zip(found["rows"][0], found["rows"][-1], strict=True))
     assert [by_name[name] for name in network.names] == [f"{value:.2f}" for value in expected.tolist()]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
+def test_the_box_on_the_page_takes_the_picture_for_one_face(
+    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answer(service: demo.Service, data: bytes, search: str) -> dict[str, Any]:
+        asked.append(search)
+        return {"error": "none"}
+
+    monkeypatch.setattr(demo.Service, "answer", answer)
+    with browser.browser() as page:
+        page_of(server, page)
+        for _ in range(2):
+            page.run("send(new Blob(['face'])).then(() => at('crop').click())")
+    assert asked == ["auto", "crop"]

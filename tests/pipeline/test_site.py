@@ -205,7 +205,7 @@ def test_the_browser_explains_as_predict_does(page: browser.Page, model: Model) 
 def test_the_page_shows_the_answer_and_tells_what_is_no_picture(page: browser.Page, model: Model) -> None:
     shown = """(async () => {{ await send(new Blob([Uint8Array.from(atob("{}"), (c) => c.charCodeAt(0))]));
       return {{ error: at("error").textContent, weights: at("weights").textContent,
-        status: at("status").textContent, hidden: at("picture").hidden,
+        status: at("status").textContent, hidden: at("picture").hidden, asks: at("crop").checkVisibility(),
         rows: document.querySelectorAll("tr").length }}; }})()"""
     found = page.run(shown.format(base64.b64encode(PICTURES["a face"]).decode()))
     assert found.pop("status").startswith("1 face: ")
@@ -213,6 +213,7 @@ def test_the_page_shows_the_answer_and_tells_what_is_no_picture(page: browser.Pa
         "error": "",
         "weights": f"weights {model.name}, sha256 {model.sha256[:12]}",
         "hidden": False,
+        "asks": False,
         "rows": len(model.network.units) + 2,
     }
     tiny = encoded(Image.new("L", (20, 30)), "PNG")
