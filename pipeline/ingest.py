@@ -4,13 +4,15 @@
 (PrivateTest) and audit.json, all of them or none. It takes:
 - Kaggle's fer2013.csv and icml_face_data.csv, either of them inside .gz, .zip, .tar or .tar.gz (told by content, not by
   name), or a folder that holds one of them;
-- a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is no CSV.
+- a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is no CSV;
+- a folder `class/picture`, with a cut.
 
 `--ferplus fer2013new.csv` takes the labels from the votes of FER+; the audit says how many labels changed.
 
-A file without Usage (Kaggle's train.csv) needs a cut, asked for by `--validation-share` and `--test-share`. The cut
-goes by face identity: a hash of the pixels and the seed decides. So identical faces share a split, and neither the
-order of the rows nor other rows matter. The shares are met on average, not exactly.
+A source that does not name all splits needs a cut, asked for by `--validation-share`, `--test-share` or both: Kaggle's
+train.csv, which has no Usage, or a folder without `val` or `test`. The cut goes by face identity: a hash of the pixels
+and the seed decides. So identical faces share a split, and neither the order of the rows nor other rows matter. The
+shares are met on average, not exactly.
 """
 
 import argparse
@@ -32,16 +34,18 @@ from pipeline.data.chunks import Chunk, Cut
 from pipeline.data.csv_reader import USAGES
 from pipeline.process import InputError, atomic, command_line, only_one, run, writing
 
+SPLITS_EXPECTED = "expected folders train, val and test, the file names of FER2013, or --validation-share, --test-share"
+
 
 def ingest(
     source: Path, folder: Path, rules: Collection[str] = (), cut: Cut | None = None, votes: Path | None = None
 ) -> dict[str, Count]:
     """Write the three splits and the audit into `folder`; returns the audit.
 
-    rules: keys of `pipeline.data.audit.RULES`, which drop training faces. cut: how to split a file without Usage.
-    votes: fer2013new.csv of FER+. Raises InputError with every fault found; then nothing is written.
+    rules: keys of `pipeline.data.audit.RULES`, which drop training faces. cut: how to make the splits that the
+    source does not name. votes: fer2013new.csv of FER+. Raises InputError with every fault; then nothing is written.
     """
-    path = place(source)
+    path = place(source, cut)
     with only_one(folder), ExitStack() as outputs:
         report_path = outputs.enter_context(atomic(folder / "audit.json"))
         paths = {split: outputs.enter_context(atomic(folder / f"{split}.parquet")) for split in SPLITS}
@@ -55,19 +59,25 @@ def ingest(
     return report
 
 
-def place(source: Path) -> Path:
+def place(source: Path, cut: Cut | None) -> Path:
     """The file that holds the CSV, or the folder of pictures where there is no CSV; raises InputError for neither."""
-    pictures = None if has_csv(source) else image_folder.find(source)
-    return pictures or locate(source)
+    if source.is_dir() and not has_csv(source):
+        if (pictures := image_folder.find(source)) is not None:
+            return pictures
+        if image_folder.holds_classes(source):
+            if cut is None:
+                raise InputError(f"{source}: no folder train; {SPLITS_EXPECTED}")
+            return source
+    return locate(source)
 
 
 @contextmanager
 def opened_faces(path: Path, cut: Cut | None, votes: Path | None) -> Iterator[tuple[Description, Iterator[Chunk]]]:
     """What the faces of a CSV or of a folder of pictures are, and the faces."""
     if path.is_dir():
-        if cut is not None or votes is not None:
-            raise InputError(f"{path}: its folders name splits and classes; leave out the shares and the votes")
-        yield image_folder.read(path)
+        if votes is not None:
+            raise InputError(f"{path}: its folders name the classes; leave out the votes")
+        yield image_folder.read(path, cut)
         return
     with opened(path) as file:
         description, chunks = csv_reader.read(file, path, cut)
@@ -110,7 +120,7 @@ def check_splits(path: Path, written: Mapping[str, int], cut: Cut | None) -> Non
         if cut is not None:
             named, advice = ", ".join(empty), "raise the shares"
         elif path.is_dir():
-            named, advice = ", ".join(empty), "expected folders train, val and test, or the file names of FER2013"
+            named, advice = ", ".join(empty), SPLITS_EXPECTED
         raise InputError(f"{path}: no face for the split {named}; {advice}; nothing was written")
 
 
@@ -148,14 +158,14 @@ def parse_share(text: str) -> float:
 
 
 def parse_cut(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Cut | None:
-    """The cut that was asked for; ends the program where one share is missing or both leave nothing to train on."""
+    """The cut that was asked for; ends the program where it leaves nothing to train on."""
     cut = Cut(arguments.validation_share, arguments.test_share, arguments.seed)
     if abs(cut.seed) >= 2**63:
         parser.error(f"--seed: expected a number of 64 bits, found {cut.seed}")
     if not cut.validation and not cut.test:
         return None
-    if not (cut.validation and cut.test and cut.validation + cut.test < 1):
-        parser.error("--validation-share and --test-share: expected both above 0 and their sum below 1")
+    if cut.validation + cut.test >= 1:
+        parser.error("--validation-share and --test-share: expected a sum below 1")
     return cut
 
 
@@ -170,7 +180,7 @@ def main() -> None:
         "source",
         type=Path,
         metavar="SOURCE",
-        help="the CSV, bare or inside .gz, .zip or .tar.gz, its folder, or a folder split/class/picture",
+        help="the CSV, bare or inside .gz, .zip or .tar.gz, its folder, or a folder [split/]class/picture",
     )
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="where the four files go")
     rules = "; ".join(f"{name}: {meaning}" for name, meaning in RULES.items())
@@ -179,8 +189,9 @@ def main() -> None:
     )
     parser.add_argument("--ferplus", type=Path, metavar="fer2013new.csv", help="take the labels from these votes")
     for name in ("validation", "test"):
-        help_text = f"only for a file without Usage: share of the faces for the {name} split, cut by face identity"
-        parser.add_argument(f"--{name}-share", type=parse_share, default=0.0, metavar="SHARE", help=help_text)
+        help_text = "only where the source does not name this split: share of the faces for it, cut by face identity"
+        names = (f"--{name}-share", f"--{name}_share")  # dvc.yaml hands on the names that params.yaml has
+        parser.add_argument(*names, type=parse_share, default=0.0, metavar="SHARE", help=help_text)
     parser.add_argument("--seed", type=int, default=0, help="of the cut (default: %(default)s)")
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -32,6 +32,7 @@ Rules = Annotated[str, AfterValidator(known_rules)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Seed = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ingest:
-    """Rows of the Training split that are left out: none, or some rules of `pipeline.data.audit`, by commas."""
+    """What the ingest stage is asked for.
+
+    drop: rows of the Training split that are left out: none, or some rules of `pipeline.data.audit`, by commas.
+    validation_share, test_share: of the faces, for splits that the source does not name. seed: of this cut.
+    """
 
     drop: Rules = "none"
+    validation_share: Share = 0.0
+    test_share: Share = 0.0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

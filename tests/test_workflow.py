@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +102,20 @@ def test_a_method_trains_alone_and_the_way_back_trains_nothing(project: Path) ->
     assert {name for name in ran(project, "train") if "train" in name} == {"train@nbp-0"}
     call(project, "git", "checkout", "-q", "methods.yaml")
     assert ran(project) == set()
+
+
+def test_pictures_in_classes_without_splits_need_two_parameters_and_no_code(project: Path, tmp_path: Path) -> None:
+    for number in range(60):
+        path = tmp_path / "faces" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (48, 48), dtype=np.uint8)).save(path)
+    for name, value in {"source": str(tmp_path / "faces"), "ingest.validation_share": 0.3}.items():
+        change(project, "params.yaml", name, value)
+    change(project, "params.yaml", "ingest.test_share", 0.3)
+    assert ran(project, "ingest") == {"ingest"}
+    rows = json.loads((project / "data/splits/audit.json").read_text())["written"]
+    assert sum(rows.values()) == 60
+    assert min(rows.values()) > 0
 
 
 def test_after_make_clean_everything_comes_from_the_cache(project: Path) -> None:

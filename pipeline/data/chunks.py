@@ -27,7 +27,7 @@ class Row(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Shares in 0..1 of the faces that go to the validation and the test split where the file does not say."""
+    """Shares in 0..1 of the faces that go to the validation and the test split where the source does not say."""
 
     validation: float
     test: float

@@ -135,6 +135,8 @@ def check_cut(columns: Columns, path: Path, cut: Cut | None) -> None:
         )
     if columns.usage is not None and cut is not None:
         raise InputError(f"{path}: column Usage names the splits; leave out --validation-share and --test-share")
+    if cut is not None and not (cut.validation and cut.test):
+        raise InputError(f"{path}: no column Usage: expected --validation-share and --test-share, both above 0")
 
 
 def split_line(line: bytes) -> list[bytes] | None:

@@ -3,6 +3,8 @@
 Rules for what the layouts leave open:
 - Splits are the folders train (training), val (valid, validation) and test, in small or capital letters. They stand in
   the given folder or in one below it.
+- A cut takes a split that has no folder from the training pictures, by face identity as in a CSV. Without a training
+  folder the given folder holds the classes, and the cut makes all splits.
 - FER2013 as a folder has no validation split: there the names tell, since PublicTest_*.jpg and PrivateTest_*.jpg both
   lie in test. The names do not matter where there is a validation folder.
 - Classes are the folders below. Where they are FER2013's seven, whatever their spelling (angry, anger), they get the
@@ -25,7 +27,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cfpn.schema import EXPRESSIONS, Description
-from pipeline.data.chunks import CHUNK, FAULTS_SHOWN, Chunk, Row, fault_list, identify
+from pipeline.data.chunks import CHUNK, FAULTS_SHOWN, Chunk, Cut, Row, fault_list, identify
 from pipeline.process import InputError
 
 FOLDERS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -36,14 +38,18 @@ SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".pgm", ".ppm", ".tif", ".
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP")
 MODES = {"1": "L", "L": "L", "P": "RGB", "RGB": "RGB"}  # as opened -> as read
 LARGEST = 1024  # pixels of a side
+CLASSES_ALONE = "."  # stands for the folder of a split where there is none
 
 
 class Picture(NamedTuple):
-    """A picture by its path below the root, with its number in alphabetical order from 1, its split and its class."""
+    """A picture by its path below the root, with its number in alphabetical order from 1, its split and its class.
+
+    split: None where a cut gives it one.
+    """
 
     number: int
     name: str
-    split: str
+    split: str | None
     label: int
 
 
@@ -70,12 +76,18 @@ def split_folders(root: Path) -> dict[str, str]:
     return {name: FOLDERS[name.lower()] for name in names if name.lower() in FOLDERS}
 
 
-def read(root: Path) -> tuple[Description, Iterator[Chunk]]:
+def holds_classes(folder: Path) -> bool:
+    """Whether there are pictures in folders of this one, as a cut of classes without splits needs them."""
+    return bool(list(pictures_below(folder)))  # all of them, since a listing that is left half-read stays open
+
+
+def read(root: Path, cut: Cut | None = None) -> tuple[Description, Iterator[Chunk]]:
     """What the faces of a folder are, and the faces; raises InputError where there are none.
 
-    After the last picture the chunks raise InputError with the faults, if there were any.
+    cut: of the training pictures, for splits without a picture. After the last picture the chunks raise InputError with
+    the faults, if there were any.
     """
-    pictures, classes = listing(root)
+    pictures, classes = listing(root, cut)
     shape = next((shape for one in pictures if isinstance(shape := shape_of(root / one.name), Shape)), None)
     if shape is None:
         raise InputError(f"{root / pictures[0].name}: {shape_of(root / pictures[0].name)}; expected a square picture")
@@ -83,12 +95,14 @@ def read(root: Path) -> tuple[Description, Iterator[Chunk]]:
         description = Description(shape.side, shape.channels, classes)
     except ValueError as error:
         raise InputError(f"{root}: {error}") from error
-    return description, chunks(root, pictures, shape)
+    return description, chunks(root, pictures, shape, cut)
 
 
-def listing(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
+def listing(root: Path, cut: Cut | None = None) -> tuple[list[Picture], tuple[str, ...]]:
     """All pictures in the order in which they are written, and the names of the classes."""
     folders = split_folders(root)
+    if cut is not None and "train" not in folders.values():
+        folders = {CLASSES_ALONE: "train"}
     named = "val" not in folders.values()
     names = [f"{split}/{entry}" for split in folders for entry in pictures_below(root / split)]
     if not names:
@@ -103,8 +117,19 @@ def listing(root: Path) -> tuple[list[Picture], tuple[str, ...]]:
         label = classes.index(kind if kind in classes else SPELLINGS[kind.lower()])
         pictures.append(Picture(number, name, (by_name or [folders[folder]])[0], label))
     check_learnt(root, pictures, classes)
+    if cut is not None:
+        pictures = to_be_cut(root, pictures, cut)
     pictures.sort(key=lambda one: blake2b(os.fsencode(one.name), digest_size=8).digest())
     return pictures, classes
+
+
+def to_be_cut(root: Path, pictures: Sequence[Picture], cut: Cut) -> list[Picture]:
+    """The pictures, those of the training split without a split; raises InputError for a share of one that is there."""
+    there = {one.split for one in pictures}
+    for split, share, option in (("val", cut.validation, "--validation-share"), ("test", cut.test, "--test-share")):
+        if share and split in there:
+            raise InputError(f"{root}: its folders or file names tell the split {split}; leave out {option}")
+    return [one._replace(split=None) if one.split == "train" else one for one in pictures]
 
 
 def check_learnt(root: Path, pictures: Sequence[Picture], classes: Sequence[str]) -> None:
@@ -126,9 +151,8 @@ def pictures_below(folder: Path) -> Iterator[str]:
 def tell_left_out(root: Path, folders: Iterable[str], names: set[str]) -> None:
     """Say on standard error how many files of the splits are no pictures split/class/picture; hidden ones are none."""
     below = (Path(parent, name) for split in folders for parent, _, files in os.walk(root / split) for name in files)
-    paths = (path.relative_to(root) for path in below)
-    left = sorted(path.as_posix() for path in paths if all(part[0] != "." for part in path.parts))
-    if left := [name for name in left if name not in names]:
+    paths = {path.relative_to(root) for path in below} - {Path(name) for name in names}
+    if left := sorted(path.as_posix() for path in paths if all(part[0] != "." for part in path.parts)):
         told = f"{len(left)} files are no pictures in a folder split/class, among them {left[0]}"
         print(f"note: {root}: {told}; left out", file=sys.stderr)
 
@@ -147,7 +171,7 @@ def class_names(folders: set[str]) -> tuple[str, ...]:
     return tuple(sorted(folders))
 
 
-def chunks(root: Path, pictures: Sequence[Picture], shape: Shape) -> Iterator[Chunk]:
+def chunks(root: Path, pictures: Sequence[Picture], shape: Shape, cut: Cut | None) -> Iterator[Chunk]:
     """Decode all pictures; no chunk follows the first fault, but all pictures are checked."""
     faults: list[str] = []
     count = 0
@@ -161,7 +185,7 @@ def chunks(root: Path, pictures: Sequence[Picture], shape: Shape) -> Iterator[Ch
             progress.update(len(some))
             if not count:
                 pixels = np.stack(faces)
-                yield Chunk(pixels, identify([Row(one.number, one.label, one.split) for one in some], pixels))
+                yield Chunk(pixels, identify([Row(one.number, one.label, one.split) for one in some], pixels, cut))
     if faults:
         raise InputError(fault_list(root, len(pictures), "pictures", faults, count))
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cfpn.schema import EXPRESSIONS, Description, read
 from pipeline.data import image_folder
+from pipeline.data.chunks import Cut
 from pipeline.data.image_folder import listing
 from pipeline.ingest import ingest
 from pipeline.process import InputError
@@ -50,9 +51,9 @@ def fer2013(root: Path) -> Path:
     return root
 
 
-def refusal(root: Path, folder: Path) -> str:
+def refusal(root: Path, folder: Path, cut: Cut | None = None) -> str:
     with pytest.raises(InputError) as caught:
-        ingest(root, folder)
+        ingest(root, folder, cut=cut)
     assert not folder.exists() or not list(folder.iterdir())
     return str(caught.value)
 
@@ -208,9 +209,61 @@ def test_more_classes_than_a_label_can_count_are_refused(tmp_path: Path) -> None
     assert "classes: found 129; expected 128 at most" in refusal(root, tmp_path / "out")
 
 
-def test_a_cut_or_votes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="leave out the shares and the votes"):
+def test_votes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="leave out the votes"):
         ingest(tree(tmp_path / "in"), tmp_path / "out", votes=tmp_path / "fer2013new.csv")
+
+
+def labels(folder: Path) -> dict[str, list[int]]:
+    """How many faces of each label a split holds."""
+    return {split: np.bincount(read(folder / f"{split}.parquet")[1]).tolist() for split in SPLITS}
+
+
+def test_a_cut_takes_the_missing_split_from_the_training_pictures_alone(tmp_path: Path) -> None:
+    written = ingest(tree(tmp_path / "in", ("train", "test"), count=50), tmp_path / "out", cut=Cut(0.3, 0.0, 0))[
+        "written"
+    ]
+    assert written["test"] == 100
+    assert written["train"] + written["val"] == 100
+    assert 15 <= written["val"] <= 45
+    assert all(len(found) == 2 for found in labels(tmp_path / "out").values())
+
+
+def test_a_cut_makes_all_splits_of_folders_that_name_classes_alone(tmp_path: Path) -> None:
+    root = tree(tmp_path / "in", count=50)
+    written = ingest(root / "train", tmp_path / "out", cut=Cut(0.2, 0.3, 0))["written"]
+    assert sum(written.values()) == 100
+    assert min(written.values()) >= 10
+    assert labels(tmp_path / "out").keys() == set(SPLITS)
+
+
+def test_a_cut_of_pictures_goes_by_face_identity(tmp_path: Path) -> None:
+    for copy in range(3):
+        for seed in range(30):
+            save(tmp_path / "in" / "ab"[seed % 2] / f"{seed}-{copy}.png", face(seed))
+    ingest(tmp_path / "in", tmp_path / "out", cut=Cut(0.3, 0.3, 0))
+    found = {split: {one.tobytes() for one in read(tmp_path / "out" / f"{split}.parquet")[0]} for split in SPLITS}
+    assert sum(map(len, found.values())) == 30 == len(set.union(*found.values()))
+
+
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [(Cut(0.2, 0.2, 0), "val; leave out --validation-share"), (Cut(0, 0.2, 0), "test; leave out --test-share")],
+)
+def test_a_share_of_a_split_that_has_pictures_is_refused(cut: Cut, told: str, tmp_path: Path) -> None:
+    assert told in refusal(tree(tmp_path / "in"), tmp_path / "out", cut)
+    assert told in refusal(fer2013(tmp_path / "names"), tmp_path / "out", cut)
+
+
+def test_classes_without_splits_are_refused_with_the_options_that_cut_them(tmp_path: Path) -> None:
+    message = refusal(tree(tmp_path / "in") / "train", tmp_path / "out")
+    assert "no folder train; expected folders train, val and test" in message
+    assert "--validation-share" in message
+
+
+def test_a_cut_that_leaves_a_missing_split_without_a_share_is_told(tmp_path: Path) -> None:
+    message = refusal(tree(tmp_path / "in", ("train",)), tmp_path / "out", Cut(0.5, 0.0, 0))
+    assert "no face for the split test; raise the shares" in message
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path) -> None:
