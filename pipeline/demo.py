@@ -37,7 +37,7 @@ SEARCHES: dict[str, Search] = {"/predict": "auto", "/crop": "crop"}  # path of a
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 LARGEST = 10_000_000  # bytes of an upload
 SECONDS = 20.0  # in which an upload must be here
-ADVICE = "; if the picture is one face, say so below"
+ADVICE = "; if the picture is one face, say so above"
 WAITING = 5  # uploads at once, the one that is worked on included
 CHUNK = 1 << 16
 HEADERS = {

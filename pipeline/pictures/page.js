@@ -2,9 +2,11 @@
 const at = (id) => document.getElementById(id);
 
 let turn = 0; // of the picture sent last: an older answer that comes later is left out
+let sent = null; // that picture
 
 async function send(blob) {
   const own = ++turn;
+  sent = blob;
   at("error").textContent = "";
   at("status").textContent = "Looking …";
   at("faces").replaceChildren();
@@ -55,6 +57,7 @@ function row(table, texts, scope = "row") {
 }
 
 at("file").addEventListener("change", (event) => event.target.files[0] && send(event.target.files[0]));
+at("crop").addEventListener("change", () => sent && send(sent));
 at("drop").addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
 at("drop").addEventListener("dragleave", () => at("drop").classList.remove("over"));
 at("drop").addEventListener("drop", (event) => {
