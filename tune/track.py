@@ -7,6 +7,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
+from safetensors import SafetensorError
 
 from pipeline.process import json_hash
 from pipeline.sinks.wandb import shown
@@ -104,7 +105,7 @@ def history(kept: Storage, name: str, ended: Ended | None) -> list[dict[str, flo
         try:
             with saved.as_directory() as folder:
                 return whole(Outcome({}, "", "", trial.summary(Path(folder)), None))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, SafetensorError):  # a kill cuts off what is being written
             continue
     return []
 

@@ -1,11 +1,14 @@
 """What W&B is told of trials, and when; nothing here starts Ray or W&B."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from tune import names, outcome, spaces, storage, track, trial, wandb_runs
 from tune.outcome import Ended, Outcome, Score, Summary
@@ -72,6 +75,26 @@ def test_the_run_of_a_resumed_trial_is_told_anew_with_the_epochs_before(tmp_path
     assert isinstance(begin, Begin) and [row["epoch"] for row in begin.history] == [1, 2]
     assert begin.config["commit"] == "earlier"
     assert isinstance(log, Log) and log.row["epoch"] == 3
+
+
+def checkpointed(folder: Path, epochs: int) -> Path:
+    """A checkpoint after these epochs, as a trial writes it; its file with the weights."""
+    folder.mkdir(parents=True)
+    known = ended(epochs).summary
+    (folder / storage.PLACES).write_text(json.dumps(known.places))
+    about = {"history": known.history, "best_epoch": 1}
+    save_file({"best/w": torch.zeros(9)}, folder / trial.STATE, {"session": json.dumps(about)})
+    return folder / trial.STATE
+
+
+@pytest.mark.parametrize("left", [0, 4, 50, -1])
+def test_of_a_checkpoint_that_a_kill_cut_off_the_one_before_is_told(left: int, tmp_path: Path) -> None:
+    kept = storage.at(str(tmp_path), "activation")
+    checkpointed(tmp_path / "activation" / f"{NAME}-x_0" / "checkpoint_000000", 1)
+    last = checkpointed(tmp_path / "activation" / f"{NAME}-x_0" / "checkpoint_000001", 2)
+    assert [row["epoch"] for row in track.history(kept, NAME, None)] == [1, 2]
+    last.write_bytes(last.read_bytes()[:left])
+    assert [row["epoch"] for row in track.history(kept, NAME, None)] == [1]
 
 
 def test_what_did_not_come_to_its_own_end_is_told_after_the_last_trial(tmp_path: Path) -> None:
