@@ -234,7 +234,7 @@ def test_a_cut_makes_all_splits_of_folders_that_name_classes_alone(tmp_path: Pat
     written = ingest(root / "train", tmp_path / "out", cut=Cut(0.2, 0.3, 0))["written"]
     assert sum(written.values()) == 100
     assert min(written.values()) >= 10
-    assert labels(tmp_path / "out").keys() == set(SPLITS)
+    assert np.sum(list(labels(tmp_path / "out").values()), axis=0).tolist() == [50, 50]
 
 
 def test_a_cut_of_pictures_goes_by_face_identity(tmp_path: Path) -> None:
