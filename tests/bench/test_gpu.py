@@ -1,7 +1,8 @@
 import csv
 import io
+import multiprocessing
 import os
-import signal
+import struct
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +21,7 @@ from PIL import Image
 
 from bench.gpu import __main__ as gpu
 from bench.gpu import data, measure, plan, train
-from bench.gpu.crew import Crew
+from bench.gpu.crew import Crew, Worker
 from bench.gpu.plan import Cell, Plan, Training
 from cfpn import checkpoint, load, predict, schema
 from cfpn.faces import Faces
@@ -208,6 +210,27 @@ def test_the_row_of_a_test_that_a_kill_kept_from_the_table_is_read_off_the_weigh
         assert found[name] == known[name] != ""
 
 
+def test_half_an_answer_of_a_killed_process_is_its_failure(tmp_path: Path) -> None:
+    here, there = multiprocessing.Pipe()
+    os.write(there.fileno(), struct.pack("!i", 99) + b"half")
+    there.close()
+    crew, worker = Crew(1, tmp_path, tmp_path), Worker(Mock(exitcode=-9), here)
+    crew.owners[worker] = task()
+    assert crew.answer(worker) == {"failed": "its process died, exit code -9"}
+    assert not crew.owners
+
+
+@pytest.mark.slow
+def test_tasks_that_no_process_is_left_for_are_told_as_failed(tmp_path: Path, splits: Path) -> None:
+    tasks = [("train", task(name), 3, time.time() + 300) for name in ("first", "second")]
+    with Crew(1, splits, tmp_path) as crew:
+        crew.workers[0].process.kill()
+        crew.workers[0].process.join()
+        rows = [(own.name, row) for own, row in crew.work(tasks, time.time() + 300)]
+    reason = {"failed": "all processes died before its turn"}
+    assert rows == [("first", reason), ("second", reason)]
+
+
 @pytest.mark.slow
 def test_a_training_whose_process_dies_is_told_as_failed_at_once_and_the_others_go_on(
     tmp_path: Path, splits: Path
@@ -220,8 +243,7 @@ def test_a_training_whose_process_dies_is_told_as_failed_at_once_and_the_others_
         for name, row in ((one.name, row) for one, row in crew.work(tasks, begin + 300)):
             rows.append((name, row))
             if name == "bp" and row.get("epoch") == 1:
-                owner = next(pid for pid, own in crew.owners.items() if own.name == "bp")
-                os.kill(owner, signal.SIGKILL)
+                next(worker for worker, own in crew.owners.items() if own.name == "bp").process.kill()
     assert time.time() < begin + 200
     assert [row["failed"] for name, row in rows if "failed" in row] == ["its process died, exit code -9"]
     assert any(name == "short" and "test/accuracy" in row for name, row in rows)
