@@ -5,6 +5,7 @@ Steps of the methods alternate, so that whatever else the machine does falls on 
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -36,6 +37,7 @@ def main() -> None:
     """Command line."""
     parser = command_line("python -m bench.step", __doc__, EXAMPLE)
     parser.add_argument("--methods", nargs="+", default=["bp", "nbp"], help="the first is the measure of the others")
+    parser.add_argument("--leave-out", action="store_true", help="methods that do not fit the network, and name them")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
     parser.add_argument("--batch", type=int, help="faces in a step (default: train.batch)")
@@ -48,7 +50,8 @@ def main() -> None:
     if args.batch is not None and args.batch < FEWEST_FACES:
         raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
     check_methods(params, args.methods)
-    result = measure(params, args.methods, args.batch or params.train.batch, args.rounds)
+    methods = fitting(params, args.methods) if args.leave_out else args.methods
+    result = measure(params, methods, args.batch or params.train.batch, args.rounds)
     print(json.dumps(result, indent=2))
     if args.out:
         write_json(args.out, result)
@@ -59,6 +62,21 @@ def check_methods(params: Params, names: list[str]) -> None:
     unknown = [name for name in names if name not in params.methods]
     if unknown:
         raise InputError(f"--methods: expected names of {', '.join(params.methods)}, found {unknown[0]!r}")
+
+
+def fitting(params: Params, names: list[str]) -> list[str]:
+    """The methods that the network of params can be trained by; of others stderr tells why. InputError for none."""
+    result, error = [], None
+    for name in names:
+        try:
+            begin(params, params.methods[name])
+            result.append(name)
+        except InputError as reason:
+            error = reason
+            print(f"{name}: left out: {reason}", file=sys.stderr)
+    if error and not result:
+        raise error
+    return result
 
 
 def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from cfpn.checkpoint import load
     from cfpn.faces import Faces
     from cfpn.network import CFPN
-    from cfpn.prediction import predict
+    from cfpn.prediction import features, predict
     from cfpn.training import Method, train
 
-__all__ = ["CFPN", "Faces", "Method", "load", "predict", "train"]
+__all__ = ["CFPN", "Faces", "Method", "features", "load", "predict", "train"]
 
-_HOME = {"CFPN": "network", "Faces": "faces", "Method": "training", "load": "checkpoint", "predict": "prediction",
-         "train": "training"}  # fmt: skip
+_HOME = {"CFPN": "network", "Faces": "faces", "Method": "training", "features": "prediction", "load": "checkpoint",
+         "predict": "prediction", "train": "training"}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

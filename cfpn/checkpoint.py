@@ -41,6 +41,8 @@ def about(
 
 
 def _cfpn(model: dict[str, Any]) -> list[Node]:
+    if (name := model.get("name", "cfpn")) != "cfpn":
+        raise ValueError(f"model {name!r} is not the CFPN; load(path, nodes=...) takes a function that makes its nodes")
     return build(CFPN(**model), 0)
 
 

@@ -1,6 +1,6 @@
 """A network is an ordered list of named nodes; a partition into units says how far a gradient may travel."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal, NamedTuple
 
@@ -33,6 +33,37 @@ class Unit(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dropped: tuple[str, ...]
+
+
+def checked(nodes: Sequence[Node]) -> Sequence[Node]:
+    """The nodes; raises ValueError where a name is taken or no name of a module, or an input is no earlier node."""
+    known = {IMAGE}
+    for name, _, inputs in nodes:
+        if name in known or not name or "." in name:
+            raise ValueError(f"node {name!r}: expected a name of its own without a dot")
+        if strange := [each for each in inputs if each not in known]:
+            raise ValueError(f"node {name!r}: input {strange[0]!r} is none of the nodes before it")
+        known.add(name)
+    return nodes
+
+
+def check_outputs(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]], classes: int) -> None:
+    """Raise ValueError where a hidden unit hands on other than maps (n, c, h, w), or the network gives no logits.
+
+    shapes: of the features of all nodes for one image, by name.
+    """
+    for name in [name for unit in units[:-1] for name in unit.outputs]:
+        if len(shapes[name]) != 4:
+            raise ValueError(
+                f"node {name!r}: expected maps (n, c, h, w) of a hidden unit, found {_shown(shapes[name])}"
+            )
+    last = units[-1].outputs[0]
+    if tuple(shapes[last][1:]) != (classes,):
+        raise ValueError(f"node {last!r}: expected logits (n, {classes}), found {_shown(shapes[last])}")
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return f"({', '.join(['n', *map(str, shape[1:])])})"
 
 
 def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from cfpn.graph import IMAGE, Cuts, Node, Unit, run, units, walk
+from cfpn.graph import IMAGE, Cuts, Node, Unit, check_outputs, checked, run, units, walk
 from cfpn.heads import Head, UnitHead
 from cfpn.layers import Activation, Classifier, Fusion3, SeparableConvolution, Stem
 from cfpn.partition import resolved
@@ -149,10 +149,11 @@ class Network(nn.Module):
         self.input_size, self.channels, self.classes = input_size, channels, classes
         self.classifies, self.vote = classifies, vote
         self.names, self.about = tuple(map(str, range(classes))), dict[str, Any]()
-        self.nodes = nn.ModuleDict({node.name: node.module for node in nodes})
+        self.nodes = nn.ModuleDict({node.name: node.module for node in checked(nodes)})
         self.eval()
         self.shapes = shapes = _shapes(nodes, torch.zeros(1, channels, input_size, input_size))
         self.units = units(nodes, cuts := resolved(cuts, nodes, shapes))
+        check_outputs(self.units, shapes, classes)
         self.settings: dict[str, Any] = {
             "cuts": cuts, "input_size": input_size, "channels": channels, "classes": classes, "head": asdict(head),
             "pool": pool, "classifies": classifies, "vote": vote,
@@ -184,8 +185,7 @@ class Network(nn.Module):
 
     def count(self) -> int:
         """Number of trained parameters that take part in a prediction: of the network, and of heads that vote."""
-        modules = [self.nodes, self.heads] if self.vote else [self.nodes]
-        return sum(p.numel() for module in modules for p in module.parameters())
+        return sum(p.numel() for module in [self.nodes, self.heads][: 1 + self.vote] for p in module.parameters())
 
 
 def _shapes(nodes: list[Node], image: Tensor) -> dict[str, torch.Size]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from cfpn import anytime, faces
 from cfpn.anytime import Opinions
 from cfpn.faces import Faces
+from cfpn.graph import IMAGE, run
 from cfpn.network import Network
 
 
@@ -58,6 +59,26 @@ def unit_log_probabilities(
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
 
 
+def features(network: Network, pixels: Tensor | np.ndarray, unit: str, batch: int | None = None) -> dict[str, Tensor]:
+    """What a unit hands on: maps (n, c, h, w) by the name of their node; of the last unit, the logits (n, classes).
+
+    pixels and batch as for `predict`. unit: a name of `network.units`; ValueError for another.
+    The network is left in evaluation mode.
+    """
+    if unit not in (names := [own.name for own in network.units]):
+        raise ValueError(f"unit: expected one of {', '.join(names)}, found {unit!r}")
+    network.eval()
+    device = next(network.parameters()).device
+    own = network.units[names.index(unit)]
+    nodes = [node for each in network.units[: names.index(unit) + 1] for node in each.nodes]
+    with torch.no_grad():
+        parts = [
+            run(nodes, {IMAGE: faces.images(chunk.to(device), network.input_size)}, own.outputs)
+            for chunk in _chunks(network, pixels, batch)
+        ]
+    return {name: torch.cat([part[name] for part in parts]) for name in own.outputs}
+
+
 def vote(units: dict[str, Tensor], together: bool) -> Tensor:
     """Probabilities (n, classes) from log probabilities of units (n, classes) each.
 
@@ -87,10 +108,13 @@ def validate(network: Network, validation: Faces) -> dict[str, float]:
 
 def _chunks(network: Network, pixels: Tensor | np.ndarray, batch: int | None) -> Sequence[Tensor]:
     size = faces.per_pass(network.input_size) if batch is None else batch
-    return torch.split(_checked(pixels, network.channels), size)
+    return torch.split(checked(pixels, network.channels), size)
 
 
-def _checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:
+def checked(pixels: Tensor | np.ndarray, channels: int) -> Tensor:
+    """Pixels (n, h, w) or (n, c, h, w) uint8 as a tensor (n, c, h, w); raises ValueError for others."""
+    if not isinstance(pixels, Tensor | np.ndarray):
+        raise ValueError(f"pixels: expected an array or a tensor, found {type(pixels).__name__}")
     grey = pixels.ndim == 3 and channels == 1
     fits = grey or (pixels.ndim == 4 and pixels.shape[1] == channels)
     if not fits or pixels.dtype not in (torch.uint8, np.uint8):

@@ -59,7 +59,8 @@ def evaluate(run_folder: Path, splits: Path, out: Path, device: torch.device, mi
         paths = [outputs.enter_context(atomic(out / name)) for name in ("metrics.json", "predictions.parquet")]
         confusion = outputs.enter_context(atomic(out / "confusion.csv"))
         paths[0].write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        pq.write_table(predictions(probabilities, faces, copied), paths[1], compression="zstd")
+        with paths[1].open("wb") as file:  # Arrow refuses paths that are not UTF-8
+            pq.write_table(predictions(probabilities, faces, copied), file, compression="zstd")
         write_confusion(confusion, faces, probabilities.argmax(1))
         if (run_folder / ABOUT).exists():  # so that an evaluation says by itself what was evaluated
             outputs.enter_context(atomic(out / ABOUT)).write_bytes((run_folder / ABOUT).read_bytes())
@@ -200,7 +201,7 @@ def predictions(probabilities: Tensor, faces: Faces, copied: Tensor) -> pa.Table
 
 def write_confusion(path: Path, faces: Faces, predicted: Tensor) -> None:
     """One line per face with the names of its label and of the prediction."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("actual", "predicted"))
         pairs = zip(faces.labels.tolist(), predicted.tolist(), strict=True)

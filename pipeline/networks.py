@@ -7,7 +7,7 @@ The others are networks of one node, which back-propagation alone can train.
 from collections import OrderedDict
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -40,14 +40,24 @@ class Baseline:
             raise ValueError(f"model.input_size: expected {SMALLEST} or more for {self.name}, found {self.input_size}")
 
 
-def build(model: CFPN | Baseline, seed: int) -> list[Node]:
+Model = CFPN | Baseline  # the networks of the workflow; `name` tells which
+
+
+def build(model: Model, seed: int) -> list[Node]:
     """Nodes of the network that `model` describes, weights drawn from `seed`."""
-    return network.build(model, seed) if isinstance(model, CFPN) else _from_the_zoo(model, seed)
+    match model:
+        case CFPN():
+            return network.build(model, seed)
+        case Baseline():
+            return _from_the_zoo(model, seed)
 
 
 def described(model: dict[str, Any]) -> list[Node]:
-    """Nodes of the network that a weights file describes, for `cfpn.checkpoint.load`."""
-    return build(CFPN(**model) if model.get("name") == "cfpn" else Baseline(**model), 0)
+    """Nodes of the network that a weights file describes, for `cfpn.checkpoint.load`; ValueError for an unknown one."""
+    for kind in get_args(Model):
+        if model.get("name") in get_args(get_type_hints(kind)["name"]):
+            return build(kind(**model), 0)
+    raise ValueError(f"model.name: no network of this version, found {model.get('name')!r}")
 
 
 def _from_the_zoo(model: Baseline, seed: int) -> list[Node]:

@@ -10,11 +10,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cfpn.graph import Cuts
-from cfpn.network import CFPN
 from cfpn.schedule import Schedule
 from cfpn.training import Method, Recipe
 from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
-from pipeline.networks import Baseline
+from pipeline.networks import Model
 from pipeline.process import MOST_THREADS, InputError
 
 Raw = dict[str, Any]
@@ -151,7 +150,7 @@ class Params(BaseModel):
     augment: Augment = Augment()
     bench: Bench = Bench()
     photographs: bool = False
-    model: CFPN | Baseline
+    model: Model
     train: Training
     methods: dict[str, Method]
 

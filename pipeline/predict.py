@@ -6,7 +6,6 @@ exit code is then 2. pipeline/pictures/open.py says how a picture is read.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -106,8 +105,6 @@ def main() -> None:
         raise InputError("--top: expected 1 or more")
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal's encoding lacks must not end the program
-        sys.stdout.reconfigure(errors="backslashreplace")
     model = load_model(args.weights)
     sure, outputs = checked(args, model.network), writers(args, model)
     if not (args.json or args.csv):

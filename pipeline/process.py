@@ -6,6 +6,7 @@ import errno
 import fcntl
 import getpass
 import hashlib
+import io
 import json
 import os
 import re
@@ -48,12 +49,14 @@ def run(main: Callable[[], None]) -> None:
     Exit codes: 2 for an InputError or a refusal of the operating system, 1 for a training that diverged, 130 and 143
     for SIGINT and SIGTERM, which end it in order.
     """
+    open_streams()
     die_with_parent()
     name_user()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sweep(OUTPUTS)
         main()
+        flush()
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -62,6 +65,31 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def open_streams() -> None:
+    """Lead a closed stdout or stderr nowhere, and let stdout show what its encoding lacks as an escape."""
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            with suppress(OSError):
+                os.fstat(number)  # a library may have opened a file of this number since
+                number = nowhere
+            if nowhere != number:
+                os.dup2(nowhere, number)
+            setattr(sys, name, os.fdopen(number, "w"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Write the rest of stdout while it can still be told that it failed; a reader that has gone is no failure."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes, and fails, once more
+        if not isinstance(error, BrokenPipeError):
+            raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def told(error: Exception) -> str:
@@ -95,17 +123,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
     The file has the name of `path` and stands in a hidden folder beside it. The block may replace it.
     At the end its rights are those of a new file. Errors of writing it name `path`, as `writing` tells them.
-    What a killed process left in the same place is removed. Raises InputError where `path` is a folder.
+    What a killed process left in the same place is removed. Raises InputError where `path` is a folder, a device or a
+    pipe: a file would take its place.
     """
     if path.is_dir():
         raise InputError(f"{path}: a folder; expected a file, or nothing")
+    if (path.exists() and not path.is_file()) or (path.is_symlink() and path.readlink().parts[:2] == ("/", "proc")):
+        raise InputError(f"{path}: no regular file; expected a file, or nothing")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent.glob(f".*{TEMPORARY}"))
     with writing(path), locked_folder(path) as folder:
         temporary = folder / path.name
         temporary.touch()
         yield temporary
-        temporary.chmod(0o666 & ~current_umask())
+        with suppress(PermissionError):  # some file systems know no rights
+            temporary.chmod(0o666 & ~current_umask())
         temporary.replace(path)
 
 
@@ -202,8 +234,14 @@ def is_temporary(name: Path, path: Path) -> bool:
     return any(part.startswith(f".{path.name}.") and part.endswith(TEMPORARY) for part in name.parts)
 
 
-def probe(folder: Path) -> None:
-    """Raise OSError where `folder` takes no file of 1 MiB: before hours of work, not after them."""
+def probe(out: Path) -> None:
+    """Raise OSError where the folder `out`, or the one in which it is to be made, takes no file of 1 MiB.
+
+    That is before hours of work, not after them. Raises InputError for a link to a folder that is not there.
+    """
+    folder = next(one for one in (out, *out.parents) if one.exists() or one.is_symlink())
+    if not folder.exists():
+        raise InputError(f"{folder}: a link to a folder that is not there")
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))

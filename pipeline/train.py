@@ -51,7 +51,7 @@ def main() -> None:
     if args.method not in params.methods:
         raise InputError(f"--method: expected one of {', '.join(params.methods)}, found {args.method!r}")
     with only_one(args.checkpoints / args.out.name):
-        probe(next(folder for folder in (args.out, *args.out.parents) if folder.exists()))
+        probe(args.out)
         train(params, args)
 
 

@@ -54,8 +54,8 @@ def evaluation(folder: Path, one: Outcome, test: Faces, copied: Tensor) -> None:
     probabilities = torch.from_numpy(one.score.test_probabilities)
     with atomic(folder / "metrics.json") as path:
         path.write_text(json.dumps(one.score.test, indent=2, allow_nan=False) + "\n")
-    with atomic(folder / "predictions.parquet") as path:
-        pq.write_table(evaluate.predictions(probabilities, test, copied), path, compression="zstd")
+    with atomic(folder / "predictions.parquet") as path, path.open("wb") as file:
+        pq.write_table(evaluate.predictions(probabilities, test, copied), file, compression="zstd")
     write_json(folder / "run.json", one.about)
 
 

@@ -211,7 +211,8 @@ def check(sweep: Sweep) -> None:
         key = repr((what.params.model, what.params.train, what.how, what.seed))
         if key in seen:
             raise InputError(
-                f"{names.label(seen[key])} and {names.label(config)} are the same training: a value has no effect"
+                f"{names.label(seen[key])} and {names.label(config)} are the same training: a value has no effect on "
+                f"method {what.method}; --method names another"
             )
         seen[key] = config
     found = [names.identifier(config) for config in seen.values()]

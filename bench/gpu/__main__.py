@@ -19,7 +19,7 @@ from bench.gpu.plan import Plan, Training
 from bench.gpu.train import finished, tested
 from bench.origin import processor
 from cfpn.learner import DivergedError
-from pipeline.process import InputError, atomic, command_line, json_hash, run
+from pipeline.process import InputError, atomic, command_line, json_hash, only_one, run
 
 EXAMPLE = """examples:
   python -m bench.gpu --write-plan strong                 # here: writes strong.json
@@ -77,13 +77,13 @@ def main() -> None:
         return
     if args.plan is None or args.minutes <= 0 or args.at_once < 1:
         raise InputError("expected PLAN.json, and --minutes and --at-once of more than 0; see --help")
-    carry_out(plan.read(args.plan), args.faces, args.out, time.time() + 60 * args.minutes, args.at_once)
+    with only_one(args.out):
+        carry_out(plan.read(args.plan), args.faces, args.out, time.time() + 60 * args.minutes, args.at_once)
 
 
 def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int) -> None:
     """Measure and train as planned until `deadline` (time.time()); what earlier calls did is not done again."""
     count = len(data.load(faces)["train"])
-    out.mkdir(parents=True, exist_ok=True)
     table = Table(out / "results.csv")
     about = {"plan": what.name, "plan_hash": json_hash(plan.encoded(what)), "machine": machine()}
     check_plan(table, about["plan_hash"])

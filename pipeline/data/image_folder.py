@@ -160,8 +160,13 @@ def tell_left_out(root: Path, folders: Iterable[str], names: set[str]) -> None:
 def class_names(folders: set[str]) -> tuple[str, ...]:
     """Names of the classes by label: the paper's where the folders are its seven expressions.
 
-    Raises InputError for names that differ in case alone.
+    Raises InputError for names that differ in case alone, or that are no text.
     """
+    for name in sorted(folders):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"class {os.fsencode(name)!r}: the name of the folder is not UTF-8") from error
     if {SPELLINGS.get(name.lower()) for name in folders} == set(EXPRESSIONS):
         return EXPRESSIONS
     kinds: dict[str, str] = {}

@@ -34,7 +34,7 @@ def sample_rows(inputs: Inputs) -> Iterator[list[str | Cell]]:
         for name in names[label % 3 :] + names[: label % 3]:
             found = np.flatnonzero(inputs.splits[name].labels == label)
             if len(found):
-                yield sample_row(inputs.splits[name], found[0], SPLITS[name])
+                yield sample_row(inputs.splits[name], found[0], inputs.names[name])
                 break
 
 
@@ -61,9 +61,9 @@ def split_picture(inputs: Inputs) -> Picture:
         blank = EXAMPLES - len(picked)
         faces += [*split.pixels[picked], *np.zeros((blank, *split.pixels.shape[1:]), np.uint8)]
         captions += [f"{split.rows[i]}: {inputs.classes[split.labels[i]]}" for i in picked] + [""] * blank
-    figure = figures.face_grid(np.stack(faces), captions, EXAMPLES, rows=list(SPLITS.values()))
+    figure = figures.face_grid(np.stack(faces), captions, EXAMPLES, rows=[inputs.names[name] for name in SPLITS])
     caption = "Faces of each split: serial number and label (paper Fig 5)."
-    sizes = [f"{len(split.labels):,} in {SPLITS[name]}" for name, split in inputs.splits.items()]
+    sizes = [f"{len(split.labels):,} in {inputs.names[name]}" for name, split in inputs.splits.items()]
     return figures.picture(
         "splits.png", figure, caption, f"Up to {EXAMPLES} faces of each split; there are {listed(sizes)}."
     )
@@ -72,8 +72,10 @@ def split_picture(inputs: Inputs) -> Picture:
 def label_picture(inputs: Inputs) -> Picture:
     """Faces per class and split."""
     size = len(inputs.classes)
-    counts = {SPLITS[name]: np.bincount(split.labels, minlength=size).tolist() for name, split in inputs.splits.items()}
-    train = counts[SPLITS["train"]]
+    counts = {
+        inputs.names[name]: np.bincount(split.labels, minlength=size).tolist() for name, split in inputs.splits.items()
+    }
+    train = counts[inputs.names["train"]]
     most, least = (pick(range(size), key=train.__getitem__) for pick in (max, min))
     alt = " and ".join(
         f"{inputs.classes[label]} has {what}, {train[label]:,}" for label, what in ((most, "most"), (least, "fewest"))

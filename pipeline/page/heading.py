@@ -47,7 +47,7 @@ def introduction(inputs: Inputs) -> Iterator[str]:
     what = "the expression of a" if inputs.expressions else "the class of a"
     tint = {1: "grey ", 3: "colour "}.get(about.channels, "")
     yield (
-        f"A cascaded feature pyramid network (CFPN) names {what} {about.side}×{about.side} {tint}"
+        f"{network(inputs)} names {what} {about.side}×{about.side} {tint}"
         f"{'face' if inputs.expressions else 'image'}: {listed(about.classes, 'or')}. "
         "Back-propagation (BP) trains it by one loss, whose gradient travels through the whole network. "
         "Training without it (NBP) cuts the network into units. Each unit learns from a loss of its own. "
@@ -55,6 +55,12 @@ def introduction(inputs: Inputs) -> Iterator[str]:
         "Network, initial weights, order of the faces and optimiser are the same for all methods of one seed."
     )
     yield from objectives(inputs)
+
+
+def network(inputs: Inputs) -> str:
+    """What the network is called."""
+    name = inputs.runs[0].about.parameters["model"]["name"]
+    return "A cascaded feature pyramid network (CFPN)" if name == "cfpn" else f"The network {name}"
 
 
 def objectives(inputs: Inputs) -> Iterator[str]:
@@ -92,13 +98,16 @@ def classifier_term(loss: Mapping[str, Any]) -> Iterator[str]:
 
 
 def hsic_term(loss: Mapping[str, Any]) -> Iterator[str]:
-    """The part of HSIC."""
+    """The part of HSIC, or of another objective in its place."""
     if weight := loss.get("hsic_weight", 0.0):
         term = loss.get("hsic") or {}
-        measure = ESTIMATORS.get(term.get("estimator", ""), "HSIC")
+        estimator = term.get("estimator", "")
+        small = weight < loss.get("classifier_weight", 0.0)
+        if estimator not in ESTIMATORS:  # an objective of the user's
+            yield f"{'a small' if small else 'a'} term {estimator} (weight {weight:g})"
+            return
         beta = f", beta {term['beta']:g}" if "beta" in term else ""
-        small = "a small" if weight < loss.get("classifier_weight", 0.0) else "an"
-        yield f"{small} HSIC term (weight {weight:g}; {measure}{beta})"
+        yield f"{'a small' if small else 'an'} HSIC term (weight {weight:g}; {ESTIMATORS[estimator]}{beta})"
 
 
 def facts(inputs: Inputs) -> Iterator[tuple[str, str]]:
@@ -106,7 +115,7 @@ def facts(inputs: Inputs) -> Iterator[tuple[str, str]]:
     drawn = " (generated faces, not FER2013)" if inputs.drawn and inputs.expressions else ""
     yield "Profile", str(inputs.settings["profile"])
     yield "Data", f"{inputs.settings['source']}{drawn}"
-    yield "Splits", "epoch chosen on PublicTest, reported on PrivateTest"
+    yield "Splits", f"epoch chosen on {inputs.names['val']}, reported on {inputs.names['test']}"
     yield "Page of", inputs.date
     commits = sorted({str(one.about.code.get("commit") or "unknown") for one in inputs.runs})
     yield "Commit of the code", ", ".join(commits)

@@ -18,7 +18,8 @@ from pipeline.process import InputError
 from pipeline.runs import records
 from pipeline.runs.records import Run
 
-SPLITS = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # file name -> Usage in FER2013
+SPLITS = ("train", "val", "test")
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}  # as FER2013 calls them
 SHOWN = ("profile", "source", "run")  # of params.yaml
 FER2013 = {"train": 28709, "val": 3589, "test": 3589}  # faces of each split, as published
 
@@ -88,6 +89,11 @@ class Inputs(NamedTuple):
     def expressions(self) -> bool:
         """Whether the data have FER2013's form: its seven expressions on grey faces of 48x48."""
         return self.about == Description(drawn=self.about.drawn) and self.classes == EXPRESSIONS
+
+    @property
+    def names(self) -> dict[str, str]:
+        """What each split is called."""
+        return USAGES if self.expressions else {"train": "training", "val": "validation", "test": "test"}
 
     @property
     def noun(self) -> str:

@@ -44,17 +44,18 @@ def results_section(inputs: Inputs) -> Section:
 
 def result_notes(inputs: Inputs) -> Iterator[str]:
     """What the numbers of the result table are."""
-    val, test = (len(inputs.splits[name].labels) for name in ("val", "test"))
+    val, test = (f"{inputs.names[name]} ({len(inputs.splits[name].labels):,})" for name in ("val", "test"))
     yield (
-        f"Learnt on {learnt(inputs)}, epoch chosen on PublicTest ({val:,}), reported once on PrivateTest "
-        f"({test:,}). ± is the binomial standard error of one run; for a mean it is the standard deviation over seeds."
+        f"Learnt on {learnt(inputs)}, epoch chosen on {val}, reported once on {test}. "
+        "± is the binomial standard error of one run; for a mean it is the standard deviation over seeds."
     )
     counts = sorted({one.scores["test_faces_without_copies"] for one in inputs.runs if one.scores})
     left = f" ({', '.join(f'{count:,}' for count in counts)} are left)" if counts else ""
     yield (
-        f"Without copies leaves out the test faces of which Training holds an identical copy{left}. ECE is the "
-        "expected calibration error over 15 bins. NLL is the negative log likelihood in nats. Parameters are those "
-        f"that predict. Largest class is what naming the most frequent {inputs.noun} every time scores."
+        f"Without copies leaves out the test faces of which {inputs.names['train']} holds an identical copy{left}. "
+        "ECE is the expected calibration error over 15 bins. NLL is the negative log likelihood in nats. "
+        "Parameters are those that predict. "
+        f"Largest class is what naming the most frequent {inputs.noun} every time scores."
     )
     if any(votes(one) for one in inputs.runs):
         yield (
@@ -158,8 +159,9 @@ def curves_section(inputs: Inputs) -> Section:
     majorities = [one.training.get("majority_accuracy") for one in inputs.runs]
     figure = curves.learning_curves(histories(inputs), majorities[0])
     seeds = " The line is the mean over seeds, the band reaches from the least to the largest."
+    validation = "validation (PublicTest)" if inputs.expressions else "validation"
     caption = (
-        "Accuracy and loss over epochs (paper Fig 8). Solid: validation (PublicTest), dashed: training faces while "
+        f"Accuracy and loss over epochs (paper Fig 8). Solid: {validation}, dashed: training faces while "
         "they are learnt from." + (seeds if len(inputs.runs) > len(inputs.methods) else "")
     )
     if any(method_of(one).get("vote") for one in inputs.runs):

@@ -6,6 +6,7 @@ were compared by deletion, this one and gradient times difference to the blurred
 the latter is a scatter of single pixels, in which people see nothing.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,12 +18,13 @@ PATCH, STEP = 8, 4  # pixels of a face of 48x48
 BLUR = 11  # pixels, side of the window
 
 
-def importance(network: Network, pixels: Tensor, classes: Tensor) -> Tensor:
-    """Importance (n, h, w), in nats, of the pixels (n, c, h, w) uint8 for the probabilities of classes (n,)."""
-    face, soft = pixels.float(), blurred(pixels)
+def importance(network: Network, pixels: Tensor | np.ndarray, classes: Tensor) -> Tensor:
+    """Importance (n, h, w), in nats, of pixels as `cfpn.predict` takes them for the probabilities of classes (n,)."""
+    whole = prediction.checked(pixels, network.channels)
+    face, soft = whole.float(), blurred(whole)
     before = log_probability(network, face, classes)
     total, count = torch.zeros_like(face[:, 0]), torch.zeros_like(face[0, 0])
-    for rows, columns in patches(*pixels.shape[-2:]):
+    for rows, columns in patches(*whole.shape[-2:]):
         hidden = face.clone()
         hidden[:, :, rows, columns] = soft[:, :, rows, columns]
         lost = before - log_probability(network, hidden, classes)

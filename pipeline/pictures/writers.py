@@ -60,7 +60,7 @@ class Objects:
             }
             if answer.importance is not None:
                 record["importance"] = [[round(value, 4) for value in row] for row in answer.importance.tolist()]
-            print(json.dumps(record, ensure_ascii=False))
+            print(json.dumps(record, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
 
 
 class Rows:

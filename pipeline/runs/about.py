@@ -64,7 +64,7 @@ def identity(about: dict[str, Any]) -> str:
 def code_files() -> list[Path]:
     """The source files behind CODE, in order."""
     places = [ROOT / name for name in CODE]
-    return [file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place])]
+    return [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
 
 
 def digest(files: Iterable[Path]) -> str:

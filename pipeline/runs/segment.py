@@ -24,10 +24,10 @@ from cfpn.averaging import average
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Unit, walk
 from cfpn.learner import DivergedError, finite, naming, unit_step, weigh
-from cfpn.network import CFPN, Network
+from cfpn.network import Network
 from cfpn.partition import balanced, node_costs
 from cfpn.training import Method, Recipe, State
-from pipeline.networks import Baseline
+from pipeline.networks import Model
 from pipeline.runs.session import DIRECT, first_state
 
 Features = dict[str, np.ndarray] | dict[str, Tensor]  # by name, each (n, h, w, c): as arrays, or as tensors if DIRECT
@@ -37,7 +37,7 @@ Features = dict[str, np.ndarray] | dict[str, Tensor]  # by name, each (n, h, w, 
 class Task:
     """All that a worker needs to build the training that its segment is a part of."""
 
-    model: CFPN | Baseline
+    model: Model
     method: Method
     recipe: Recipe
     seed: int

@@ -18,10 +18,9 @@ from cfpn import checkpoint, training
 from cfpn.diagnostics import FEWEST_FACES, diagnose
 from cfpn.faces import Faces, mislabelled
 from cfpn.graph import Cuts
-from cfpn.network import CFPN
 from cfpn.training import Method, Recipe, Record, State
 from pipeline import networks
-from pipeline.networks import Baseline
+from pipeline.networks import Model
 from pipeline.process import InputError, atomic
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class Session:
             self.best = {name: tensor.clone() for name, tensor in self.state.averaged.predicting().items()}
 
 
-def model_for(params: Params, faces: Faces) -> CFPN | Baseline:
+def model_for(params: Params, faces: Faces) -> Model:
     """The network's parameters, with the channels and classes of the data."""
     return replace(params.model, channels=faces.pixels.shape[1], classes=len(faces.classes))
 
@@ -73,7 +72,7 @@ def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:
         raise InputError(str(error)) from error
 
 
-def first_state(model: CFPN | Baseline, method: Method, recipe: Recipe, seed: int, device: torch.device) -> State:
+def first_state(model: Model, method: Method, recipe: Recipe, seed: int, device: torch.device) -> State:
     """The state of a network before its first step, all drawn from `seed`; ValueError where the parts do not fit."""
     nodes, size = networks.build(model, seed), model.input_size
     return training.start(nodes, method, recipe, size, seed, device, model.channels, model.classes)
@@ -167,7 +166,10 @@ def save(session: Session, path: Path) -> None:
 
 def restore(session: Session, path: Path) -> None:
     """Continue from a file that `save` wrote; raises InputError where it is missing or of another network."""
-    tensors, about = read(path)
+    try:
+        tensors, about = read(path)
+    except InputError as error:
+        raise InputError(f"{error}; delete it to begin anew") from error
     try:
         saved = json.loads(about["session"])
         history, seconds, best_epoch = saved["history"], saved["seconds"], saved["best_epoch"]

@@ -28,7 +28,7 @@ from cfpn.faces import Faces
 from cfpn.learner import DivergedError
 from cfpn.network import CFPN
 from cfpn.training import Method, Recipe
-from pipeline.process import InputError
+from pipeline.process import InputError, only_one
 from pipeline.runs.session import first_state
 
 ROOT = Path(__file__).parents[2]
@@ -275,3 +275,11 @@ def test_a_step_on_cuda_waits_for_nothing() -> None:
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_two_at_once_on_the_same_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan.write(Plan("small", (task("bp"),), ()), tmp_path / "plan.json")
+    words = ["bench.gpu", str(tmp_path / "plan.json"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", words)
+    with only_one(tmp_path / "out"), pytest.raises(InputError, match="another process is writing here"):
+        gpu.main()

@@ -15,6 +15,7 @@ from cfpn.separable import FORMS
 from cfpn.training import Method, State
 from pipeline import params as parameters
 from pipeline.params import Params
+from pipeline.process import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model.width": 16, "model.input_size": 16, "model.layers": 1, "model.pyramids": 1}
@@ -99,3 +100,11 @@ def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatc
     measured = np.array(given[step.WARM_UP :])
     assert measured.sum(0).tolist() == [6, 8, 10, 12]
     assert given[: step.WARM_UP] == [[True] * 4] * step.WARM_UP
+
+
+def test_a_method_that_does_not_fit_the_network_is_left_out_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    params = small(strange=Method(units=["stem"]))
+    assert step.fitting(params, ["strange", "bp", "nbp"]) == ["bp", "nbp"]
+    assert "strange: left out: units: 'stem' is no node after which a gradient can stop" in capsys.readouterr().err
+    with pytest.raises(InputError, match="units: 'stem' is no node"):
+        step.fitting(params, ["strange"])

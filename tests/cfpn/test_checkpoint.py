@@ -245,7 +245,7 @@ def test_a_network_that_is_no_cfpn_is_loaded_by_a_function_that_makes_its_nodes(
     path = write(tmp_path / "x.safetensors", network, model={"name": "flat"})
     pixels = faces(3).pixels
     assert torch.equal(predict(load(path, one_layer), pixels), predict(network, pixels))
-    with pytest.raises(ValueError, match=r"x\.safetensors: .*; expected the weights of a trained network"):
+    with pytest.raises(ValueError, match=r"x\.safetensors: .*model 'flat' is not the CFPN; load\(path, nodes="):
         load(path)
 
 

@@ -1,5 +1,6 @@
 """Partitions of a list of nodes into units, walking over them, and running nodes."""
 
+import re
 import weakref
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cfpn.graph import IMAGE, Cuts, Node, Unit, prefix, run, units, walk
-from cfpn.network import CFPN, build
+from cfpn.heads import Head
+from cfpn.network import CFPN, Network, build
 
 CUTS: list[Cuts] = ["network", "block", "layer", [], ["a"], ["a", "b/1"], ["a/0", "b/0"], ["c"]]
 NETWORKS = ["toy", "cfpn"]
@@ -222,3 +224,36 @@ def test_run_frees_a_feature_after_its_last_consumer() -> None:
 
 def test_a_prefix_is_what_stands_before_the_slash() -> None:
     assert [prefix(name) for name in ("block1/3", "fusion3")] == ["block1", "fusion3"]
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ([("a", IMAGE), ("a", "a")], "node 'a': expected a name of its own without a dot"),
+        ([("a.b", IMAGE)], "node 'a.b': expected a name of its own without a dot"),
+        ([("", IMAGE)], "node '': expected a name of its own without a dot"),
+        ([(IMAGE, IMAGE)], "node 'image': expected a name of its own"),
+        ([("a", IMAGE), ("b", "c")], "node 'b': input 'c' is none of the nodes before it"),
+        ([("a", "b"), ("b", IMAGE)], "node 'a': input 'b' is none of the nodes before it"),
+    ],
+)
+def test_a_table_that_is_no_network_is_refused_by_its_node(table: list[tuple[str, str]], said: str) -> None:
+    nodes = [Node(name, Sum(), tuple(inputs.split())) for name, inputs in table]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Network(nodes, "network", input_size=8, head=Head())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "last", "said"),
+    [
+        (nn.Flatten(), nn.Linear(64, 7), "node 'a': expected maps (n, c, h, w) of a hidden unit, found (n, 64)"),
+        (Sum(), Sum(), "node 'b': expected logits (n, 7), found (n, 1, 8, 8)"),
+        (Sum(), nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "node 'b': expected logits (n, 7), found (n, 3)"),
+    ],
+)
+def test_outputs_that_no_unit_can_learn_from_are_refused_before_the_first_step(
+    hidden: nn.Module, last: nn.Module, said: str
+) -> None:
+    nodes = [Node("a", hidden, (IMAGE,)), Node("b", last, ("a",))]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Network(nodes, "layer", input_size=8, head=Head(width=8))

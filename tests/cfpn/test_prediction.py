@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from cfpn.faces import images
 from cfpn.graph import IMAGE
 from cfpn.network import CFPN, build
-from cfpn.prediction import accuracy, predict, unit_log_probabilities, vote
+from cfpn.prediction import accuracy, features, predict, unit_log_probabilities, vote
 from cfpn.training import Recipe, start
 from tests.cfpn.small import (
     BP,
@@ -185,3 +186,30 @@ def test_faces_of_any_side_are_taken(shape: tuple[int, int]) -> None:
 
 def test_no_faces_give_no_probabilities() -> None:
     assert predict(trained(VOTING).averaged, np.zeros((0, 48, 48), np.uint8)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+def test_the_features_of_a_unit_are_what_its_nodes_gave(batch: int | None) -> None:
+    network, some, seen = trained(VOTING).averaged, faces(5), {}
+    for name, module in network.nodes.items():
+        module.register_forward_hook(lambda _, __, output, name=name: seen.update({name: output}))
+    predict(network, some.pixels)
+    expected = dict(seen)
+    for unit in network.units:
+        found = features(network, some.pixels, unit.name, batch)
+        assert list(found) == list(unit.outputs)
+        for name, maps in found.items():
+            torch.testing.assert_close(maps, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_features_of_a_unit_that_there_is_not_are_refused_with_the_names() -> None:
+    network = begin(VOTING).network
+    known = ", ".join(unit.name for unit in network.units)
+    with pytest.raises(ValueError, match=f"^unit: expected one of {known}, found 'block9'$"):
+        features(network, faces(1).pixels, "block9")
+
+
+@pytest.mark.parametrize("wrong", [Image.new("L", (48, 48)), [[0]], "face.png"], ids=["picture", "list", "path"])
+def test_what_is_neither_array_nor_tensor_is_refused_by_its_kind(wrong: object) -> None:
+    with pytest.raises(ValueError, match=f"^pixels: expected an array or a tensor, found {type(wrong).__name__}$"):
+        predict(begin(BP).network, wrong)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -398,3 +399,13 @@ def test_constant_faces_give_finite_metrics(inputs: tuple[Path, Path], tmp_path:
     write_split(inputs[1] / "test.parquet", np.repeat(np.array([[0], [255]], np.uint8), 2304, 1), [1, 2])
     report = stage.evaluate(*inputs, tmp_path / "out", CPU)
     assert all(math.isfinite(value) for value in report.values() if isinstance(value, float))
+
+
+def test_a_folder_whose_name_is_not_utf_8_takes_an_evaluation(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / os.fsdecode(b"\xfcber")
+    try:
+        out.mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    stage.evaluate(*inputs, out, CPU)
+    assert {"metrics.json", "predictions.parquet", "confusion.csv"} <= {path.name for path in out.iterdir()}

@@ -1,6 +1,8 @@
 """The comparison networks against the sizes that their papers publish, and against pytorchcv's own networks."""
 
 import sys
+from dataclasses import asdict, dataclass
+from typing import Literal
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from torch import Tensor, nn
 from cfpn import training
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Node, run, units
+from cfpn.network import CFPN
 from cfpn.training import Method, Recipe
-from pipeline.networks import Baseline, build
+from pipeline import networks
+from pipeline.networks import Baseline, build, described
 
 # Parameters for 3 channels and 1,000 classes as published, filters and area of the first convolution, features that
 # the last layer takes.
@@ -25,6 +29,14 @@ PUBLISHED = {
 RESNETS = {"resnet18": (resnet18, (2, 2, 2, 2)), "resnet50": (resnet50, (3, 4, 6, 3))}
 every_network = pytest.mark.parametrize("name", PUBLISHED)
 every_resnet = pytest.mark.parametrize("name", RESNETS)
+
+
+@dataclass(frozen=True)
+class Shallow:
+    """A network of the user's own."""
+
+    name: Literal["shallow"] = "shallow"
+    width: int = 8
 
 
 def test_an_image_that_a_network_cannot_take_is_refused() -> None:
@@ -128,3 +140,20 @@ def test_resnet18_trains_a_step_without_back_propagation_through_it(cuts: str | 
     hidden = [unit.name for unit in units(nodes, cuts)][:-1]
     assert [name for name in step.scalars if name.startswith("unit/")] == [f"unit/{name}/loss" for name in hidden]
     assert all(not torch.equal(a, b) for a, b in zip(before, parameters(nodes), strict=True))
+
+
+@pytest.mark.parametrize("model", [CFPN(width=16, layers=1, pyramids=1), Baseline("resnet18"), Baseline("alexnet")])
+def test_a_weights_file_describes_every_network_that_can_be_built(model: CFPN | Baseline) -> None:
+    assert [node.name for node in described(asdict(model))] == [node.name for node in build(model, 0)]
+
+
+def test_a_network_that_is_added_to_the_union_is_described_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "Model", CFPN | Baseline | Shallow)
+    monkeypatch.setattr(networks, "build", lambda model, seed: [model, seed])
+    assert described({"name": "shallow", "width": 3}) == [Shallow(width=3), 0]
+
+
+@pytest.mark.parametrize("model", [{}, {"name": "vgg"}, {"name": ["cfpn"]}])
+def test_a_network_of_another_version_is_refused_by_its_name(model: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^model\.name: no network of this version, found "):
+        described(model)

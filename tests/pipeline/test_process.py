@@ -3,18 +3,20 @@ import errno
 import getpass
 import os
 import pwd
+import shlex
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline import process
-from pipeline.process import InputError, atomic, current_umask, only_one, run
+from pipeline.process import InputError, atomic, current_umask, only_one, probe, run, write_json
 
 ROOT = Path(process.__file__).parents[1]
 
@@ -353,3 +355,78 @@ def test_a_folder_with_the_name_of_a_temporary_one_and_without_a_lock_is_somebod
         temporary.write_text("whole")
     assert names(tmp_path) == [".mine.part", "out.txt"]
     assert (tmp_path / ".mine.part/notes.txt").exists()
+
+
+SAYS = "import sys; from pipeline.process import run; run(lambda: print('a \u2013 b', *sys.argv[1:], file={}))"
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.parametrize("stream", ["sys.stdout", "sys.stderr"])
+def test_a_closed_stream_ends_no_command_and_leads_into_no_other(closed: int, stream: str) -> None:
+    shell = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(SAYS.format(stream))} {closed}>&-"
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    said = stream == ("sys.stderr" if closed == 1 else "sys.stdout")
+    assert (done.returncode, bool(done.stdout + done.stderr)) == (0, said)
+
+
+def test_what_the_encoding_of_stdout_lacks_is_shown_as_an_escape() -> None:
+    ascii_alone = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-c", SAYS.format("sys.stdout")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=ascii_alone)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a \\u2013 b\n", "")
+
+
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stdout_is_told_by_name() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-c", SAYS.format("sys.stdout")]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=BUFFERED)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 28] No space left on device: 'standard output'\n")
+
+
+def test_a_reader_that_has_gone_by_the_end_is_no_failure() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-c", SAYS.format("sys.stdout")]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=BUFFERED)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def link(path: Path, target: str) -> None:
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, lambda path: link(path, "/dev/null"), lambda path: link(path, "/proc/self/fd/1")],
+    ids=["pipe", "device", "stdout"],
+)
+def test_a_file_takes_the_place_of_no_pipe_or_device(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with (
+        pytest.raises(InputError, match=r"out: no regular file; expected a file, or nothing$"),
+        atomic(tmp_path / "out"),
+    ):
+        pass
+    assert not (tmp_path / "out").is_file() or (tmp_path / "out").is_symlink()
+
+
+def test_a_file_system_without_rights_takes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write_json(tmp_path / "a.json", {})
+    assert (tmp_path / "a.json").exists()
+
+
+def test_a_link_to_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch")
+    with pytest.raises(InputError, match=r"runs: a link to a folder that is not there$"):
+        probe(tmp_path / "runs" / "bp-0")
+    (tmp_path / "scratch").mkdir()
+    probe(tmp_path / "runs" / "bp-0")

@@ -90,7 +90,7 @@ def test_a_set_replaces_the_sweeps_own_values() -> None:
         ("compute.workers=1,2", r"changes no result; set it in .*params\.yaml"),
         ("compute.transport=gloo,nccl", r"changes no result; set it in .*params\.yaml"),
         ("model.width=16,17", "multiple of 16"),
-        ("methods.bp.schedule.update_every=1,2", "no effect"),
+        ("methods.bp.schedule.update_every=1,2", "no effect on method nbp; --method names another"),
         ("train.batch=32,32", "no effect"),
         ("train.epochs=0,1", "epochs"),
         ("profile=sample,nothing", "profile: expected one of .*sample, found .nothing"),

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -308,6 +309,16 @@ def test_classes_that_differ_in_case_alone_are_refused(tmp_path: Path) -> None:
     root = tree(tmp_path / "faces")
     save(root / "val/B/0.png", face(1))
     assert "classes B and b differ in case alone" in refusal(root, tmp_path / "out")
+
+
+def test_a_class_whose_name_is_not_utf_8_is_refused_before_hours_of_training(tmp_path: Path) -> None:
+    root = tree(tmp_path / "faces")
+    try:
+        (root / "train" / os.fsdecode(b"\xdcber")).mkdir()
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    save(root / "train" / os.fsdecode(b"\xdcber") / "0.png", face(1))
+    assert r"class b'\xdcber': the name of the folder is not UTF-8" in refusal(root, tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["audit.json", "val.parquet"])

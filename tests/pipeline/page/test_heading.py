@@ -46,6 +46,8 @@ def test_what_nbp_minimises_by_default_is_said_in_words(root: Path) -> None:
         ({"classifier_weight": 0.0, "hsic_weight": 1.0}, "minimises an HSIC term (weight 1; "),
         ({"classifier_weight": 0.5}, "of its own (weight 0.5) and a small HSIC term (weight 0.1; "),
         ({"hsic": {"estimator": "similarity_matching"}}, "(weight 0.1; similarity matching)"),
+        ({"hsic": {"estimator": "supcon"}}, "of its own and a small term supcon (weight 0.1). "),
+        ({"hsic": {"estimator": "supcon"}, "hsic_weight": 1.0, "classifier_weight": 0.0}, "a term supcon (weight 1). "),
     ],
 )
 def test_each_local_loss_has_words_of_its_own(change: dict[str, Any], expected: str) -> None:

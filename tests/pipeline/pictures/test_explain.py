@@ -77,3 +77,8 @@ def test_the_share_of_pixels_that_is_asked_for_is_deleted() -> None:
     assert changed.flatten(1).sum(1).tolist() == pytest.approx([461, 461], abs=6)  # a few are as their blurred ones
     assert order[changed[:, 0]].min() > order[~changed[:, 0]].median()
     assert blurred(pixels).shape == pixels.shape
+
+
+def test_an_array_without_channels_is_explained_as_the_tensor_is(network: Network, pixels: Tensor) -> None:
+    expected = importance(network, pixels[:1], torch.tensor([3]))
+    assert torch.equal(importance(network, pixels[:1, 0].numpy(), torch.tensor([3])), expected)
