@@ -50,8 +50,16 @@ def claims(folder: Path) -> list[Claim]:
         steps(full),
         *costs(folder),
         term(outcomes),
-        far("HSIC alone trains the hidden units, eq (4) as printed", "eq4", short, "units are blocks that stop early"),
-        far("Each layer can be trained separately", "layers", short, "debiased CKA, a layer learns in a step of four"),
+        far(
+            "HSIC alone trains the hidden units, eq (4) as printed",
+            "eq4",
+            full,
+            f"{FULL}; blocks that stop early",
+            STUDY,
+        ),
+        far(
+            "Each layer can be trained separately", "layers", short, f"{SMALL}; debiased CKA, in a step of four", SHORT
+        ),
         control(outcomes),
     ]
 
@@ -141,11 +149,11 @@ def points(differences: Sequence[float]) -> str:
     return f"{mean:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f} at 95 %)"
 
 
-def far(text: str, method: str, found: Methods, setting: str) -> Claim:
+def far(text: str, method: str, found: Methods, setting: str, command: str) -> Claim:
     """A method without trained classifiers against BP."""
     behind = found[REFERENCE]["quantities"][PRIMARY.name]["mean"] - found[method]["quantities"][PRIMARY.name]["mean"]
     verdict = "learns, far behind BP" if behind > 0.05 else "holds"
-    return Claim(text, DASH, pair(found, method), f"{SMALL}; {setting}", verdict, SHORT)
+    return Claim(text, DASH, pair(found, method), setting, verdict, command)
 
 
 def control(outcomes: Sequence[Outcome]) -> Claim:
