@@ -234,14 +234,16 @@ def is_temporary(name: Path, path: Path) -> bool:
     return any(part.startswith(f".{path.name}.") and part.endswith(TEMPORARY) for part in name.parts)
 
 
-def probe(out: Path) -> None:
-    """Raise OSError where the folder `out`, or the one in which it is to be made, takes no file of 1 MiB.
-
-    That is before hours of work, not after them. Raises InputError for a link to a folder that is not there.
-    """
+def there(out: Path) -> Path:
+    """The folder `out`, or the one in which it is to be made; InputError for a link to a folder that is not there."""
     folder = next(one for one in (out, *out.parents) if one.exists() or one.is_symlink())
     if not folder.exists():
         raise InputError(f"{folder}: a link to a folder that is not there")
+    return folder
+
+
+def probe(folder: Path) -> None:
+    """Raise OSError where `folder` takes no file of 1 MiB: before hours of work, not after them."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(2**20))

@@ -15,7 +15,7 @@ from cfpn.faces import load as load_split
 from pipeline import params as parameters
 from pipeline import process
 from pipeline.params import Params
-from pipeline.process import InputError, command_line, only_one, probe, run, workspace
+from pipeline.process import InputError, command_line, only_one, probe, run, there, workspace
 from pipeline.runs import chance, records
 from pipeline.runs import session as sessions
 from pipeline.runs.about import describe, identity
@@ -51,7 +51,7 @@ def main() -> None:
     if args.method not in params.methods:
         raise InputError(f"--method: expected one of {', '.join(params.methods)}, found {args.method!r}")
     with only_one(args.checkpoints / args.out.name):
-        probe(args.out)
+        probe(there(args.out))
         train(params, args)
 
 

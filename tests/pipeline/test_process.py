@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import process
-from pipeline.process import InputError, atomic, current_umask, only_one, probe, run, write_json
+from pipeline.process import InputError, atomic, current_umask, only_one, run, there, write_json
 
 ROOT = Path(process.__file__).parents[1]
 
@@ -427,6 +427,6 @@ def test_a_file_system_without_rights_takes_a_file(tmp_path: Path, monkeypatch: 
 def test_a_link_to_a_folder_that_is_not_there_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(tmp_path / "scratch")
     with pytest.raises(InputError, match=r"runs: a link to a folder that is not there$"):
-        probe(tmp_path / "runs" / "bp-0")
+        there(tmp_path / "runs" / "bp-0")
     (tmp_path / "scratch").mkdir()
-    probe(tmp_path / "runs" / "bp-0")
+    assert there(tmp_path / "runs" / "bp-0") == tmp_path / "runs"
