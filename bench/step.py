@@ -50,8 +50,7 @@ def main() -> None:
     if args.batch is not None and args.batch < FEWEST_FACES:
         raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
     check_methods(params, args.methods)
-    methods = fitting(params, args.methods) if args.leave_out else args.methods
-    result = measure(params, methods, args.batch or params.train.batch, args.rounds)
+    result = measure(params, args.methods, args.batch or params.train.batch, args.rounds, args.leave_out)
     print(json.dumps(result, indent=2))
     if args.out:
         write_json(args.out, result)
@@ -64,27 +63,29 @@ def check_methods(params: Params, names: list[str]) -> None:
         raise InputError(f"--methods: expected names of {', '.join(params.methods)}, found {unknown[0]!r}")
 
 
-def fitting(params: Params, names: list[str]) -> list[str]:
-    """The methods that the network of params can be trained by; of others stderr tells why. InputError for none."""
-    result, error = [], None
+def begun(params: Params, names: list[str], leave_out: bool) -> dict[str, State]:
+    """The first state of each method. leave_out: not of those that do not fit the network, of which stderr tells why.
+
+    Raises InputError for a method that does not fit, or where none does.
+    """
+    states: dict[str, State] = {}
     for name in names:
         try:
-            begin(params, params.methods[name])
-            result.append(name)
-        except InputError as reason:
-            error = reason
-            print(f"{name}: left out: {reason}", file=sys.stderr)
-    if error and not result:
-        raise error
-    return result
+            states[name] = begin(params, params.methods[name])
+        except InputError as error:
+            if not leave_out or (name == names[-1] and not states):
+                raise
+            print(f"{name}: left out: {error}", file=sys.stderr)
+    return states
 
 
-def measure(params: Params, names: list[str], batch: int, rounds: int) -> dict[str, object]:
-    """Mean step and peak memory of every method, and their ratios to those of the first."""
+def measure(params: Params, names: list[str], batch: int, rounds: int, leave_out: bool = False) -> dict[str, object]:
+    """Mean step and peak memory of every method, and their ratios to those of the first; leave_out as in `begun`."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
+    states = begun(params, names, leave_out)
+    names = list(states)
     methods = {name: params.methods[name] for name in names}
-    states = {name: begin(params, method) for name, method in methods.items()}
     images, labels = batch_of(params, batch)
     peaks = {name: peak(states[name], methods[name], images, labels) for name in names}
     seconds = times(states, methods, images, labels, rounds)

@@ -104,7 +104,9 @@ def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatc
 
 def test_a_method_that_does_not_fit_the_network_is_left_out_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     params = small(strange=Method(units=["stem"]))
-    assert step.fitting(params, ["strange", "bp", "nbp"]) == ["bp", "nbp"]
+    assert list(step.begun(params, ["strange", "bp", "nbp"], leave_out=True)) == ["bp", "nbp"]
     assert "strange: left out: units: 'stem' is no node after which a gradient can stop" in capsys.readouterr().err
     with pytest.raises(InputError, match="units: 'stem' is no node"):
-        step.fitting(params, ["strange"])
+        step.begun(params, ["strange"], leave_out=True)
+    with pytest.raises(InputError, match="units: 'stem' is no node"):
+        step.begun(params, ["bp", "strange"], leave_out=False)
