@@ -1,45 +1,46 @@
 """Units on several workers beside every other way to use the same cores: faces per second, memory, time to an accuracy.
 
-Every row trains the same network on the same random faces for the same number of steps, in processes of its own, one
-row after the other. Run it on an otherwise idle machine.
+Every row trains the same network on the same random faces for the same number of steps, in processes of its own. The
+rows take turns, for several rounds, so that a slow minute of the machine does not fall on one row alone. Run it on an
+otherwise idle machine.
 
 A row is a method, then optionally where it is cut ("balanced:3"), then how it uses the cores: "2 workers", "2 threads",
-or "twice", which is two seeds at once. METHOD_ddp is data parallelism (torch DDP, gloo), for methods whose gradients
-cross the units: each worker has half of a batch, and its batch norm sees that half alone. Its loss is the
-cross-entropy of all classifiers that vote, without HSIC.
+or "twice", which is two seeds at once. METHOD_ddp is data parallelism (torch DDP, gloo) by the method's own losses:
+each worker has half of a batch, and its batch norm and its HSIC see that half alone. Where gradients stop at units, the
+losses of all units share one backward pass, so that DDP sends the gradients of one while it computes those of others.
 
-JSON: rows, each with
+JSON: rows, each of the round that is its median in speed (of an even number the slower of the two), with
 - row, units (null: those of the method), cores.
-- faces_per_second; step_ms of what is one training.
+- faces_per_second; step_ms of what is one training. rounds: faces per second of every round.
 - start_s: seconds from the beginning to the first step, with Ray and its workers where there are any.
 - peak_mib: memory of each process at most; that of workers stands in `workers`.
 - workers: of units on several workers, as timing.json has them (see `pipeline.runs.workers.timetable`).
 - steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it.
 """
 
-import json
 import multiprocessing
 import os
 import re
 import socket
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from cfpn import faces as data
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
 from cfpn.faces import Faces
-from cfpn.graph import Cuts
+from cfpn.graph import IMAGE, Cuts, walk
+from cfpn.learner import unit_loss
+from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, command_line, run, write_json
@@ -47,14 +48,14 @@ from pipeline.runs import segment, study
 from pipeline.runs import session as sessions
 
 EXAMPLE = """examples:
-  python -m bench.parallel --set profile=fer2013-cpu --steps 30 --out results/parallel.json
+  python -m bench.parallel --set profile=fer2013-cpu --out results/parallel.json
   python -m bench.parallel --rows bp nbp 'nbp 2 workers' --histories docs/study/main.csv --after 16
 """
 WARM_UP = 3  # steps that do not count
 MIB = 2**20
 BALANCED = tuple(f"nbp balanced:{parts}{way}" for parts in (2, 3, 4) for way in ("", " 2 workers"))
 TWO_LAYERS = "nbp_two_layer_heads"
-ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp twice", *BALANCED,
+ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp_ddp", "nbp twice", *BALANCED,
         "deep_supervision", "deep_supervision 2 threads", "deep_supervision_ddp")  # fmt: skip
 
 
@@ -73,22 +74,28 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="what to measure (default: all of the table)")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
-    parser.add_argument("--steps", type=int, default=30, help="measured steps of each row (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="measured steps of each row (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each row is measured (default: %(default)s)")
     parser.add_argument("--histories", type=Path, metavar="CSV", help="of a study whose runs have this network")
     parser.add_argument("--after", type=int, default=8, help="epoch of bp in the study whose accuracy is to be "
                         "reached (default: %(default)s)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
-    if args.steps < 1:
-        raise InputError(f"--steps: expected 1 or more, found {args.steps}")
+    for name in ("steps", "rounds"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}: expected 1 or more, found {getattr(args, name)}")
     params = parameters.load(args.params, parameters.assignments(args.set))
-    known = [parsed(text, params) for text in args.rows]
+    known = {text: parsed(text, params) for text in args.rows}
     steps = reached(study.read(args.histories), args.after) if args.histories else {}
-    rows = []
-    for text, row in zip(args.rows, known, strict=True):
-        about = {"row": text, "units": row.units, "cores": row.cores}
-        rows.append(about | in_a_process(measured, params, row, args.steps) | {"steps": steps.get(named(row))})
-        print(json.dumps({name: value for name, value in rows[-1].items() if name != "workers"}), flush=True)
+    found: dict[str, list[dict[str, Any]]] = {text: [] for text in known}
+    for _ in range(args.rounds):
+        for text, row in known.items():
+            found[text].append(in_a_process(measured, params, row, args.steps))
+            print(f"{text}: {found[text][-1]['faces_per_second']:,.0f} faces per second", flush=True)
+    rows = [
+        {"row": text, "units": row.units, "cores": row.cores} | median(found[text]) | {"steps": steps.get(named(row))}
+        for text, row in known.items()
+    ]
     if args.out:
         about = {"batch": params.train.batch, "steps": args.steps, "width": getattr(params.model, "width", None),
                  "input_size": params.model.input_size, "cores": len(os.sched_getaffinity(0)),
@@ -118,8 +125,8 @@ def parsed(text: str, params: Params) -> Row:
     wanted = params.model_copy(update={"compute": replace(params.compute, workers=row.cores)})
     if row.cores < 1 or (row.way == "workers" and row.cores != sessions.workers_of(wanted, own)):
         raise InputError(f"--rows: expected no more workers than units that learn by themselves, found {text!r}")
-    if row.way == "ddp" and how.gradients == "stop" and how.units != "network":
-        raise InputError(f"--rows: expected a method whose gradients cross its units before _ddp, found {text!r}")
+    if row.way == "ddp" and how.schedule.rests:
+        raise InputError(f"--rows: expected a method whose units learn in every step before _ddp, found {text!r}")
     return row
 
 
@@ -154,6 +161,12 @@ def in_a_process(task: Callable[..., dict[str, Any]], *arguments: object) -> dic
     """What a function returns that runs in a fresh process, so that no row warms up another."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(task, *arguments).result()
+
+
+def median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The round of a row whose speed is the median, with the faces per second of all of them."""
+    middle = sorted(rounds, key=lambda one: one["faces_per_second"])[(len(rounds) - 1) // 2]
+    return middle | {"rounds": [one["faces_per_second"] for one in rounds]}
 
 
 def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
@@ -235,7 +248,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
     torch.distributed.init_process_group("gloo", rank=place, world_size=count)
     method, model = params.methods[name], params.model
     state = sessions.first_state(model, method, params.train.recipe, 0, torch.device("cpu"))
-    parallel = nn.parallel.DistributedDataParallel(state.network, find_unused_parameters=True)
+    parallel = nn.parallel.DistributedDataParallel(Losses(state, method), find_unused_parameters=True)
     batch = params.train.batch // count
     faces, moments = random_faces(params, steps), []
     parallel.train()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -244,7 +257,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
         random = data.generator(0, training.SEED_AUGMENTATION, 0, i)
         images = data.images(pixels, model.input_size)
         images = data.augment(images, params.train.augmentation, random, faces.side)[here]
-        torch.autograd.backward([F.cross_entropy(logits, labels[here]) for logits in parallel(images).values()])
+        torch.autograd.backward([parallel(images, labels[here])])
         for learner in state.learners:
             learner.adam.step()
             learner.adam.zero_grad()
@@ -253,6 +266,26 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
     torch.distributed.destroy_process_group()
     rate = batch * steps / (moments[-1] - moments[WARM_UP - 1])
     return {"faces_per_second": rate, "peak_mib": [peak_mib()]}
+
+
+class Losses(nn.Module):
+    """The sum of the losses of all units, as one module whose gradients DDP averages."""
+
+    def __init__(self, state: training.State, method: Method) -> None:
+        super().__init__()
+        self.network, self.learners, self.method = state.network, state.learners, method
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The sum for images (n, c, h, w) and labels (n,)."""
+        targets = self.method.local_loss.targets(images, labels, self.network.classes)
+        total, walking = torch.zeros(()), walk(self.network.units, {IMAGE: images})
+        for (_, inputs), one in zip(walking, self.learners, strict=True):
+            outputs, loss = unit_loss(one, inputs, targets)
+            if self.method.gradients == "stop":
+                outputs = {name: feature.detach() for name, feature in outputs.items()}
+            walking.send(outputs)
+            total = total + loss
+        return total
 
 
 if __name__ == "__main__":

@@ -117,13 +117,18 @@ def way(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], batch: in
     together = 2 if row["row"].endswith("twice") else 1  # trainings that end at the same time
     return [
         f"`{row['row']}`",
-        f"{rate:,.0f}",
+        f"{rate:,.0f}" + spread(row.get("rounds", ())),
         f"{rate / alone:.2f}" if alone else DASH,
         f"{100 * busiest / row['step_ms']:.0f}" if busiest else DASH,
         ", ".join(f"{worker['sent_mib']:.1f}" for worker in workers[:-1]) or DASH,
         ", ".join(f"{peak:,.0f}" for peak in peaks) or DASH,
         f"{row['steps'] * batch * together / rate / 60:.1f}" if row.get("steps") else DASH,
     ]
+
+
+def spread(rates: Sequence[float]) -> str:
+    """The slowest and the fastest of several rounds."""
+    return f" ({min(rates):,.0f} to {max(rates):,.0f})" if len(rates) > 1 else ""
 
 
 def alone_of(text: str) -> str:

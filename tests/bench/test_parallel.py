@@ -1,17 +1,23 @@
 """Claims about bench/parallel.py: what it measures, not how fast anything is."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from bench import parallel
 from bench.parallel import Row
+from cfpn import faces as data
+from cfpn import training
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError
+from pipeline.runs import session as sessions
 from pipeline.runs import study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,7 +31,8 @@ def params() -> Params:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("row", "processes"), [("bp", 1), ("bp 2 threads", 1), ("deep_supervision_ddp", 2), ("nbp balanced:3 twice", 2)]
+    ("row", "processes"),
+    [("bp", 1), ("bp 2 threads", 1), ("deep_supervision_ddp", 2), ("nbp_ddp", 2), ("nbp balanced:3 twice", 2)],
 )
 def test_every_way_to_use_the_cores_gives_faces_per_second_and_memory(params: Params, row: str, processes: int) -> None:
     found = parallel.in_a_process(parallel.measured, params, parallel.parsed(row, params), 4)
@@ -49,7 +56,7 @@ def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params
     [
         ("bp", Row("bp")),
         ("bp_ddp", Row("bp", None, 2, "ddp")),
-        ("deep_supervision_ddp", Row("deep_supervision", None, 2, "ddp")),
+        ("nbp_ddp", Row("nbp", None, 2, "ddp")),
         ("nbp balanced:3 3 workers", Row("nbp", "balanced:3", 3, "workers")),
         ("nbp twice", Row("nbp", None, 2, "twice")),
     ],
@@ -73,9 +80,9 @@ def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(ro
 
 @pytest.mark.parametrize(
     "text",
-    ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "nbp_ddp", "bp 2 workers",
+    ["sgd", "nbp 2", "nbp two workers", "nbp workers balanced:3", "nbp 2 cores", "bp 2 workers",
      "deep_supervision 2 workers", "nbp balanced:2 3 workers", "nbp balanced:x 2 workers",
-     "nbp 9 workers", "nbp 0 workers", "", "bp_ddp 7 threads"],
+     "nbp 9 workers", "nbp 0 workers", "", "bp_ddp 7 threads", "nbp_early_ddp"],
 )  # fmt: skip
 def test_a_row_that_is_none_is_refused(params: Params, text: str) -> None:
     with pytest.raises(InputError, match=f"--rows: expected .* found '{text}'"):
@@ -102,6 +109,68 @@ def test_a_row_has_its_own_workers_and_threads_whatever_the_parameter_file_says(
     assert [(one.compute.device, one.compute.threads, one.compute.workers) for one in seen] == [
         ("cpu", threads, workers)
     ]
+
+
+def gradients(state: training.State, step: Callable[[], object]) -> list[torch.Tensor]:
+    """What the optimisers find when a step ends."""
+    found: list[torch.Tensor] = []
+
+    def keep(adam: torch.optim.Optimizer, *_: object) -> None:
+        found.extend(p.grad.clone() for p in adam.param_groups[0]["params"] if p.grad is not None)
+
+    for learner in state.learners:
+        learner.adam.register_step_pre_hook(keep)
+    step()
+    return found
+
+
+@pytest.mark.parametrize("name", ["bp", "nbp", "deep_supervision"])
+def test_losses_of_data_parallelism_have_the_gradients_of_a_step_of_the_method(params: Params, name: str) -> None:
+    method, faces = params.methods[name], parallel.random_faces(params, 1)
+    images, labels = data.images(faces.pixels[:8], params.model.input_size), faces.labels[:8]
+    one, two = (
+        sessions.first_state(params.model, method, params.train.recipe, 0, torch.device("cpu")) for _ in range(2)
+    )
+
+    def summed() -> None:
+        parallel.Losses(two, method)(images, labels).backward()
+        for learner in two.learners:
+            learner.adam.step()
+
+    for state in (one, two):
+        state.network.train()
+    rates = [0.01] * len(one.learners)
+    expected = gradients(one, lambda: training.train_step(one, method, images, labels, rates))
+    assert len(expected) > 20
+    torch.testing.assert_close(gradients(two, summed), expected)
+
+
+def test_a_row_is_its_median_round_and_keeps_the_speed_of_all() -> None:
+    rounds = [{"faces_per_second": rate, "step_ms": 1 / rate} for rate in (3.0, 1.0, 2.0, 9.0)]
+    rates = [3.0, 1.0, 2.0, 9.0]
+    assert parallel.median(rounds) == {"faces_per_second": 2.0, "step_ms": 0.5, "rounds": rates}
+    assert parallel.median(rounds[:1]) == rounds[0] | {"rounds": [3.0]}
+
+
+def test_rows_take_turns_and_stand_in_the_file_with_their_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, rates = [], iter([100.0, 50.0, 120.0, 70.0, 110.0, 60.0])
+
+    def in_a_process(_: object, __: Params, row: Row, steps: int) -> dict[str, Any]:
+        order.append((row.method, steps))
+        return {"faces_per_second": next(rates)}
+
+    monkeypatch.setattr(parallel, "in_a_process", in_a_process)
+    out = tmp_path / "found.json"
+    words = ["--rows", "bp", "nbp_ddp", "--steps", "7", "--params", str(ROOT / "params.yaml"), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["parallel", *words])
+    parallel.main()
+    assert order == [("bp", 7), ("nbp", 7)] * 3
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["row"], row["faces_per_second"], row["rounds"]) for row in rows] == [
+        ("bp", 110.0, [100.0, 120.0, 110.0]), ("nbp_ddp", 60.0, [50.0, 70.0, 60.0]),
+    ]  # fmt: skip
 
 
 def history(method: str, seed: int, *accuracies: float) -> study.Outcome:

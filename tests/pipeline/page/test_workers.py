@@ -70,7 +70,8 @@ def table(folder: Path, name: str, content: dict[str, Any]) -> list[dict[str, st
 def test_ways_to_use_the_cores_are_compared_with_the_same_training_in_one_process(tmp_path: Path) -> None:
     rows = [
         {"row": "bp", "faces_per_second": 400.0, "step_ms": 320.0, "peak_mib": [500.0], "steps": 3000.0},
-        {"row": "bp_ddp", "faces_per_second": 600.0, "peak_mib": [510.0, 511.0], "steps": 3000.0},
+        {"row": "bp_ddp", "faces_per_second": 600.0, "rounds": [600.0, 1590.0, 589.6], "peak_mib": [510.0, 511.0],
+         "steps": 3000.0},
         {"row": "nbp balanced:3", "faces_per_second": 300.0, "step_ms": 400.0, "peak_mib": [505.0], "steps": None},
         {"row": "nbp balanced:3 2 workers", "faces_per_second": 540.0, "step_ms": 1300.0, "workers": WORKERS,
          "peak_mib": [400.0], "steps": None},
@@ -79,6 +80,7 @@ def test_ways_to_use_the_cores_are_compared_with_the_same_training_in_one_proces
     bp, ddp, one, two, twice = table(tmp_path, "parallel", {"batch": 128, "rows": rows})
     times = "times one process"
     assert [row[times] for row in (bp, ddp, one, two, twice)] == ["1.00", "1.50", "1.00", "1.80", "2.00"]
+    assert [row["faces per second"] for row in (bp, ddp)] == ["400", "600 (590 to 1,590)"]
     assert (two["of the bound, %"], two["sent in a step, MiB"]) == ("95", "27.0")
     assert [row["memory of a process, MiB"] for row in (ddp, two)] == ["510, 511", "612, 580"]
     minutes = "minutes to the accuracy"
