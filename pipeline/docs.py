@@ -1,7 +1,7 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg, README's figure, those of leaving early, of workers, and of accuracy over time and memory.
+docs/study/NAME.svg that a page shows, README's figure, those of leaving early, of workers, and of accuracy over time and memory.
 `--check` writes nothing and fails where a table differs from its data.
 
 Names of tables:
@@ -155,8 +155,9 @@ def main() -> None:
     for path in stale:
         with atomic(path) as temporary:
             temporary.write_text(written[path][1])
+    shown = "".join(new for _, new in written.values())
     for path in sorted(folder.glob("*.csv")):
-        if "epoch" in pd.read_csv(path, nrows=0):
+        if f"study/{path.stem}.svg" in shown and "epoch" in pd.read_csv(path, nrows=0):
             with atomic(path.with_suffix(".svg")) as temporary:
                 temporary.write_bytes(curves(study.read(path)))
     figures: dict[str, Figure | None] = {

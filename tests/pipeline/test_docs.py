@@ -34,7 +34,9 @@ def test_pages_hold_marked_tables() -> None:
 
 def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(STUDY, tmp_path / "docs/study")
-    (tmp_path / "README.md").write_text("before\n<!-- table: plain -->\n| 1 |\n<!-- end -->\nafter\n")
+    (tmp_path / "README.md").write_text(
+        "before ![](docs/study/main.svg)\n<!-- table: plain -->\n| 1 |\n<!-- end -->\nafter\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["docs", "--check"])
     with pytest.raises(InputError, match=r"README\.md: tables differ"):
@@ -44,9 +46,10 @@ def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(docs, "banner", lambda params, outcomes: Figure())
     docs.main()
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n<!-- table: plain -->\n\n| method |")
+    assert text.startswith("before ![](docs/study/main.svg)\n<!-- table: plain -->\n\n| method |")
     assert text.endswith("\n<!-- end -->\nafter\n")
-    assert (tmp_path / "docs/study/main.svg").read_bytes() == b"drawn"
+    drawn = [path.name for path in (tmp_path / "docs/study").glob("*.svg") if path.read_bytes() == b"drawn"]
+    assert drawn == ["main.svg"]  # no picture that no page shows
     assert (tmp_path / "docs/img/network.svg").read_bytes().startswith(b"<?xml")
     monkeypatch.setattr(sys, "argv", ["docs", "--check"])
     docs.main()
