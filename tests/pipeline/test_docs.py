@@ -46,7 +46,7 @@ def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(docs, "banner", lambda params, outcomes: Figure())
     docs.main()
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before ![](docs/study/main.svg)\n<!-- table: plain -->\n\n| method |")
+    assert text.startswith(f"{first}\n| method |")
     assert text.endswith("\n<!-- end -->\nafter\n")
     drawn = [path.name for path in (tmp_path / "docs/study").glob("*.svg") if path.read_bytes() == b"drawn"]
     assert drawn == ["main.svg"]  # no picture that no page shows
