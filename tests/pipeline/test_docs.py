@@ -34,9 +34,8 @@ def test_pages_hold_marked_tables() -> None:
 
 def test_a_changed_number_is_found_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(STUDY, tmp_path / "docs/study")
-    (tmp_path / "README.md").write_text(
-        "before ![](docs/study/main.svg)\n<!-- table: plain -->\n| 1 |\n<!-- end -->\nafter\n"
-    )
+    first = "before ![](docs/study/main.svg)\n<!-- table: plain -->\n"
+    (tmp_path / "README.md").write_text(f"{first}| 1 |\n<!-- end -->\nafter\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["docs", "--check"])
     with pytest.raises(InputError, match=r"README\.md: tables differ"):
