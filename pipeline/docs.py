@@ -1,7 +1,8 @@
 """`make docs`: tracked results of studies -> the marked tables and the curves of README.md and docs/.
 
 `python -m pipeline.docs` writes every table between `<!-- table: NAME -->` and `<!-- end -->` anew, the curves
-docs/study/NAME.svg that a page shows, README's figure, those of leaving early, of workers, and of accuracy over time and memory.
+docs/study/NAME.svg that a page shows, README's figure, those of leaving early, of workers, and of accuracy over time
+and memory.
 `--check` writes nothing and fails where a table differs from its data.
 
 Names of tables:
