@@ -1,7 +1,7 @@
 """Units on several workers beside every other way to use the same cores: faces per second, memory, time to an accuracy.
 
-Every row trains the same network on the same random faces for the same number of steps, in processes of its own. The
-rows take turns, for several rounds, so that a slow minute of the machine does not fall on one row alone. Run it on an
+Every row trains the same CFPN, with the heads of its method, on the same random faces for the same number of steps, in
+processes of its own. The rows take turns, for several rounds, so that a slow minute of the machine does not fall on one row alone. Run it on an
 otherwise idle machine.
 
 A row is a method, then optionally where it is cut ("balanced:3"), then how it uses the cores: "2 workers", "2 threads",
@@ -15,7 +15,8 @@ JSON: rows, each of the round that is its median in speed (of an even number the
 - start_s: seconds from the beginning to the first step, with Ray and its workers where there are any.
 - peak_mib: memory of each process at most; that of workers stands in `workers`.
 - workers: of units on several workers, as timing.json has them (see `pipeline.runs.workers.timetable`).
-- steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it.
+- steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it. The runs are
+  of one process: that data parallelism needs as many is assumed, not measured.
 """
 
 import multiprocessing
@@ -241,14 +242,15 @@ def seeded(place: int, count: int, port: int, params: Params, name: str, steps: 
 
 
 def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
-    """One worker of data parallelism."""
+    """One worker of data parallelism. Only its speed is read: the learning rate stays as it was given."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
     torch.distributed.init_process_group("gloo", rank=place, world_size=count)
     method, model = params.methods[name], params.model
     state = sessions.first_state(model, method, params.train.recipe, 0, torch.device("cpu"))
-    parallel = nn.parallel.DistributedDataParallel(Losses(state, method), find_unused_parameters=True)
+    # A classifier that its method does not train has no gradient.
+    parallel = nn.parallel.DistributedDataParallel(SummedLoss(state, method), find_unused_parameters=True)
     batch = params.train.batch // count
     faces, moments = random_faces(params, steps), []
     parallel.train()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
@@ -256,6 +258,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
         here = slice(place * batch, (place + 1) * batch)
         random = data.generator(0, training.SEED_AUGMENTATION, 0, i)
         images = data.images(pixels, model.input_size)
+        # The whole batch, so that the halves are augmented as in one process.
         images = data.augment(images, params.train.augmentation, random, faces.side)[here]
         torch.autograd.backward([parallel(images, labels[here])])
         for learner in state.learners:
@@ -268,7 +271,7 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
     return {"faces_per_second": rate, "peak_mib": [peak_mib()]}
 
 
-class Losses(nn.Module):
+class SummedLoss(nn.Module):
     """The sum of the losses of all units, as one module whose gradients DDP averages."""
 
     def __init__(self, state: training.State, method: Method) -> None:

@@ -85,7 +85,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None)
     return F.cross_entropy(logits, labels, weights.to(logits.dtype), reduction="sum") / len(labels)
 
 
-def balanced(labels: Tensor, classes: int) -> Tensor:
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """Weights (classes,) float32 that let all classes of labels (n,) count the same; their mean over the faces is 1."""
     counts = labels.bincount(minlength=classes)
     return len(labels) / (counts.count_nonzero() * counts.clamp_min(1)).float()

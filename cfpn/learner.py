@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cfpn.graph import Unit, run, walk
-from cfpn.heads import UnitHead, balanced, cross_entropy
+from cfpn.heads import UnitHead, balanced_weights, cross_entropy
 from cfpn.objectives import LocalLoss, Targets
 
 Precision = Literal["float32", "bfloat16"]
@@ -77,7 +77,7 @@ def _loss(learner: Learner, outputs: list[Tensor], targets: Targets) -> Tensor:
 def weigh(learners: Sequence[Learner], how: ClassWeights, labels: Tensor, classes: int) -> None:
     """Give all learners the class weights that the training labels (n,) ask for."""
     for learner in learners:
-        learner.weights = balanced(labels, classes) if how == "balanced" else None
+        learner.weights = balanced_weights(labels, classes) if how == "balanced" else None
 
 
 def update(learners: Sequence[Learner], loss: Tensor, rates: Sequence[float]) -> None:
@@ -120,10 +120,10 @@ def local_step(
     losses, walking = [], walk([learner.unit for learner in learners], features)
     for (unit, inputs), learner, rate in zip(walking, learners, rates, strict=True):
         outputs, loss = unit_step(learner, inputs, targets, rate)
-        walking.send(outputs)
+        walking.send(outputs)  # the walk goes on once it has them
         if loss is not None:
             losses.append((unit.name, loss))
-    return losses, outputs[unit.outputs[0]]
+    return losses, outputs[unit.outputs[0]]  # of the last unit
 
 
 def joint_step(

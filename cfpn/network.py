@@ -165,8 +165,7 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (n, classes) of every unit with a classifier for images (n, c, h, w), by name; the network's last."""
-        result = {}
-        walking = walk(self.units, {IMAGE: images})
+        result, walking = dict[str, Tensor](), walk(self.units, {IMAGE: images})
         for unit, inputs in walking:
             outputs = run(unit.nodes, inputs, unit.outputs)
             walking.send(outputs)
@@ -185,7 +184,8 @@ class Network(nn.Module):
 
     def count(self) -> int:
         """Number of trained parameters that take part in a prediction: of the network, and of heads that vote."""
-        return sum(p.numel() for module in [self.nodes, self.heads][: 1 + self.vote] for p in module.parameters())
+        modules = [self.nodes, self.heads] if self.vote else [self.nodes]
+        return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def _shapes(nodes: list[Node], image: Tensor) -> dict[str, torch.Size]:

@@ -1,4 +1,4 @@
-"""One trainer: back-propagation, local training and deep supervision differ in the partition into units alone."""
+"""One trainer: a method is a partition into units, and whether gradients pass between them."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
 from cfpn.schedule import Schedule
 
-SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key
+SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key, so that the two draw apart
 READ_EVERY = {"cuda": 50}  # steps, elsewhere 1: to read a loss waits for all that the device still has to do
 
 
@@ -31,8 +31,8 @@ READ_EVERY = {"cuda": 50}  # steps, elsewhere 1: to read a loss waits for all th
 class Method:
     """How a network is trained.
 
-    units: where gradients stop (see `graph.units`). gradients: "pass" lets them through all the same, which is deep
-    supervision, the control. local_loss: what a hidden unit minimises. schedule: when and how fast units learn.
+    units: where the network is cut (see `graph.units`). gradients: "stop" at the cuts, or "pass" through them, which is
+    deep supervision, the control. local_loss: what a hidden unit minimises. schedule: when and how fast units learn.
     vote: predict by the mean log probability of all units' classifiers, in place of the network's own alone.
     recompute: see `Learner`. Raises ValueError for settings that contradict each other.
     """
@@ -83,7 +83,8 @@ class Recipe:
 class Record(NamedTuple):
     """What training says: after a step its losses, after an epoch also the validation; seconds are of this epoch.
 
-    On CUDA the losses of steps are read together; until then a step's record holds those read last.
+    epoch: from 0 in a step's record, the epochs done in a complete one. step: the steps done. On CUDA the losses of
+    steps are read together; until then a step's record holds those read last, at first none.
     """
 
     epoch: int
@@ -140,8 +141,7 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
     per_epoch = len(faces) // recipe.batch
     weigh(state.learners, recipe.class_weights, faces.labels, state.network.classes)
     for epoch in range(state.epoch, recipe.epochs):
-        begin, values, losses = time.perf_counter(), defaultdict(list), {}
-        unread: list[Step] = []
+        begin, values, losses, unread = time.perf_counter(), defaultdict(list), {}, list[Step]()
         state.network.train()
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
@@ -193,7 +193,7 @@ def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rat
 def launch(state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]) -> tuple[Losses, Tensor]:
     """`train_step` without waiting for the device: losses of the units, and the share of faces named rightly."""
     hidden = len(state.learners) > 1
-    nothing = Targets(labels, labels, labels)
+    nothing = Targets(labels, labels, labels)  # without hidden units nothing reads the first two
     targets = method.local_loss.targets(images, labels, state.network.classes) if hidden else nothing
     step = learner.local_step if method.gradients == "stop" else learner.joint_step
     losses, logits = step(state.learners, {IMAGE: images}, targets, rates)

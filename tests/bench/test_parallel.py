@@ -133,7 +133,7 @@ def test_losses_of_data_parallelism_have_the_gradients_of_a_step_of_the_method(p
     )
 
     def summed() -> None:
-        parallel.Losses(two, method)(images, labels).backward()
+        parallel.SummedLoss(two, method)(images, labels).backward()
         for learner in two.learners:
             learner.adam.step()
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead, balanced, cross_entropy, pooled, rows
+from cfpn.heads import ClassMeans, Head, LinearClassifier, UnitHead, balanced_weights, cross_entropy, pooled, rows
 
 N, CLASSES = 12, 7
 
@@ -166,7 +166,7 @@ def test_weights_of_one_change_no_classifiers_loss() -> None:
 
 def test_balanced_weights_let_every_class_count_the_same_and_their_mean_over_the_faces_is_one() -> None:
     some = torch.tensor([0] * 6 + [1] * 3 + [3])  # none of class 2
-    weights = balanced(some, 4)
+    weights = balanced_weights(some, 4)
     sums = torch.zeros(4).index_add(0, some, weights[some])
     torch.testing.assert_close(sums, torch.tensor([10 / 3, 10 / 3, 0, 10 / 3]))
     torch.testing.assert_close(weights[some].mean(), torch.tensor(1.0))

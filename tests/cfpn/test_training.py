@@ -18,7 +18,7 @@ from cfpn.checkpoint import tensors
 from cfpn.diagnostics import diagnose
 from cfpn.faces import augment, batches, generator, images, load
 from cfpn.graph import IMAGE, Cuts, Node
-from cfpn.heads import ClassMeans, balanced
+from cfpn.heads import ClassMeans, balanced_weights
 from cfpn.hsic import Gaussian
 from cfpn.learner import Losses
 from cfpn.network import build
@@ -435,7 +435,7 @@ def test_balanced_classes_weigh_every_units_cross_entropy(cuts: Cuts, gradients:
     record, _ = train(state, how, recipe, some, some, 0)
     x, labels = next(iter(batches(some, len(some), 0, 0)))
     for learner in by_hand.learners:
-        learner.weights = balanced(some.labels, 7)
+        learner.weights = balanced_weights(some.labels, 7)
     by_hand.network.train()
     random = generator(0, SEED_AUGMENTATION, 0, 0)
     x = augment(images(x, SIZE), recipe.augmentation, random, some.side)
