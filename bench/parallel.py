@@ -1,8 +1,8 @@
 """Units on several workers beside every other way to use the same cores: faces per second, memory, time to an accuracy.
 
 Every row trains the same CFPN, with the heads of its method, on the same random faces for the same number of steps, in
-processes of its own. The rows take turns, for several rounds, so that a slow minute of the machine does not fall on one row alone. Run it on an
-otherwise idle machine.
+processes of its own. The rows take turns, for several rounds, so that a slow minute of the machine does not fall on one
+row alone. Run it on an otherwise idle machine.
 
 A row is a method, then optionally where it is cut ("balanced:3"), then how it uses the cores: "2 workers", "2 threads",
 or "twice", which is two seeds at once. METHOD_ddp is data parallelism (torch DDP, gloo) by the method's own losses:
