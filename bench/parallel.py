@@ -15,8 +15,8 @@ JSON: rows, each of the round that is its median in speed (of an even number the
 - start_s: seconds from the beginning to the first step, with Ray and its workers where there are any.
 - peak_mib: memory of each process at most; that of workers stands in `workers`.
 - workers: of units on several workers, as timing.json has them (see `pipeline.runs.workers.timetable`).
-- steps: to the accuracy, see `--histories`; null where no run of that method and those units reaches it. The runs are
-  of one process: that data parallelism needs as many is assumed, not measured.
+- steps: to the accuracy, see `--histories`; null where a seed of that method and those units does not reach it, or the
+  study has none. The runs are of one process: that data parallelism needs as many is assumed, not measured.
 """
 
 import multiprocessing
@@ -25,8 +25,10 @@ import re
 import socket
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -34,13 +36,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from bench.step import add_parameters
 from cfpn import faces as data
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
 from cfpn.averaging import average
+from cfpn.diagnostics import FEWEST_FACES
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Cuts, walk
-from cfpn.learner import unit_loss
+from cfpn.learner import unit_loss, weigh
 from cfpn.training import Method
 from pipeline import params as parameters
 from pipeline.params import Params
@@ -73,8 +77,7 @@ def main() -> None:
     """Command line."""
     parser = command_line("python -m bench.parallel", __doc__, EXAMPLE)
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="what to measure (default: all of the table)")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    add_parameters(parser)
     parser.add_argument("--steps", type=int, default=20, help="measured steps of each row (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each row is measured (default: %(default)s)")
     parser.add_argument("--histories", type=Path, metavar="CSV", help="of a study whose runs have this network")
@@ -87,21 +90,28 @@ def main() -> None:
             raise InputError(f"--{name}: expected 1 or more, found {getattr(args, name)}")
     params = parameters.load(args.params, parameters.assignments(args.set))
     known = {text: parsed(text, params) for text in args.rows}
-    steps = reached(study.read(args.histories), args.after) if args.histories else {}
+    steps = steps_to_accuracy(study.read(args.histories), args.after) if args.histories else {}
+    about = {"batch": params.train.batch, "steps": args.steps, "width": getattr(params.model, "width", None),
+             "input_size": params.model.input_size, "cores": len(os.sched_getaffinity(0)),
+             "histories": args.histories.name if args.histories else None, "after": args.after}  # fmt: skip
+    for rows in in_turns(params, known, args.steps, args.rounds):
+        if args.out:
+            write_json(args.out, about | {"rows": [row | {"steps": steps.get(name)} for name, row in rows]})
+
+
+def in_turns(
+    params: Params, known: Mapping[str, Row], steps: int, rounds: int
+) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """After each round, every row by what a study calls it: of the round that is its median so far."""
     found: dict[str, list[dict[str, Any]]] = {text: [] for text in known}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for text, row in known.items():
-            found[text].append(in_a_process(measured, params, row, args.steps))
+            found[text].append(in_a_process(measured_row, params, row, steps))
             print(f"{text}: {found[text][-1]['faces_per_second']:,.0f} faces per second", flush=True)
-    rows = [
-        {"row": text, "units": row.units, "cores": row.cores} | median(found[text]) | {"steps": steps.get(named(row))}
-        for text, row in known.items()
-    ]
-    if args.out:
-        about = {"batch": params.train.batch, "steps": args.steps, "width": getattr(params.model, "width", None),
-                 "input_size": params.model.input_size, "cores": len(os.sched_getaffinity(0)),
-                 "histories": args.histories.name if args.histories else None, "after": args.after}  # fmt: skip
-        write_json(args.out, about | {"rows": rows})
+        yield [
+            (study_name(row), {"row": text, "units": row.units, "cores": row.cores} | median(found[text]))
+            for text, row in known.items()
+        ]
 
 
 def parsed(text: str, params: Params) -> Row:
@@ -126,19 +136,21 @@ def parsed(text: str, params: Params) -> Row:
     wanted = params.model_copy(update={"compute": replace(params.compute, workers=row.cores)})
     if row.cores < 1 or (row.way == "workers" and row.cores != sessions.workers_of(wanted, own)):
         raise InputError(f"--rows: expected no more workers than units that learn by themselves, found {text!r}")
+    if row.way == "ddp" and params.train.batch // row.cores < FEWEST_FACES:
+        raise InputError(f"--rows: expected {FEWEST_FACES} faces of a batch or more for each worker, found {text!r}")
     if row.way == "ddp" and how.schedule.rests:
         raise InputError(f"--rows: expected a method whose units learn in every step before _ddp, found {text!r}")
     return row
 
 
-def named(row: Row) -> str:
+def study_name(row: Row) -> str:
     """What a study calls the method of a row: nbp_balanced_3 is nbp_two_layer_heads whose units are balanced:3."""
     if row.units is None:
         return row.method
     return f"nbp_{row.units.replace(':', '_')}" if row.method == TWO_LAYERS else f"{row.method} {row.units}"
 
 
-def reached(outcomes: list[study.Outcome], after: int) -> dict[str, float | None]:
+def steps_to_accuracy(outcomes: list[study.Outcome], after: int) -> dict[str, float | None]:
     """Steps, by method, to the validation accuracy that bp of the same seed has after an epoch; the mean over seeds.
 
     None where a seed does not reach it. Raises InputError where there is no such epoch of bp.
@@ -159,9 +171,15 @@ def reached(outcomes: list[study.Outcome], after: int) -> dict[str, float | None
 
 
 def in_a_process(task: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:
-    """What a function returns that runs in a fresh process, so that no row warms up another."""
+    """What a function returns that runs in a fresh process, so that no row warms up another.
+
+    Raises InputError where the process was killed, as the system does when memory is short.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(task, *arguments).result()
+        try:
+            return pool.submit(task, *arguments).result()
+        except BrokenProcessPool as error:
+            raise InputError("a process of this row was killed; expected memory enough for it") from error
 
 
 def median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -170,7 +188,7 @@ def median(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return rounds[rates.index(statistics.median_low(rates))] | {"rounds": rates}
 
 
-def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
+def measured_row(params: Params, row: Row, steps: int) -> dict[str, Any]:
     """What a row says of itself but for its text."""
     if row.units is not None:
         method = replace(params.methods[row.method], units=cast(Cuts, row.units))
@@ -179,10 +197,11 @@ def measured(params: Params, row: Row, steps: int) -> dict[str, Any]:
     compute = replace(replace(params.compute, device="cpu", threads=1, workers=1), **more)
     params = params.model_copy(update={"compute": compute})
     if row.way in ("ddp", "twice"):
-        found = together(ddp if row.way == "ddp" else seeded, row.cores, params, row.method, steps)
+        task = data_parallel if row.way == "ddp" else one_of_several
+        found = side_by_side(task, row.cores, params, row.method, steps)
         rates, peaks = zip(*((one["faces_per_second"], *one["peak_mib"]) for one in found), strict=True)
-        return {"faces_per_second": sum(rates), "peak_mib": list(peaks)}
-    return alone(params, row.method, 0, steps)
+        return {"faces_per_second": len(rates) * min(rates), "peak_mib": list(peaks)}
+    return timed_training(params, row.method, 0, steps)
 
 
 def random_faces(params: Params, steps: int) -> Faces:
@@ -193,15 +212,20 @@ def random_faces(params: Params, steps: int) -> Faces:
     return Faces(pixels, torch.arange(count) % 7, torch.arange(count))
 
 
-def alone(params: Params, name: str, seed: int, steps: int) -> dict[str, Any]:
-    """A training as the train stage makes it, timed after the warm-up."""
+def timed_training(
+    params: Params, name: str, seed: int, steps: int, meet: Callable[[], object] | None = None
+) -> dict[str, Any]:
+    """A training as the train stage makes it, timed after the warm-up; meet: waits there for those beside it."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
     own = params.model_copy(update={"train": replace(params.train, epochs=1)})
     faces, method = random_faces(own, steps), own.methods[name]
     session = sessions.begin(own, method, seed, faces)
-    begin, moments, start = time.perf_counter(), [], 0.0
+    begin, start = time.perf_counter(), 0.0
+    moments: list[float] = []
     for record in sessions.advance(session, own, method, seed, faces, faces.first(8)):
+        if meet is not None and len(moments) == WARM_UP - 1:
+            meet()
         moments.append(time.perf_counter())
         start = start or moments[0] - begin - record.seconds
         if len(moments) == steps + WARM_UP:  # before the validation, whose memory is not that of a step
@@ -227,7 +251,7 @@ def peak_mib() -> float:
     return segment.peak(torch.device("cpu")) / MIB
 
 
-def together(task: Callable[..., dict[str, Any]], count: int, *arguments: object) -> list[dict[str, Any]]:
+def side_by_side(task: Callable[..., dict[str, Any]], count: int, *arguments: object) -> list[dict[str, Any]]:
     """What `count` processes return that run at the same time; each is told its place and a free port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -236,23 +260,39 @@ def together(task: Callable[..., dict[str, Any]], count: int, *arguments: object
         return [job.result() for job in [pool.submit(task, i, count, port, *arguments) for i in range(count)]]
 
 
-def seeded(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
-    """One of several trainings with seeds of their own."""
-    return alone(params, name, place, steps)
-
-
-def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
-    """One worker of data parallelism. Only its speed is read: the learning rate stays as it was given."""
+@contextmanager
+def group(place: int, count: int, port: int) -> Iterator[None]:
+    """A group of `count` processes of this machine that can wait for each other, as long as the block lasts."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.distributed.init_process_group("gloo", rank=place, world_size=count)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def one_of_several(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
+    """One of several trainings with seeds of their own, whose measured steps begin together."""
+    with group(place, count, port):
+        return timed_training(params, name, place, steps, torch.distributed.barrier)
+
+
+def data_parallel(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:
+    """One worker of data parallelism. Only its speed is read: the learning rate stays as it was given."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
-    torch.distributed.init_process_group("gloo", rank=place, world_size=count)
-    method, model = params.methods[name], params.model
+    with group(place, count, port):
+        moments = list(shared_steps(place, count, params, params.methods[name], steps))
+    rate = params.train.batch // count * steps / (moments[-1] - moments[WARM_UP - 1])
+    return {"faces_per_second": rate, "peak_mib": [peak_mib()]}
+
+
+def shared_steps(place: int, count: int, params: Params, method: Method, steps: int) -> Iterator[float]:
+    """The moment at which each step ends, warm-up first, of a worker that has its part of every batch."""
+    model, faces = params.model, random_faces(params, steps)
     state = sessions.first_state(model, method, params.train.recipe, 0, torch.device("cpu"))
+    weigh(state.learners, params.train.class_weights, faces.labels, model.classes)
     # A classifier that its method does not train has no gradient.
     parallel = nn.parallel.DistributedDataParallel(SummedLoss(state, method), find_unused_parameters=True)
     batch = params.train.batch // count
-    faces, moments = random_faces(params, steps), []
     parallel.train()  # type: ignore[no-untyped-call]  # torch leaves it unannotated
     for i, (pixels, labels) in enumerate(data.batches(faces, params.train.batch, 0, 0)):
         here = slice(place * batch, (place + 1) * batch)
@@ -264,11 +304,9 @@ def ddp(place: int, count: int, port: int, params: Params, name: str, steps: int
         for learner in state.learners:
             learner.adam.step()
             learner.adam.zero_grad()
-        average(state.averaged, state.network, params.train.average, i)
-        moments.append(time.perf_counter())
-    torch.distributed.destroy_process_group()
-    rate = batch * steps / (moments[-1] - moments[WARM_UP - 1])
-    return {"faces_per_second": rate, "peak_mib": [peak_mib()]}
+        if params.train.average:
+            average(state.averaged, state.network, params.train.average, i)
+        yield time.perf_counter()
 
 
 class SummedLoss(nn.Module):

@@ -1,6 +1,9 @@
 """Claims about bench/parallel.py: what it measures, not how fast anything is."""
 
 import json
+import os
+import signal
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +38,14 @@ def params() -> Params:
     [("bp", 1), ("bp 2 threads", 1), ("deep_supervision_ddp", 2), ("nbp_ddp", 2), ("nbp balanced:3 twice", 2)],
 )
 def test_every_way_to_use_the_cores_gives_faces_per_second_and_memory(params: Params, row: str, processes: int) -> None:
-    found = parallel.in_a_process(parallel.measured, params, parallel.parsed(row, params), 4)
+    found = parallel.in_a_process(parallel.measured_row, params, parallel.parsed(row, params), 4)
     assert found["faces_per_second"] > 0
     assert len(found["peak_mib"]) == processes and min(found["peak_mib"]) > 50
 
 
 @pytest.mark.slow
 def test_workers_say_how_long_they_are_busy_and_what_they_hand_on(params: Params) -> None:
-    found = parallel.in_a_process(parallel.measured, params, parallel.parsed("nbp balanced:3 2 workers", params), 4)
+    found = parallel.in_a_process(parallel.measured_row, params, parallel.parsed("nbp balanced:3 2 workers", params), 4)
     assert found["faces_per_second"] > 0 and found["start_s"] > 0
     first, second = found["workers"]
     assert len(first["units"] + second["units"]) == 3
@@ -75,7 +78,7 @@ def test_a_row_names_method_units_and_cores(params: Params, text: str, row: Row)
 )
 def test_a_row_is_named_as_the_method_of_a_study_that_has_its_units_and_heads(row: str, name: str) -> None:
     params = parameters.load(ROOT / "params.yaml")
-    assert parallel.named(parallel.parsed(row, params)) == name
+    assert parallel.study_name(parallel.parsed(row, params)) == name
 
 
 @pytest.mark.parametrize(
@@ -102,13 +105,53 @@ def test_a_row_has_its_own_workers_and_threads_whatever_the_parameter_file_says(
         seen.append(own)
         return {"faces_per_second": 1.0, "peak_mib": [1.0]}
 
-    monkeypatch.setattr(parallel, "alone", alone)
-    monkeypatch.setattr(parallel, "together", lambda _, __, *rest: [alone(*rest)])
+    monkeypatch.setattr(parallel, "timed_training", alone)
+    monkeypatch.setattr(parallel, "side_by_side", lambda _, __, *rest: [alone(*rest)])
     changed = params.model_copy(update={"compute": replace(params.compute, workers=3, threads=2)})
-    parallel.measured(changed, parallel.parsed(text, params), 4)
+    parallel.measured_row(changed, parallel.parsed(text, params), 4)
     assert [(one.compute.device, one.compute.threads, one.compute.workers) for one in seen] == [
         ("cpu", threads, workers)
     ]
+
+
+def test_data_parallelism_wants_faces_enough_for_each_worker() -> None:
+    small = parameters.load(ROOT / "params.yaml", SMALL | {"train.batch": 6})
+    with pytest.raises(InputError, match="expected 4 faces of a batch or more for each worker, found 'nbp_ddp'"):
+        parallel.parsed("nbp_ddp", small)
+
+
+def killed() -> dict[str, Any]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def test_a_row_whose_process_is_killed_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="was killed; expected memory enough"):
+        parallel.in_a_process(killed)
+
+
+def test_processes_side_by_side_are_as_fast_as_their_slowest_one(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [{"faces_per_second": rate, "peak_mib": [1.0]} for rate in (300.0, 200.0)]
+    monkeypatch.setattr(parallel, "side_by_side", lambda *_: found)
+    assert parallel.measured_row(params, Row("nbp", None, 2, "twice"), 4)["faces_per_second"] == 400
+
+
+@pytest.mark.parametrize(("average", "calls"), [(0.0, 0), (0.9, 5)])
+def test_data_parallelism_averages_weights_where_the_trainer_does(
+    params: Params, monkeypatch: pytest.MonkeyPatch, average: float, calls: int
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(parallel, "average", lambda *_: seen.append(None))
+    own = params.model_copy(update={"train": replace(params.train, average=average)})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = torch.get_num_threads()
+    parallel.data_parallel(0, 1, port, own, "bp", 2)
+    torch.set_num_threads(threads)
+    assert len(seen) == calls
 
 
 def gradients(state: training.State, step: Callable[[], object]) -> list[torch.Tensor]:
@@ -165,7 +208,11 @@ def test_rows_take_turns_and_stand_in_the_file_with_their_rounds(
     out = tmp_path / "found.json"
     words = ["--rows", "bp", "nbp_ddp", "--steps", "7", "--params", str(ROOT / "params.yaml"), "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["parallel", *words])
+    written = []
+    write_json = parallel.write_json
+    monkeypatch.setattr(parallel, "write_json", lambda *what: written.append(what) or write_json(*what))
     parallel.main()
+    assert [len(what["rows"][0]["rounds"]) for _, what in written] == [1, 2, 3]  # a kill loses no whole round
     assert order == [("bp", 7), ("nbp", 7)] * 3
     rows = json.loads(out.read_text())["rows"]
     assert [(row["row"], row["faces_per_second"], row["rounds"]) for row in rows] == [
@@ -181,6 +228,6 @@ def history(method: str, seed: int, *accuracies: float) -> study.Outcome:
 def test_steps_to_an_accuracy_are_the_first_that_have_it_in_the_mean_over_seeds() -> None:
     runs = [history("bp", 0, 0.1, 0.5, 0.6), history("bp", 1, 0.1, 0.3, 0.2), history("nbp", 0, 0.5, 0.4, 0.7)]
     runs += [history("nbp", 1, 0.1, 0.2, 0.3), history("nbp", 2, 0.9, 0.9, 0.9), history("eq4", 0, 0.1, 0.1, 0.1)]
-    assert parallel.reached(runs, 2) == {"bp": 20, "nbp": 20, "eq4": None}
+    assert parallel.steps_to_accuracy(runs, 2) == {"bp": 20, "nbp": 20, "eq4": None}
     with pytest.raises(InputError, match="--after: expected an epoch of bp in the study, found 4"):
-        parallel.reached(runs, 4)
+        parallel.steps_to_accuracy(runs, 4)
