@@ -13,7 +13,6 @@ import torch
 from bench import step
 from cfpn import anytime
 from cfpn.allocator import keep_freed_memory
-from cfpn.diagnostics import FEWEST_FACES
 from cfpn.training import State
 from pipeline.process import InputError, atomic, command_line, run, thread_count
 from tune import spaces
@@ -29,10 +28,10 @@ def main() -> None:
     """Command line."""
     parser = command_line("python -m bench.cost", __doc__, EXAMPLE)
     add = parser.add_argument
-    add("name", nargs="?", default="models", help="a sweep over networks in params.yaml (default: %(default)s)")
+    add("name", nargs="?", default="models", help="a sweep over networks of sweeps/params.yaml (default: %(default)s)")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="dotted parameter, as for the sweep")
     add("--threads", type=thread_count, help="of a step (default: compute.threads of params.yaml)")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where compute.device of params.yaml says so, else cpu")
     add("--batch", type=int, help="faces in a step (default: train.batch)")
     add("--rounds", type=int, default=12, help="measured steps of each network (default: %(default)s)")
     add("--params", type=Path, default=Path("params.yaml"))
@@ -40,18 +39,19 @@ def main() -> None:
     args = parser.parse_args()
     if args.rounds < 2:
         raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
-    if args.batch is not None and args.batch < FEWEST_FACES:
-        raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
+    step.check_batch(args.batch)
     sweep = spaces.read(args.params, args.name, args.set, {}, None, 1)
     if not sweep.models:
-        raise InputError(f"{args.name}: expected a sweep over networks, one with sweeps.{args.name}.{MODELS}")
+        raise InputError(f"{args.name}: expected a sweep over networks, which names {MODELS} in sweeps/params.yaml")
     costs = measure(chosen(sweep, args.threads, args.device), args.batch, args.rounds)
     write(args.out / args.name, costs)
 
 
-def chosen(sweep: Sweep, threads: int | None, device: Device) -> dict[str, Training]:
+def chosen(sweep: Sweep, threads: int | None, device: Device | None) -> dict[str, Training]:
     """The training of each network, at the first of its learning rates: none of them changes a step's cost."""
-    threads = threads or spaces.resolve(sweep, sweep.fixed).compute.threads
+    compute = spaces.resolve(sweep, sweep.fixed).compute
+    threads = threads or compute.threads
+    device = device or ("cuda" if compute.device == "cuda" else "cpu")
     firsts = {config[MODELS]: config for config in reversed(spaces.configs(sweep))}
     return {name: spaces.training(sweep, firsts[name], threads, device) for name in sweep.models}
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from bench.step import MIB, batch_of, check_methods, peak
+from bench.step import MIB, add_parameters, batch_of, check_batch, check_methods, peak
 from cfpn import network, training
 from cfpn.graph import Node, prefix
 from cfpn.layers import SeparableConvolution
 from cfpn.network import CFPN
-from cfpn.training import Method
+from cfpn.training import Method, State
 from pipeline import params as parameters
 from pipeline.params import Params
 from pipeline.process import InputError, command_line, run, write_json
@@ -31,14 +31,14 @@ def main() -> None:
     """Command line."""
     parser = command_line("python -m bench.depth", __doc__, EXAMPLE)
     parser.add_argument("--methods", nargs="+", default=["bp", "nbp"])
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    add_parameters(parser)
     parser.add_argument("--batch", type=int, default=4, help="faces in a step")
     parser.add_argument("--added", type=int, nargs="+", default=[0, 1, 5], help="numbers of blocks to add")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     if len(args.added) < 2 or min(args.added) < 0:
         raise InputError(f"--added: expected two or more numbers from 0 on, found {args.added}")
+    check_batch(args.batch)
     params = parameters.load(args.params, parameters.assignments(args.set))
     check_methods(params, args.methods)
     found = [growth(params, name, args.batch, args.added) for name in args.methods]
@@ -57,13 +57,24 @@ def growth(params: Params, name: str, batch: int, added: list[int]) -> dict[str,
 def peak_of(params: Params, method: Method, batch: int, added: int) -> int:
     """Bytes of a step of the network with `added` more blocks."""
     torch.set_num_threads(params.compute.threads)
+    method = with_units(method, added)
+    return peak(begin(params, method, added), method, *batch_of(params, batch))
+
+
+def begin(params: Params, method: Method, added: int) -> State:
+    """The network with `added` more blocks before its first step, in training mode.
+
+    Raises InputError for another network than a CFPN, and for a method that does not fit it.
+    """
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
-    device, size = sessions.device(params.compute), params.model.input_size
-    method = with_units(method, added)
-    state = training.start(deepened(params.model, added), method, params.train.recipe, size, 0, device)
+    nodes, size, device = deepened(params.model, added), params.model.input_size, sessions.device(params.compute)
+    try:
+        state = training.start(nodes, method, params.train.recipe, size, 0, device)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     state.network.train()
-    return peak(state, method, *batch_of(params, batch))
+    return state
 
 
 def with_units(method: Method, added: int) -> Method:

@@ -108,6 +108,8 @@ def main() -> None:
         VARIANTS[arguments.only](arguments.csv)
         print(time.perf_counter() - start)
         return
+    if arguments.rounds < 1:
+        raise InputError(f"--rounds: expected 1 or more, found {arguments.rounds}")
     rounds = [{variant: measure(variant, arguments.csv) for variant in VARIANTS} for _ in range(arguments.rounds)]
     sys.exit(not report(rounds))
 

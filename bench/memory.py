@@ -18,8 +18,7 @@ from typing import Any, cast
 import torch
 
 from bench import depth
-from bench.step import ENDLESS, MIB, allocated, batch_of
-from cfpn import training
+from bench.step import ENDLESS, MIB, add_parameters, allocated, batch_of, check_batch
 from cfpn.graph import Cuts
 from cfpn.network import CFPN
 from cfpn.training import Method
@@ -41,13 +40,13 @@ def main() -> None:
     parser.add_argument("--units", nargs="+", choices=UNITS, default=list(UNITS), help="usual: those of the method nbp")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2, 4], help="default: %(default)s")
     parser.add_argument("--added", nargs="+", type=int, default=[0, 1, 5, 9], help="blocks (default: %(default)s)")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    add_parameters(parser)
     parser.add_argument("--batch", type=int, default=16, help="faces in a step (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     if min(args.added) < 0 or min(args.workers) < 1:
         raise InputError("--added, --workers: expected numbers from 0 and from 1 on")
+    check_batch(args.batch)
     params = parameters.load(args.params, parameters.assignments(args.set))
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
@@ -64,7 +63,7 @@ def main() -> None:
 def measured(
     params: Params, batch: int, units: list[str], workers: list[int], added: list[int]
 ) -> Iterator[dict[str, Any]]:
-    """The rows, back-propagation first for each number of added blocks."""
+    """The rows, back-propagation first for each number of added blocks; none for more workers than units."""
     for blocks in added:
         (whole,) = peaks(params, params.methods["bp"], batch, blocks, 1)
         yield {"units": "network", "workers": 1, "added": blocks, "peak_mib": [whole / MIB], "ratio": 1.0}
@@ -73,18 +72,18 @@ def measured(
             method = method if name == "usual" else replace(method, units=cast(Cuts, name))
             for count in workers:
                 found = peaks(params, method, batch, blocks, count)
+                if len(found) < count:
+                    continue
                 by_worker = [one / MIB for one in found]
                 ratio = max(found) / whole
                 yield {"units": name, "workers": count, "added": blocks, "peak_mib": by_worker, "ratio": ratio}
 
 
 def peaks(params: Params, method: Method, batch: int, added: int, workers: int) -> list[int]:
-    """Bytes of each worker at its peak, once every unit has learnt."""
-    model = cast(CFPN, params.model)
-    method, device = depth.with_units(method, added), sessions.device(params.compute)
-    nodes = depth.deepened(model, added)
-    state = training.start(nodes, method, params.train.recipe, model.input_size, 0, device)
-    state.network.train()
+    """Bytes of each worker at its peak, once every unit has learnt; as many as units, where these are fewer."""
+    model, device = cast(CFPN, params.model), sessions.device(params.compute)
+    method = depth.with_units(method, added)
+    state = depth.begin(params, method, added)
     images, labels = batch_of(params, batch)
     task = Task(model, method, params.train.recipe, 0, ENDLESS, device.type, params.compute.threads)
     result: list[int] = []

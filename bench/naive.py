@@ -11,13 +11,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import IO
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.step import add_parameters
 from cfpn import network as networks
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
@@ -115,8 +115,7 @@ def _ask(to: IO[str] | None, answer: IO[str] | None) -> float:
 def main() -> None:
     """Command line."""
     parser = command_line("python -m bench.naive", __doc__, EXAMPLE)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    add_parameters(parser)
     parser.add_argument("--rounds", type=int, default=10, help="measured steps of each (default: %(default)s)")
     parser.add_argument("--variant", choices=("cfpn", "naive"), help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -95,6 +95,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200, help="of the sweep (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="a JSON file for the rows")
     args, made = parser.parse_args(), origin()
+    for flag, count in (("--epochs", args.epochs), ("--trials", args.trials)):
+        if count <= FIRST + 1:
+            raise InputError(f"{flag}: expected more than {FIRST + 1}, found {count}")
     with tempfile.TemporaryDirectory(prefix="soak-") as place:
         folder = Path(place) / "project"
         project(folder)

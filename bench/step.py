@@ -7,6 +7,7 @@ import json
 import statistics
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,7 @@ def main() -> None:
     parser = command_line("python -m bench.step", __doc__, EXAMPLE)
     parser.add_argument("--methods", nargs="+", default=["bp", "nbp"], help="the first is the measure of the others")
     parser.add_argument("--leave-out", action="store_true", help="methods that do not fit the network, and name them")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="dotted parameters to change")
+    add_parameters(parser)
     parser.add_argument("--batch", type=int, help="faces in a step (default: train.batch)")
     parser.add_argument("--rounds", type=int, default=12, help="measured steps of each method")
     parser.add_argument("--out", type=Path, help="JSON to write")
@@ -47,13 +47,25 @@ def main() -> None:
     params = parameters.load(args.params, parameters.assignments(args.set))
     if args.rounds < 2:
         raise InputError(f"--rounds: expected 2 or more, found {args.rounds}")
-    if args.batch is not None and args.batch < FEWEST_FACES:
-        raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {args.batch}")
+    check_batch(args.batch)
     check_methods(params, args.methods)
     result = measure(params, args.methods, args.batch or params.train.batch, args.rounds, args.leave_out)
     print(json.dumps(result, indent=2))
     if args.out:
         write_json(args.out, result)
+
+
+def add_parameters(parser: ArgumentParser) -> None:
+    """The options of a bench that reads the parameter files; --set may stand several times."""
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--set", nargs="*", action="extend", default=[], metavar="NAME=VALUE",
+                        help="dotted parameters to change")  # fmt: skip
+
+
+def check_batch(faces: int | None) -> None:
+    """Raise InputError for a --batch with too few faces for a step; None where the command line has none."""
+    if faces is not None and faces < FEWEST_FACES:
+        raise InputError(f"--batch: expected {FEWEST_FACES} or more, found {faces}")
 
 
 def check_methods(params: Params, names: list[str]) -> None:

@@ -50,3 +50,12 @@ def test_a_step_that_costs_more_in_every_fourth_round_counts_and_in_the_training
     assert set(used) == set(table["precision"]) == {"bfloat16"}
     assert table["step_ms"].to_dict() == {"CFPN-NBP": 1000, "CFPN-BP": 2000}
     assert table.loc["CFPN-BP", "step_ratio"] == 2
+
+
+@pytest.mark.parametrize(("device", "used"), [("cuda", "cuda"), ("cpu", "cpu"), ("auto", "cpu")])
+def test_costs_are_measured_where_the_trials_of_the_sweep_run(device: str, used: str) -> None:
+    params = Path(__file__).parents[2] / "params.yaml"
+    sweep = spaces.read(params, "models", [], {}, None, 1)
+    common = sweep.files.common | {"compute": {"device": device}}
+    own = replace(sweep, files=sweep.files._replace(common=common))
+    assert {one.params.compute.device for one in cost.chosen(own, None, None).values()} == {used}

@@ -9,6 +9,7 @@ from bench import depth
 from cfpn.graph import IMAGE, run
 from cfpn.network import CFPN, build
 from pipeline import params as parameters
+from pipeline.process import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model.width": 16, "model.input_size": 32, "model.layers": 3, "model.pyramids": 1}
@@ -30,3 +31,9 @@ def test_peak_memory_is_flat_where_no_gradient_crosses_and_grows_where_it_does()
     nbp, bp = (depth.growth(params, name, 96, [1, 5]) for name in ("nbp", "bp"))
     assert nbp["ratio_of_the_last_two"] < 1.01
     assert bp["ratio_of_the_last_two"] > 2
+
+
+def test_a_network_that_the_units_do_not_fit_is_an_input_error() -> None:
+    params = parameters.load(ROOT / "params.yaml", SMALL | {"model.blocks": 2})
+    with pytest.raises(InputError, match="block"):
+        depth.begin(params, params.methods["nbp"], 1)

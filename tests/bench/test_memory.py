@@ -26,6 +26,14 @@ def test_rows_compare_the_largest_worker_with_back_propagation_through_the_same_
     assert deep_whole["peak_mib"] > whole["peak_mib"]
 
 
+def test_no_row_names_more_workers_than_the_cut_has_units(params: Params) -> None:
+    _, *rows = memory.measured(params, 8, ["balanced:2", "balanced:3"], [1, 2, 3, 4], [0])
+    assert [(row["units"], row["workers"]) for row in rows] == [
+        *(("balanced:2", count) for count in (1, 2)), *(("balanced:3", count) for count in (1, 2, 3)),
+    ]  # fmt: skip
+    assert all(len(row["peak_mib"]) == row["workers"] for row in rows)
+
+
 def test_a_worker_holds_what_it_has_received(params: Params) -> None:
     (whole,), parts = (memory.peaks(params, params.methods["nbp"], BATCH, 0, count) for count in (1, 4))
     received = BATCH * 16 * 16 * 16 * 4  # the 16 maps of block 1 at half of the image's side
