@@ -21,17 +21,17 @@ def audit_section(inputs: Inputs) -> Section | None:
     """The counts of the ingest stage, whatever they are, as tables."""
     if inputs.audit is None:
         return None
-    texts = [Text(text) for text in audit_highlights(inputs.audit)]
+    texts = [Text(text) for text in audit_highlights(inputs.audit, inputs.names["train"])]
     return Section("Audit of the data", [*texts, *audit_tables(inputs.audit)])
 
 
-def audit_highlights(audit: Mapping[str, Any]) -> Iterator[str]:
-    """The count that flatters test scores, where the audit has it."""
+def audit_highlights(audit: Mapping[str, Any], train: str) -> Iterator[str]:
+    """The count that flatters test scores, where the audit has it; train: what the training split is called."""
     copied = audit.get("identical_faces", {}).get("rows_with_a_copy_in", {}).get("train", {}).get("test")
     total = audit.get("rows", {}).get("test", {}).get("total")
     if isinstance(copied, int) and total:
         yield (
-            f"{copied:,} of {total:,} test faces ({copied / total:.1%}) have an identical copy in Training as the file "
+            f"{copied:,} of {total:,} test faces ({copied / total:.1%}) have an identical copy in {train} as the file "
             "was read. Splits for validation and test are never edited; the results above are therefore also given "
             "without copies."
         )

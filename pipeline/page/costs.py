@@ -84,7 +84,8 @@ def answers_section(inputs: Inputs) -> Section | None:
         for name, rows in points.items()
     ]
     alt = ". ".join(texts) + "."
-    return Section("Cost of an answer", [picture("early-exits.svg", inference.early(points), caption, alt, wide=False)])
+    figure = inference.early(points, inputs.names["test"])
+    return Section("Cost of an answer", [picture("early-exits.svg", figure, caption, alt, wide=False)])
 
 
 def answers(runs: Sequence[Run]) -> NDArray[np.float64]:

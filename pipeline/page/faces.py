@@ -82,7 +82,7 @@ def label_picture(inputs: Inputs) -> Picture:
     )
     caption = f"Faces per {inputs.noun} and split, with their share (paper Fig 6)."
     figure = figures.histograms(counts, inputs.classes)
-    return figures.picture("labels.svg", figure, caption, f"In Training {alt} faces.")
+    return figures.picture("labels.svg", figure, caption, f"In {inputs.names['train']} {alt} faces.")
 
 
 def class_picture(inputs: Inputs) -> Picture:

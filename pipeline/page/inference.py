@@ -1,4 +1,4 @@
-"""What an answer costs and what leaving early spares, from docs/study/cost.json of `bench.latency` and card.json."""
+"""What an answer costs and what leaving early spares, from docs/study/latency.json of `bench.latency` and card.json."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ Row = Mapping[str, Any]
 
 def rows(folder: Path) -> list[dict[str, Any]]:
     """All that was measured, in its order."""
-    found: list[dict[str, Any]] = records.read_json(folder / "cost.json")["rows"]
+    found: list[dict[str, Any]] = records.read_json(folder / "latency.json")["rows"]
     return found
 
 
@@ -119,7 +119,7 @@ def deleted(name: str, found: Mapping[str, Any], what: str) -> Iterator[str]:
 def anytime(found: Sequence[Row]) -> Figure:
     """Accuracy on PrivateTest over multiply-adds and over measured time, a line of exits per method.
 
-    A square is the full vote, a ring marks the exit that is stored. found: the rows of cost.json.
+    A square is the full vote, a ring marks the exit that is stored. found: the rows of latency.json.
     """
     figure = Figure(figsize=(9.6, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -141,8 +141,11 @@ def anytime(found: Sequence[Row]) -> Figure:
 
 
 @style.context(STYLE)
-def early(points: Mapping[str, NDArray[np.float64]]) -> Figure:
-    """Accuracy in % over million multiply-adds, rows (2,) of both per method: its exits, and last the whole network."""
+def early(points: Mapping[str, NDArray[np.float64]], split: str) -> Figure:
+    """Accuracy in % over million multiply-adds, rows (2,) of both per method: its exits, and last the whole network.
+
+    split: what the axis calls the faces that were classified.
+    """
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes, methods = figure.subplots(), list(points)
     for method, rows in points.items():
@@ -151,9 +154,7 @@ def early(points: Mapping[str, NDArray[np.float64]]) -> Figure:
         axes.plot(over[-1:], accuracies[-1:], "s", color=tint, markersize=7)
     low, high = axes.get_ylim()
     spare = max(0, LEAST_SPAN - (high - low)) / 2  # so that chance does not look like a difference
-    axes.set(
-        xlabel="million multiply-adds a face", ylabel="accuracy on PrivateTest, %", ylim=(low - spare, high + spare)
-    )
+    axes.set(xlabel="million multiply-adds a face", ylabel=f"accuracy on {split}, %", ylim=(low - spare, high + spare))
     axes.set_xlim(left=0)
     axes.grid(True, axis="both")
     axes.legend(loc="lower right", fontsize=9)

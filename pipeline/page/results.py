@@ -29,7 +29,7 @@ def learnt(inputs: Inputs) -> str:
     """The faces of the training, in words."""
     about = inputs.runs[0].about
     augmented = about.parameters.get("train", {}).get("faces") == "augmented"
-    return f"{'Training, augmented' if augmented else 'Training'} ({about.data.faces:,} faces)"
+    return f"{inputs.names['train']}{', augmented' if augmented else ''} ({about.data.faces:,} faces)"
 
 
 def results_section(inputs: Inputs) -> Section:

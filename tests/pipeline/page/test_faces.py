@@ -1,5 +1,6 @@
 """Pictures of the data show every class, whatever its size and channels."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,16 @@ import pytest
 
 from cfpn.schema import Description
 from pipeline.page import faces, figures, inputs
-from tests.pipeline.page.written import build, paths, write_augmented, write_json, write_params, write_run, write_splits
+from tests.pipeline.page.written import (
+    AUDIT,
+    build,
+    paths,
+    write_augmented,
+    write_json,
+    write_params,
+    write_run,
+    write_splits,
+)
 
 CIFAR = Description(side=32, channels=3, classes=tuple(f"thing {i}" for i in range(10)), drawn=False)
 
@@ -26,14 +36,25 @@ def test_the_rows_of_the_source_show_every_class_once_and_every_split(tmp_path: 
     assert {row[4] for row in rows} == set(inputs.USAGES.values())
 
 
-def test_a_page_of_small_coloured_things_names_them_and_not_fer2013(tmp_path: Path) -> None:
+def test_a_page_of_small_coloured_things_names_them_and_not_fer2013(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(figures.STYLE[1], "svg.fonttype", "none")  # else words of a picture are drawn as curves
     write_all(tmp_path, CIFAR)
+    write_json(tmp_path / "splits/audit.json", AUDIT)
+    answers = tmp_path / "evaluate/nbp-0/metrics.json"
+    early = [{"exit": 0.4, "accuracy": 0.5, "multiply_adds": 2e6}]
+    write_json(answers, json.loads(answers.read_text()) | {"multiply_adds": 8e6, "early": early})
     text = build(tmp_path)
     assert "names the class of a 32×32 colour image: thing 0, thing 1" in text
     assert "Images, learnt with and without back-propagation" in text
     assert "Recall per class" in text and "Published yardsticks" not in text
-    shown = text.split("<h2>Settings")[0]
+    pictures = [path.read_text() for path in (tmp_path / "out").glob("*.svg")]
+    assert any("accuracy on test, %" in picture for picture in pictures)
+    shown = text.split("<h2>Settings")[0] + "".join(pictures)
     assert not [word for word in ("FER2013", "PublicTest", "PrivateTest", "of which Training") if word in shown]
+    assert "Cost of an answer" in shown and "have an identical copy in training" in shown
+    assert "Learnt on training (" in shown and "In training " in shown
     assert "epoch chosen on validation (" in text and "reported once on test (" in text
 
 
