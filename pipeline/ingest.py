@@ -4,7 +4,8 @@
 (PrivateTest) and audit.json, all of them or none. It takes:
 - Kaggle's fer2013.csv and icml_face_data.csv, either of them inside .gz, .zip, .tar or .tar.gz (told by content, not by
   name), or a folder that holds one of them;
-- a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is no CSV;
+- a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is none of
+  those files; a train.csv beside such folders is not read;
 - a folder `class/picture`, with a cut.
 
 `--ferplus fer2013new.csv` takes the labels from the votes of FER+; the audit says how many labels changed.
@@ -28,7 +29,7 @@ import pyarrow as pa
 from cfpn.allocator import keep_freed_memory
 from cfpn.schema import ROW_GROUP, Description, arrow_schema, reader, record_batch, writer
 from pipeline.data import csv_reader, ferplus, image_folder
-from pipeline.data.archive import has_csv, locate, opened
+from pipeline.data.archive import PLAIN_NAME, has_csv, locate, opened
 from pipeline.data.audit import RULES, SPLITS, Count, Face, audit
 from pipeline.data.chunks import Chunk, Cut
 from pipeline.data.csv_reader import USAGES
@@ -64,7 +65,7 @@ def place(source: Path, cut: Cut | None) -> Path:
     if source.is_dir() and not has_csv(source):
         if (pictures := image_folder.find(source)) is not None:
             return pictures
-        if image_folder.holds_classes(source):
+        if not (source / PLAIN_NAME).is_file() and image_folder.holds_classes(source):
             if cut is None:
                 raise InputError(f"{source}: no folder train; {SPLITS_EXPECTED}")
             return source

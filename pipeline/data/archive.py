@@ -23,7 +23,8 @@ FILE_NAMES: tuple[str, ...] = (
     "fer2013.csv.gz",
     "icml_face_data.csv.gz",
 )
-FILE_NAMES += ("fer2013.tar.gz", "fer2013.zip", "icml_face_data.csv.zip", f"{COMPETITION}.zip", "train.csv")
+FILE_NAMES += ("fer2013.tar.gz", "fer2013.zip", "icml_face_data.csv.zip", f"{COMPETITION}.zip")
+PLAIN_NAME = "train.csv"  # of Kaggle's too, but elsewhere also of a list of labels beside pictures
 SUFFIXES = (".csv", ".csv.gz", ".tar.gz", ".zip")
 HOW_TO_GET = (
     f"FER2013 is on Kaggle: download it by hand from https://www.kaggle.com/c/{COMPETITION}/data or with Kaggle's "
@@ -44,7 +45,7 @@ def locate(source: Path) -> Path:
     folder = source.parent
     names: tuple[str, ...] = (source.name,)
     if source.is_dir():
-        folder, names = source, FILE_NAMES
+        folder, names = source, (*FILE_NAMES, PLAIN_NAME)
     elif not source.suffix:
         names += tuple(source.name + suffix for suffix in SUFFIXES)
     for name in names:
@@ -55,7 +56,7 @@ def locate(source: Path) -> Path:
 
 
 def has_csv(folder: Path) -> bool:
-    """Whether a folder holds one of Kaggle's files, under a name that `locate` looks for."""
+    """Whether a folder holds one of Kaggle's files, under a name that nothing else has."""
     return any((folder / name).is_file() for name in FILE_NAMES)
 
 
@@ -102,7 +103,7 @@ def csv_in_zip(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
 
 def choose(names: Sequence[str], path: Path) -> str:
     """The member of an archive that holds the faces: Kaggle's names first, else the first CSV."""
-    for wanted in FILE_NAMES:
+    for wanted in (*FILE_NAMES, PLAIN_NAME):
         for name in names:
             if is_named(name, wanted):
                 return name

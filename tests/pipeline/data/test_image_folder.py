@@ -111,6 +111,17 @@ def test_the_splits_may_stand_one_folder_below(tmp_path: Path) -> None:
     assert ingest(tmp_path / "in", tmp_path / "out")["written"]["train"] == 6
 
 
+def test_a_list_of_labels_beside_pictures_is_not_read(tmp_path: Path) -> None:
+    (tree(tmp_path / "in") / "train.csv").write_text("image,label\n")
+    assert ingest(tmp_path / "in", tmp_path / "out")["written"]["train"] == 6
+
+
+def test_a_train_csv_without_a_folder_of_training_pictures_is_read(tmp_path: Path) -> None:
+    (tree(tmp_path / "in") / "train.csv").write_text("emotion\n")
+    (tmp_path / "in" / "train").rename(tmp_path / "in" / "angry")
+    assert "no column pixels" in refusal(tmp_path / "in", tmp_path / "out")
+
+
 def test_a_csv_goes_before_pictures(tmp_path: Path) -> None:
     (tree(tmp_path / "in") / "fer2013.csv").write_text("emotion\n")
     assert "no column pixels" in refusal(tmp_path / "in", tmp_path / "out")
