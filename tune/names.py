@@ -11,6 +11,7 @@ METHOD = "method"  # the axis of methods
 SEED = "seed"  # every other axis is a dotted name of the parameters
 RATE = "train.schedule.learning_rate"
 METRIC = "val/accuracy"  # by which settings are compared, at the best epoch of each trial
+BEST = "best"  # what Tune is told of a trial: METRIC at the best epoch so far
 LONGEST = 80  # characters of a name for files
 
 Config = dict[str, Any]

@@ -20,7 +20,7 @@ from ray.tune.search import Repeater
 from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from tune import names, outcome, spaces, storage, trial
-from tune.names import METRIC, SEED, Config
+from tune.names import BEST, SEED, Config
 from tune.outcome import Ended, Outcome, Summary
 from tune.spaces import Sweep
 from tune.storage import Storage
@@ -162,7 +162,7 @@ def param_space(sweep: Sweep, search: str) -> dict[str, Any]:
 
 def strategy(sweep: Sweep, args: argparse.Namespace) -> tune.TuneConfig:
     """How trials are chosen and which are stopped early."""
-    common: dict[str, Any] = {"metric": METRIC, "mode": "max", "trial_dirname_creator": partial(folder, sweep)}
+    common: dict[str, Any] = {"metric": BEST, "mode": "max", "trial_dirname_creator": partial(folder, sweep)}
     if args.search == "asha":
         longest = max(epochs_of(sweep, config) for config in spaces.configs(sweep))
         asha = ASHAScheduler(time_attr="epoch", max_t=longest, grace_period=max(1, longest // 4), reduction_factor=3)
@@ -185,7 +185,7 @@ def optuna(sweep: Sweep) -> Repeater:
     except ImportError as error:
         raise InputError("--search optuna: the package is missing; pip install optuna") from error
     package.logging.set_verbosity(package.logging.WARNING)
-    return Repeater(OptunaSearch(seed=0, metric=METRIC, mode="max"), repeat=sweep.seeds, set_index=True)
+    return Repeater(OptunaSearch(seed=0, metric=BEST, mode="max"), repeat=sweep.seeds, set_index=True)
 
 
 def epochs_of(sweep: Sweep, config: Config) -> int:

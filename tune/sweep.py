@@ -52,7 +52,8 @@ def arguments() -> argparse.Namespace:
     add("--samples", type=int, default=20, help="settings that optuna tries (default: %(default)s)")
     add("--cpus-per-trial", type=float, help="also its threads; of each worker, where compute.workers is above 1 "
         "(default: compute.threads of params.yaml)")  # fmt: skip
-    add("--gpus-per-trial", type=float, default=0.0, help="may be a fraction; 0 trains on the CPU (default)")
+    add("--gpus-per-trial", type=float, help="may be a fraction; 0 trains on the CPU (default: 1 where compute.device "
+        "of params.yaml is cuda, else 0)")  # fmt: skip
     add("--cpus", type=int, help="CPUs of the local Ray (default: all)")
     add("--address", help="of a running Ray, HOST:PORT or auto (default: start a Ray here and stop it at the end)")
     add("--storage", default="ray", help="folder or URI for state and checkpoints (default: %(default)s)")
@@ -118,12 +119,15 @@ def planned(args: argparse.Namespace) -> "Sweep":
 
 
 def where(args: argparse.Namespace, sweep: "Sweep") -> "Place":
-    """Threads and device of a trial, from its resources; sets args.cpus_per_trial where it was left out."""
+    """Threads and device of a trial, from its resources; sets those of args that were left out."""
     from tune import spaces
     from tune.trial import Place
 
+    compute = spaces.resolve(sweep, sweep.fixed).compute
     if args.cpus_per_trial is None:
-        args.cpus_per_trial = spaces.resolve(sweep, sweep.fixed).compute.threads
+        args.cpus_per_trial = compute.threads
+    if args.gpus_per_trial is None:
+        args.gpus_per_trial = float(compute.device == "cuda")
     if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
         raise InputError("--cpus-per-trial must be above 0 and --gpus-per-trial at least 0")
     for flag, count in (("--cpus-per-trial", args.cpus_per_trial), ("--gpus-per-trial", args.gpus_per_trial)):
@@ -147,7 +151,8 @@ def alone(kept: "Storage") -> Iterator[None]:
 def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) -> bool:
     """Whether to continue what storage holds; otherwise it is cleared. Raises InputError where neither is wanted.
 
-    A grid continues with another number of seeds, which storage then notes: trials that it shares are kept.
+    A grid continues with another number of seeds, which storage then notes: trials that it shares are kept. It needs no
+    record of Ray's to continue, since its trials go on from their outcomes and checkpoints.
     """
     from ray import tune
 
@@ -163,9 +168,10 @@ def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) ->
         old = wanted
     differ = storage.differences(old, wanted) if old is not None else []
     usable = old is not None and tune.Tuner.can_restore(storage.uri(kept))
+    grid = old is not None and old.get("search") == "grid"
     if args.resume == "same" and differ:
         raise InputError(f"--resume: {storage.uri(kept)} holds another sweep: {'; '.join(differ[:5])}")
-    if args.resume and usable and not differ:
+    if args.resume and (usable or grid) and not differ:
         return True
     if args.resume == "same" and old is None:
         raise InputError(f"--resume: there is no sweep to continue in {storage.uri(kept)}")

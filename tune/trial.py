@@ -32,14 +32,14 @@ from pipeline.runs import chance
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
 from tune import names, outcome, spaces, storage
-from tune.names import METRIC, Config
+from tune.names import BEST, METRIC, Config
 from tune.outcome import Ended, Score, Summary
 from tune.spaces import Sweep, Training
 from tune.storage import PLACES, Storage
 
 STATE = "session.safetensors"
 USE = ("seconds", "memory_mib", "gpu_memory_mib", "cpu_seconds", "cpu_percent", "gpu_percent")  # shown in W&B
-TOLD = ("epoch", METRIC, "val/loss")  # numbers that Tune's schedulers and the progress line need
+TOLD = ("epoch", METRIC, "val/loss")  # numbers that the progress line needs
 
 
 class Arrays(NamedTuple):
@@ -112,16 +112,16 @@ def run(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data) -
     try:
         _train(spaces.point(sweep, config), sweep, place, kept, data)
     except DivergedError as error:
-        tune.report({"epoch": 0, METRIC: 0.0, "diverged": 1, "reason": str(error)})
+        tune.report({"epoch": 0, METRIC: 0.0, BEST: 0.0, "diverged": 1, "reason": str(error)})
     except InputError as error:
-        tune.report({"epoch": 0, METRIC: 0.0, "diverged": 0, "reason": str(error)})
+        tune.report({"epoch": 0, METRIC: 0.0, BEST: 0.0, "diverged": 0, "reason": str(error)})
 
 
 def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data) -> None:
     name, what = names.identifier(config), spaces.training(sweep, config, place.threads, place.device)
     ended = outcome.read(kept, name)
     if ended is not None:  # by a trial that was killed before Tune took note of its end
-        tune.report(brief(row(ended.summary.history[-1], ended.summary.places[-1])))
+        tune.report(brief(ended.summary.history, ended.summary.places[-1]))
         return
     own, validation = prepare(what, place, data)
     session = sessions.begin(what.params, what.how, what.seed, own)
@@ -217,9 +217,14 @@ def row(metrics: Mapping[str, float], place: Mapping[str, Any]) -> dict[str, Any
     return dict(metrics) | {f"worker/{name}": place[name] for name in USE if name in place}
 
 
-def brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What Tune is told of an epoch: Tune keeps about 2 KiB for each number of each trial, so the row is a text."""
-    return {name: row[name] for name in TOLD} | {"row": json.dumps(row), "diverged": 0, "reason": ""}
+def brief(history: Sequence[Mapping[str, float]], place: Mapping[str, Any]) -> dict[str, Any]:
+    """What Tune is told of the last epoch: Tune keeps about 2 KiB for each number of each trial, so its row is a text.
+
+    Schedulers and Optuna see the best epoch so far, by which the tables compare trials, and not the last one.
+    """
+    whole = row(history[-1], place)
+    best = max(one[METRIC] for one in history)
+    return {name: whole[name] for name in TOLD} | {BEST: best, "row": json.dumps(whole), "diverged": 0, "reason": ""}
 
 
 def report(session: Session, places: list[dict[str, Any]]) -> None:
@@ -227,7 +232,7 @@ def report(session: Session, places: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
-        told = brief(row(session.history[-1], places[-1]))
+        told = brief(session.history, places[-1])
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

@@ -66,6 +66,14 @@ def test_there_must_be_something_to_resume(tmp_path: Path) -> None:
     assert not sweep.prepare(storage.at(str(tmp_path), "x"), ABOUT, options("auto"))
 
 
+def test_a_grid_that_lost_the_record_of_ray_keeps_its_trials(kept: Storage) -> None:
+    storage.specify(kept, grid(1))
+    (Path(kept.path) / "tuner.pkl").unlink()
+    (Path(kept.path) / "outcome").touch()
+    assert sweep.prepare(kept, grid(1), options("same"))
+    assert (Path(kept.path) / "outcome").exists()
+
+
 def test_a_sweep_killed_before_its_first_trial_begins_again(kept: Storage) -> None:
     (Path(kept.path) / "tuner.pkl").unlink()
     assert not sweep.prepare(kept, ABOUT, options("same"))

@@ -17,7 +17,7 @@ from tune.trial import Place
 SWEEP = spaces.read(Path(__file__).parents[2] / "params.yaml", "activation", [], {}, None, 1)
 
 
-def options(cpus: float = 1, gpus: float = 0, address: str | None = None) -> argparse.Namespace:
+def options(cpus: float = 1, gpus: float | None = 0, address: str | None = None) -> argparse.Namespace:
     """The part of the command line that matters here."""
     return argparse.Namespace(cpus_per_trial=cpus, gpus_per_trial=gpus, address=address, cpus=None)
 
@@ -72,6 +72,15 @@ def test_a_trial_reserves_as_much_for_each_worker_that_it_has(method: str, bundl
 def test_resources_that_ray_cannot_split_are_refused(cpus: float, gpus: float) -> None:
     with pytest.raises(InputError, match="-per-trial"):
         sweep.where(options(cpus, gpus), SWEEP)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 1), ("cpu", 0), ("auto", 0)])
+def test_a_trial_has_a_gpu_where_the_parameters_ask_for_one(device: str, gpus: float) -> None:
+    common = SWEEP.files.common | {"compute": {"device": device}}
+    own = replace(SWEEP, files=SWEEP.files._replace(common=common))
+    args = options(1, None)
+    assert sweep.where(args, own).device == ("cuda" if gpus else "cpu")
+    assert args.gpus_per_trial == gpus
 
 
 @pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2.0, 2)])

@@ -43,7 +43,7 @@ def tracker(folder: Path) -> tuple[Tracker, Listener]:
 
 def result(epoch: int) -> dict[str, Any]:
     """What Tune hands over of an epoch, with keys of its own."""
-    return trial.brief(ROW | {"epoch": epoch, "step": 3 * epoch}) | {"time_total_s": 9, "pid": 1}
+    return trial.brief([ROW | {"epoch": epoch, "step": 3 * epoch}], {}) | {"time_total_s": 9, "pid": 1}
 
 
 def ended(epochs: int) -> Ended:

@@ -18,7 +18,7 @@ from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
-from tune import spaces, trial
+from tune import names, spaces, trial
 from tune.storage import PLACES
 from tune.trial import STATE, Arrays, Clock, Place
 
@@ -106,7 +106,7 @@ def test_what_diverges_is_reported_since_it_would_diverge_again(monkeypatch: pyt
     reports = []
     monkeypatch.setattr(tune, "report", reports.append)
     trial.run({}, None, Place(1, "cpu"), None, {})
-    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "diverged": 1, "reason": "step 3"}]
+    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "best": 0.0, "diverged": 1, "reason": "step 3"}]
 
 
 def test_wrong_input_is_reported_since_no_other_node_would_make_it_right(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_wrong_input_is_reported_since_no_other_node_would_make_it_right(monkeyp
     reports = []
     monkeypatch.setattr(tune, "report", reports.append)
     trial.run({}, None, Place(1, "cpu"), None, {})
-    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "diverged": 0, "reason": "train.batch"}]
+    assert reports == [{"epoch": 0, "val/accuracy": 0.0, "best": 0.0, "diverged": 0, "reason": "train.batch"}]
 
 
 def ended(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,11 +134,12 @@ def test_an_epochs_use_of_the_cpu_is_in_per_cent_of_one(monkeypatch: pytest.Monk
     assert "gpu_percent" not in place
 
 
-def test_tune_is_told_three_numbers_of_an_epoch_and_the_others_as_text() -> None:
-    row = {"epoch": 2, "step": 6, "val/accuracy": 0.25, "val/loss": 1.5, "worker/seconds": 0.1}
-    told = trial.brief(row)
-    assert json.loads(told.pop("row")) == row
-    assert told == {"epoch": 2, "val/accuracy": 0.25, "val/loss": 1.5, "diverged": 0, "reason": ""}
+def test_tune_is_told_the_best_epoch_beside_the_last_whose_other_numbers_are_text() -> None:
+    rows = [{"epoch": i, "step": 3 * i, "val/accuracy": a, "val/loss": 1.5} for i, a in enumerate((0.1, 0.4, 0.25), 1)]
+    told = trial.brief(rows, {"seconds": 0.1})
+    assert json.loads(told.pop("row")) == rows[-1] | {"worker/seconds": 0.1}
+    last = {"epoch": 3, "val/accuracy": 0.25, "val/loss": 1.5}
+    assert told == last | {names.BEST: 0.4, "diverged": 0, "reason": ""}
 
 
 def test_a_gpu_whose_driver_tells_nothing_ends_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
