@@ -125,7 +125,7 @@ def alike(task: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
 def whole(state: State) -> list[Learner]:
     """All nodes as one unit, whose loss is the cross-entropy of the network: back-propagation."""
     one = units([node for unit in state.network.units for node in unit.nodes], "network")[0]
-    return [Learner(one, weights=state.learners[-1].weights)]
+    return [Learner(one, class_weights=state.learners[-1].class_weights)]
 
 
 def block_gradients(

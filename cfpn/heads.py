@@ -36,9 +36,11 @@ class LinearClassifier:
 
     name: Literal["linear"] = "linear"
 
-    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead", weights: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, embedding: Tensor, labels: Tensor, head: "UnitHead", class_weights: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,); see `cross_entropy`."""
-        return cross_entropy(head.classifier(embedding), labels, weights)
+        return cross_entropy(head.classifier(embedding), labels, class_weights)
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,12 @@ class ClassMeans:
         if not self.temperature > 0:
             raise ValueError(f"classifier.temperature: expected more than 0, found {self.temperature}")
 
-    def __call__(self, embedding: Tensor, labels: Tensor, head: "UnitHead", weights: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, embedding: Tensor, labels: Tensor, head: "UnitHead", class_weights: Tensor | None = None
+    ) -> Tensor:
         """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count.
 
-        weights: (classes,), by which the terms of the faces are multiplied.
+        class_weights: (classes,), by which the terms of the faces are multiplied.
         """
         similarity = Cosine()(embedding)
         classes = F.one_hot(labels, head.classifier.out_features).to(similarity.dtype)
@@ -68,21 +72,22 @@ class ClassMeans:
             sums = similarity.fill_diagonal_(0.0) @ classes
         logits = sums / others.clamp_min(1.0) / self.temperature + others.log()
         alone = others.gather(1, labels[:, None])[:, 0] == 0
-        counted, weights = labels.masked_fill(alone, IGNORED), None if weights is None else weights.to(logits.dtype)
+        counted = labels.masked_fill(alone, IGNORED)
+        weights = None if class_weights is None else class_weights.to(logits.dtype)
         loss = F.cross_entropy(logits, counted, weights, ignore_index=IGNORED, reduction="sum")
         return loss / (~alone).sum().clamp_min(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least.
 
-    weights: (classes,), by which the terms of the faces are multiplied. The sum is divided by n, not by the sum of the
-    weights in the batch as in torch: so every batch counts each class as much as the whole data say.
+    class_weights: (classes,), by which the terms of the faces are multiplied. The sum is divided by n, not by the sum
+    of the weights in the batch as in torch: so every batch counts each class as much as the whole data say.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    if weights is None:
+    if class_weights is None:
         return F.cross_entropy(logits, labels)
-    return F.cross_entropy(logits, labels, weights.to(logits.dtype), reduction="sum") / len(labels)
+    return F.cross_entropy(logits, labels, class_weights.to(logits.dtype), reduction="sum") / len(labels)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -29,7 +29,7 @@ class Learner:
     optimizer: over the unit's and its head's parameters; None where nothing is trained.
     precision: "bfloat16" runs the forward pass under autocast. recompute: every node runs again in the backward pass,
     which trades time for memory; the numbers stay the same.
-    weights: (classes,) of the classes in every cross-entropy; None: all count the same.
+    class_weights: (classes,), in every cross-entropy; None: all classes count the same.
     """
 
     unit: Unit
@@ -38,7 +38,7 @@ class Learner:
     optimizer: torch.optim.Adam | None = None
     precision: Precision = "float32"
     recompute: bool = False
-    weights: Tensor | None = None
+    class_weights: Tensor | None = None
 
     @property
     def adam(self) -> torch.optim.Adam:
@@ -70,14 +70,14 @@ def unit_loss(learner: Learner, features: dict[str, Tensor], targets: Targets) -
 
 def _loss(learner: Learner, outputs: list[Tensor], targets: Targets) -> Tensor:
     if learner.loss is None or learner.head is None:
-        return cross_entropy(outputs[0], targets.labels, learner.weights)
-    return learner.loss(outputs, targets._replace(weights=learner.weights), learner.head)
+        return cross_entropy(outputs[0], targets.labels, learner.class_weights)
+    return learner.loss(outputs, targets._replace(class_weights=learner.class_weights), learner.head)
 
 
 def weigh(learners: Sequence[Learner], how: ClassWeights, labels: Tensor, classes: int) -> None:
     """Give all learners the class weights that the training labels (n,) ask for."""
     for learner in learners:
-        learner.weights = balanced_weights(labels, classes) if how == "balanced" else None
+        learner.class_weights = balanced_weights(labels, classes) if how == "balanced" else None
 
 
 def update(learners: Sequence[Learner], loss: Tensor, rates: Sequence[float]) -> None:
@@ -157,7 +157,7 @@ def scalars(losses: Losses, correct: Tensor) -> dict[str, float]:
     return result | {"train/loss": values[-1], "train/accuracy": accuracy}
 
 
-class Step(NamedTuple):
+class StepResult(NamedTuple):
     """Number of a step (from 0), losses of its units, share of faces named rightly: on the device, not read yet."""
 
     number: int
@@ -165,7 +165,7 @@ class Step(NamedTuple):
     correct: Tensor
 
 
-def read(steps: list[Step]) -> Iterator[dict[str, float]]:
+def read(steps: list[StepResult]) -> Iterator[dict[str, float]]:
     """What `scalars` says of each step; the list is empty afterwards. Raises DivergedError, which names the step."""
     while steps:
         step = steps.pop(0)

@@ -17,13 +17,13 @@ class Targets(NamedTuple):
     """What units are compared with, made once per batch of n faces.
 
     x, y: prepared kernel matrices (n, n) of images and labels, empty where no unit needs them; labels: (n,) int64.
-    weights: (classes,) of the classes in a classifier's cross-entropy; None: all count the same.
+    class_weights: (classes,), in a classifier's cross-entropy; None: all classes count the same.
     """
 
     x: Tensor
     y: Tensor
     labels: Tensor
-    weights: Tensor | None = None
+    class_weights: Tensor | None = None
 
 
 class Estimator(NamedTuple):
@@ -157,5 +157,5 @@ class LocalLoss:
             z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding
             loss = loss + self.hsic_weight * self.hsic(z, to)
         if self.classifier_weight:
-            loss = loss + self.classifier_weight * self.classifier(embedding, to.labels, head, to.weights)
+            loss = loss + self.classifier_weight * self.classifier(embedding, to.labels, head, to.class_weights)
         return loss

@@ -18,7 +18,7 @@ from cfpn.averaging import average
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import UnitHead
-from cfpn.learner import ClassWeights, DivergedError, Learner, Losses, Precision, Step, naming, read, scalars, weigh
+from cfpn.learner import ClassWeights, DivergedError, Learner, Losses, Precision, naming, read, scalars, weigh
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
 from cfpn.schedule import Schedule
@@ -141,7 +141,7 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
     per_epoch = len(faces) // recipe.batch
     weigh(state.learners, recipe.class_weights, faces.labels, state.network.classes)
     for epoch in range(state.epoch, recipe.epochs):
-        begin, values, losses, unread = time.perf_counter(), defaultdict(list), {}, list[Step]()
+        begin, values, losses, unread = time.perf_counter(), defaultdict(list), {}, list[learner.StepResult]()
         state.network.train()
         for i, (pixels, labels) in enumerate(data.batches(faces, recipe.batch, seed, epoch)):
             step = epoch * per_epoch + i
@@ -176,10 +176,10 @@ def summary(state: State, values: Mapping[str, Sequence[float]], validation: Fac
 
 def _step(
     state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float], step: int, seed: int
-) -> Step:
+) -> learner.StepResult:
     with torch.random.fork_rng([images.device] if images.is_cuda else []), naming(step):
         torch.manual_seed(seed)  # for the dropout of comparison networks
-        return Step(step, *launch(state, method, images, labels, rates))
+        return learner.StepResult(step, *launch(state, method, images, labels, rates))
 
 
 def train_step(state: State, method: Method, images: Tensor, labels: Tensor, rates: list[float]) -> dict[str, float]:
@@ -195,6 +195,6 @@ def launch(state: State, method: Method, images: Tensor, labels: Tensor, rates: 
     hidden = len(state.learners) > 1
     nothing = Targets(labels, labels, labels)  # without hidden units nothing reads the first two
     targets = method.local_loss.targets(images, labels, state.network.classes) if hidden else nothing
-    step = learner.local_step if method.gradients == "stop" else learner.joint_step
-    losses, logits = step(state.learners, {IMAGE: images}, targets, rates)
+    take_step = learner.local_step if method.gradients == "stop" else learner.joint_step
+    losses, logits = take_step(state.learners, {IMAGE: images}, targets, rates)
     return losses, (logits.argmax(1) == labels).float().mean()

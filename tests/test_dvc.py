@@ -26,7 +26,7 @@ FILES = ("dvc.yaml", "sweeps/dvc.yaml")
 # What decides no number: messages, whole files, bars, boards, units on several workers with the same bits as on one.
 PLUMBING = (
     "pipeline/process.py", "pipeline/faults.py", "pipeline/sinks", "pipeline/runs/workers.py",
-    "pipeline/runs/segment.py", "pipeline/runs/cluster.py", "pipeline/runs/records.py", "pipeline/__init__.py",
+    "pipeline/runs/segment.py", "pipeline/runs/cluster.py", "pipeline/__init__.py",
     "pipeline/runs/__init__.py",
 )  # fmt: skip
 

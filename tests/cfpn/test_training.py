@@ -435,7 +435,7 @@ def test_balanced_classes_weigh_every_units_cross_entropy(cuts: Cuts, gradients:
     record, _ = train(state, how, recipe, some, some, 0)
     x, labels = next(iter(batches(some, len(some), 0, 0)))
     for learner in by_hand.learners:
-        learner.weights = balanced_weights(some.labels, 7)
+        learner.class_weights = balanced_weights(some.labels, 7)
     by_hand.network.train()
     random = generator(0, SEED_AUGMENTATION, 0, 0)
     x = augment(images(x, SIZE), recipe.augmentation, random, some.side)
