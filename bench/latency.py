@@ -1,9 +1,10 @@
 """What an answer of each network costs: parameters, file size, multiply-adds, and time on one core, in one run.
 
 `python -m bench.latency` measures the weights that come with the library, by the full vote and by faces that leave
-early, and the comparison networks of Table II, whose time does not depend on their weights. It writes cost.json, from
-which `make docs` makes the table and the picture of docs/predict.md. Run it on an idle machine: the answers of all take
-turns, so that what disturbs falls on all alike. Every answer includes preprocessing; every round has faces of its own.
+early, and the comparison networks of Table II, whose time does not depend on their weights. It writes latency.json,
+from which `make docs` makes the table and the picture of docs/predict.md. Run it on an idle machine: the answers of all
+take turns, so that what disturbs falls on all alike. Every answer includes preprocessing; every round has faces of its
+own.
 """
 
 import statistics
@@ -35,7 +36,7 @@ from pipeline.runs.session import first_state
 EXAMPLE = """example:
   taskset -c 0 python -m bench.latency --splits data/splits
 """
-EXITS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities at which faces leave, beside the one that is stored
+TIMED_EXITS = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # probabilities at which faces leave, beside the one that is stored
 INPUT_SIZE = 64  # of the comparison networks: the least that they take
 ROUNDS = {1: 300, 128: 8}  # faces at once -> measured answers
 PIXELS = 128  # faces on which an export is compared with PyTorch, and that are scored at once
@@ -135,11 +136,12 @@ def times(subjects: Sequence[Subject], pixels: Tensor, batch: int, rounds: int) 
                 call(chunk)
                 seconds.setdefault((place, engine), []).append(time.perf_counter() - begin)
     return [
-        {engine: told(seconds[place, engine]) for engine in subject.calls} for place, subject in enumerate(subjects)
+        {engine: milliseconds(seconds[place, engine]) for engine in subject.calls}
+        for place, subject in enumerate(subjects)
     ]
 
 
-def told(seconds: Sequence[float]) -> dict[str, float]:
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
     """Mean and quartiles in milliseconds."""
     low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
     values = {"mean": statistics.mean(seconds), "low": low, "median": middle, "high": high}
@@ -168,9 +170,9 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     models = [*map(load_model, weights.names()), *map(compared, MODULES)]
-    found = measure(models, splits, EXITS, ROUNDS)
-    write_json(args.out / "cost.json", found)
-    print(f"{args.out / 'cost.json'}; now `make docs`")
+    found = measure(models, splits, TIMED_EXITS, ROUNDS)
+    write_json(args.out / "latency.json", found)
+    print(f"{args.out / 'latency.json'}; now `make docs`")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
 
 def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
-    trained = {one: weights for one, weights in map(named, robustness.trained(runs).values()) if one[0]}
+    trained = {one: weights for one, weights in map(run_and_weights, robustness.trained(runs).values()) if one[0]}
     robustness.check_alike(table, RUN, trained, by=RUN)
     found = {}
     for (share, method, seed), weights in trained.items():
@@ -61,7 +61,7 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame
     return robustness.joined(table, found, RUN, by=RUN)
 
 
-def named(weights: Path) -> tuple[tuple[float, str, int], Path]:
+def run_and_weights(weights: Path) -> tuple[tuple[float, str, int], Path]:
     """What a run is, in the columns of RUN, and its weights."""
     about = records.read_about(weights.parent / records.ABOUT)
     return (about.parameters["train"].get("wrong_labels", 0.0), about.method, about.seed), weights

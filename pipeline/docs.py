@@ -18,7 +18,7 @@ Names of tables:
 - claims: the paper's claims, from main.csv, width48.csv, step.json and step224.json.
 - card-..., data-...: the model card and the data card, from card.json and audit.json, which `python -m bench.card`
   writes.
-- cost, leaving, int8, deletion: what an answer costs, from cost.json of `python -m bench.latency`, and card.json.
+- cost, leaving, int8, deletion: what an answer costs, from latency.json of `python -m bench.latency`, and card.json.
 - faults, fuzz, soak, reliability-origins: what `make faults`, `make soak` and `python -m bench.fuzz` found.
 - SWEEP: of docs/study/SWEEP/, which holds sweep.json, trials.csv and curves.csv of `tune/sweep.py`, of networks also
   models.csv and perhaps cost.csv. Its curves go to docs/img/sweep-SWEEP.svg.

@@ -1,8 +1,9 @@
 """Command `export`: a trained network -> one ONNX file that takes faces as they are and gives probabilities.
 
 `python -m pipeline.export OUT.onnx` writes it after it has compared the file with PyTorch on a split. Preprocessing and
-vote are inside: input `pixels` (n, 48, 48) uint8 grey, or (n, channels, 48, 48); outputs `probabilities` (n, classes)
-and `units` (n, units, classes), each unit's own. The metadata hold classes, units, and the hash of the weights.
+vote are inside: input `pixels` (n, side, side) uint8 grey, or (n, channels, side, side); outputs `probabilities`
+(n, classes) and `units` (n, units, classes), each unit's own. The metadata hold classes, units, and the hash of the
+weights.
 `--int8` writes weights and features in 8 bits and says what they cost.
 """
 
@@ -59,9 +60,10 @@ class Whole(nn.Module):
 
 
 def export(model: Model, path: Path, pixels: Tensor) -> float:
-    """Write the file if it agrees with PyTorch on pixels (n, channels, 48, 48) uint8; returns the largest difference.
+    """Write the file if it agrees with PyTorch on pixels (n, channels, side, side) uint8.
 
-    Raises InputError where a probability differs by more than MOST; then nothing is written.
+    Returns the largest difference of a probability. Raises InputError where it is more than MOST; then nothing is
+    written.
     """
     with atomic(path) as temporary:
         convert(model, temporary)
@@ -111,7 +113,7 @@ def compare(network: Network, path: Path, pixels: Tensor) -> float:
 
 
 def predicted(path: Path, chunks: tuple[Tensor, ...] | list[Tensor]) -> list[NDArray[np.float32]]:
-    """Probabilities that ONNX Runtime computes for chunks of pixels (n, channels, 48, 48)."""
+    """Probabilities that ONNX Runtime computes for chunks of pixels (n, channels, side, side)."""
     own = session(path)
     rank = len(own.get_inputs()[0].shape)
     arrays = ((chunk[:, 0] if rank == 3 else chunk).numpy() for chunk in chunks)

@@ -39,9 +39,10 @@ PAGE = {"page.js": "page.js", "answers.js": "browser.js", "index.html": "demo.ht
 
 
 def write(model: Model, folder: Path, package: Path, pixels: Tensor) -> float:
-    """Write the folder; returns the largest difference of a probability to PyTorch's over pixels (n, 1, 48, 48) uint8.
+    """Write the folder; returns the largest difference of a probability to PyTorch's.
 
-    Raises InputError where the package is not what it should be, the network takes colours, or the export differs.
+    pixels: (n, 1, side, side) uint8, on which they are compared. Raises InputError where the package is not what it
+    should be, the network takes colours, or the export differs.
     """
     if model.network.channels != 1:
         raise InputError(f"{model.name}: expected a network of grey faces, found {model.network.channels} channels")

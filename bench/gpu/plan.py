@@ -12,7 +12,7 @@ from typing import Any
 
 from cfpn.faces import Augmentation
 from cfpn.heads import ClassMeans, Head, LinearClassifier
-from cfpn.hsic import Cosine, Gaussian
+from cfpn.hsic import Cosine, Gaussian, Linear
 from cfpn.network import CFPN
 from cfpn.objectives import Bottleneck, LocalLoss, SimilarityMatching
 from cfpn.schedule import Schedule
@@ -71,7 +71,7 @@ class Plan:
 KNOWN = {
     known.__name__: known
     for known in (
-        Augmentation, Bottleneck, Cell, CFPN, ClassMeans, Cosine, Gaussian, Head, LinearClassifier, LocalLoss,
+        Augmentation, Bottleneck, Cell, CFPN, ClassMeans, Cosine, Gaussian, Head, Linear, LinearClassifier, LocalLoss,
         Method, Plan, Recipe, Schedule, SimilarityMatching, Training,
     )
 }  # fmt: skip

@@ -30,7 +30,7 @@ class Answer:
     """What a network says of one face.
 
     probabilities: by class, the largest first. units: the same of each unit that was asked, by its name.
-    importance: (48, 48), where it was asked for.
+    importance: (side, side), where it was asked for.
     """
 
     probabilities: dict[str, float]
@@ -56,7 +56,7 @@ def load_model(name: str) -> Model:
 
 
 def answers(model: Model, pixels: Tensor, exit: float | None = None, explained: bool = False) -> list[Answer]:
-    """What the network says of pixels (n, channels, 48, 48) uint8.
+    """What the network says of pixels (n, channels, side, side) uint8.
 
     exit: the probability at which a face leaves early. explained: whether to say where the network looked.
     """

@@ -1,5 +1,6 @@
 import csv
 import io
+import json
 import multiprocessing
 import os
 import struct
@@ -9,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import Mock
 
 import numpy as np
@@ -25,8 +26,11 @@ from bench.gpu.crew import Crew, Worker
 from bench.gpu.plan import Cell, Plan, Training
 from cfpn import checkpoint, load, predict, schema
 from cfpn.faces import Faces
+from cfpn.heads import ClassMeans, LinearClassifier
+from cfpn.hsic import Kernel
 from cfpn.learner import DivergedError
 from cfpn.network import CFPN
+from cfpn.objectives import SimilarityMatching
 from cfpn.training import Method, Recipe
 from pipeline.process import InputError, only_one
 from pipeline.runs.session import first_state
@@ -34,6 +38,11 @@ from pipeline.runs.session import first_state
 ROOT = Path(__file__).parents[2]
 SMALL = CFPN(input_size=32, width=16, layers=1, pyramids=1)
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("part", [*get_args(Kernel), SimilarityMatching, LinearClassifier, ClassMeans])
+def test_a_plan_can_hold_every_part_of_a_local_loss(part: type) -> None:
+    assert plan.decoded(json.loads(json.dumps(plan.encoded(part())))) == part()
 
 
 def task(name: str = "bp", epochs: int = 3, **fields: Any) -> Training:  # noqa: ANN401

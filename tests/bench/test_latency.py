@@ -50,4 +50,4 @@ def test_a_comparison_network_answers_faces_and_has_no_accuracy() -> None:
 
 
 def test_numbers_are_milliseconds() -> None:
-    assert latency.told([0.001, 0.002, 0.003, 0.006]) == {"mean": 3.0, "low": 1.75, "median": 2.5, "high": 3.75}
+    assert latency.milliseconds([0.001, 0.002, 0.003, 0.006]) == {"mean": 3.0, "low": 1.75, "median": 2.5, "high": 3.75}

@@ -15,7 +15,7 @@ STUDY, PAGE = ROOT / "docs/study", ROOT / "docs/predict.md"
 
 
 def row(network: str, **more: object) -> dict[str, Any]:
-    """A row of cost.json: an answer takes 2 ms in every engine and with every number of faces."""
+    """A row of latency.json: an answer takes 2 ms in every engine and with every number of faces."""
     times = {batch: {"mean": 2.0, "low": 1.0, "median": 2.0, "high": 3.0} for batch in ("1", "128")}
     made = {"network": network, "exit": None, "parameters": 1000, "multiply_adds": 8e6}
     made |= {"bytes": {"safetensors": 4e6, "onnx": 5e6}, "ms": {"torch": times, "onnx": times}}
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     full = row("nbp", scores=SCORES, **INT8)
     full["ms"]["int8"] = {"1": {"mean": 3.0}, "128": {"mean": 1.0}}
     rows = [full, row("nbp", **EARLY | {"exit": 0.5, "stored": False}), row("nbp", **EARLY), row("resnet18")]
-    (tmp_path / "cost.json").write_text(json.dumps({"rows": rows}))
+    (tmp_path / "latency.json").write_text(json.dumps({"rows": rows}))
     return tmp_path
 
 
