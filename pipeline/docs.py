@@ -53,7 +53,7 @@ LABELS = {
     "bp": "BP: back-propagation",
     "nbp": "NBP: four units that vote",
     "deep_supervision": "Deep supervision: NBP's losses and heads, gradients pass",
-    "deep_supervision_two_layer_heads": "Deep supervision with smaller heads",
+    "deep_supervision_two_layer_heads": "Deep supervision with heads of two layers, not three",
 }  # rows of README's table
 
 

@@ -170,12 +170,18 @@ def test_every_make_target_exists(path: Path) -> None:
     assert named <= targets
 
 
+def with_shared(file: Path) -> set[str]:
+    """Texts of a command's module, and of the benches from which it takes options."""
+    names = re.findall(r"^from bench\.(\w+) import", file.read_text(), re.MULTILINE)
+    return literals(file).union(*map(literals, filter(Path.is_file, (ROOT / f"bench/{name}.py" for name in names))))
+
+
 @page
 def test_every_command_of_ours_exists_and_knows_its_options(path: Path) -> None:
     for line in shell(path):
         for module in modules(line):
             file = ROOT / module
-            texts = literals(file if file.exists() else file.with_suffix("") / "__main__.py")
+            texts = with_shared(file if file.exists() else file.with_suffix("") / "__main__.py")
             options = re.findall(r"(?<=\s)--([a-z0-9-]+)", line[line.index("python") :])
             assert set(options) <= texts, line
 
