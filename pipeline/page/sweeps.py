@@ -33,7 +33,7 @@ from pipeline.runs.records import read_json
 if TYPE_CHECKING:
     from pipeline.page.inputs import Inputs
 
-NETWORK, RATE, SEED = "models", "train.schedule.learning_rate", "seed"  # axes of sweeps
+MODELS, RATE, SEED = "models", "train.schedule.learning_rate", "seed"  # axes of sweeps
 VALIDATION = "val/accuracy"
 DRAWN = 12  # settings of one panel; more lines than these cannot be told apart
 TITLES = {
@@ -96,7 +96,7 @@ def read_sweep(folder: Path, faces: Mapping[str, Path] | None = None) -> Sweep:
     axes = [name for name in trials if name in about["space"] and name != SEED]  # sweep.json sorts them by name
     spread = [f"{VALIDATION}/{how}" for how in ("mean", "min", "max")]
     curves = read_table(folder / "curves.csv", ["setting", *axes, "epoch", "n", *spread])
-    networks = read_networks(folder, RATE in axes) if NETWORK in axes else None
+    networks = read_networks(folder, RATE in axes) if MODELS in axes else None
     own = faces is not None and all(
         faces[name].exists() and file_hash(faces[name]) == digest for name, digest in about["data"].items()
     )
@@ -108,17 +108,17 @@ def read_networks(folder: Path, tuned: bool) -> pd.DataFrame:
 
     tuned: whether the learning rate varied; otherwise all rows of a network hold the same numbers.
     """
-    networks = read_table(folder / "models.csv", [NETWORK, "rate", RATE, "parameters"])
-    networks = networks if tuned else networks.drop_duplicates(NETWORK)
+    networks = read_table(folder / "models.csv", [MODELS, "rate", RATE, "parameters"])
+    networks = networks if tuned else networks.drop_duplicates(MODELS)
     if not (folder / "cost.csv").exists():
         return networks
-    costs = read_table(folder / "cost.csv", [NETWORK, "parameters", "step_ms", *MEASURED]).set_index(NETWORK)
-    measured = networks[NETWORK].map(costs["parameters"])
-    other = networks[NETWORK][measured.notna() & networks["parameters"].notna() & (measured != networks["parameters"])]
+    costs = read_table(folder / "cost.csv", [MODELS, "parameters", "step_ms", *MEASURED]).set_index(MODELS)
+    measured = networks[MODELS].map(costs["parameters"])
+    other = networks[MODELS][measured.notna() & networks["parameters"].notna() & (measured != networks["parameters"])]
     if len(other):
         raise InputError(f"{folder / 'cost.csv'}: of another {other.iloc[0]} than models.csv; run bench.cost again")
     networks = networks.assign(parameters=measured.fillna(networks["parameters"]))
-    return networks.join(costs.drop(columns="parameters"), on=NETWORK)
+    return networks.join(costs.drop(columns="parameters"), on=MODELS)
 
 
 def parameters_section(inputs: "Inputs") -> Section | None:
@@ -213,20 +213,20 @@ def rate_panels(sweep: Sweep) -> dict[str, pd.DataFrame]:
     """Curves of a sweep over networks by kind of learning rate."""
     kinds = {"common": "the common learning rate", "tuned": "each network's own learning rate"}
     points = {title: sweep.networks[sweep.networks["rate"] == kind] for kind, title in kinds.items()}
-    return {title: sweep.curves.merge(rows[[NETWORK, RATE]], on=[NETWORK, RATE]) for title, rows in points.items()}
+    return {title: sweep.curves.merge(rows[[MODELS, RATE]], on=[MODELS, RATE]) for title, rows in points.items()}
 
 
 def drawn(curves: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """The best settings, in their order, with what figures.sweep_curves asks for: `label` and `tint`."""
     best = curves.groupby("setting", sort=False)[f"{VALIDATION}/mean"].max()
     kept = curves[curves["setting"].isin(best.sort_values(ascending=False, kind="stable").index[:DRAWN])]
-    key = NETWORK if NETWORK in axes else axes[0] if len(axes) == 1 else "setting"
+    key = MODELS if MODELS in axes else axes[0] if len(axes) == 1 else "setting"
     return kept.assign(label=labels(kept, axes), tint=kept[key])
 
 
 def labels(table: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     """The setting of each row in words; an axis is named only where the value alone would not tell."""
-    alone = (NETWORK, RATE) if NETWORK in axes else axes if len(axes) == 1 else ()
+    alone = (MODELS, RATE) if MODELS in axes else axes if len(axes) == 1 else ()
     words = {axis: "" if axis in alone else f"{word(axis)} " for axis in axes}
     rows = table.to_dict("records")
     return [", ".join(name + number(row[axis]) for axis, name in words.items()) or "default" for row in rows]
@@ -273,7 +273,7 @@ def network_table(sweep: Sweep) -> Table:
     """Paper Table II: a row per network and kind of learning rate; columns without any value are left out."""
     records = sweep.networks.astype(object).where(sweep.networks.notna(), None).to_dict("records")
     columns = {
-        "Network": [row[NETWORK] for row in records],
+        "Network": [row[MODELS] for row in records],
         "Learning rate": [f"{row['rate']}: {DASH if row[RATE] is None else number(row[RATE])}" for row in records],
     }
     columns |= {title: [score(row, *how) for row in records] for title, how in SCORES.items()}

@@ -13,11 +13,11 @@ import pytest
 
 from pipeline.page import curves, figures, sweeps
 from pipeline.page.html import Picture, Section, Table, Text
-from pipeline.page.sweeps import NETWORK, RATE
+from pipeline.page.sweeps import MODELS, RATE
 from pipeline.process import InputError
 
 ACTIVATIONS = [{"model.activation": "relu"}, {"model.activation": "tanh"}]
-NETWORKS = [{NETWORK: name, RATE: rate} for name in ("CFPN-NBP", "AlexNet") for rate in (0.001, 0.005)]
+NETWORKS = [{MODELS: name, RATE: rate} for name in ("CFPN-NBP", "AlexNet") for rate in (0.001, 0.005)]
 
 
 def digest(path: Path) -> str:
@@ -61,7 +61,7 @@ def write_networks(root: Path, name: str = "models") -> None:
     write_sweep(root, name, NETWORKS)
     scores = {"n": 2, "failed": 0, "test/accuracy/mean": 0.625, "test/accuracy/std": 0.02, "parameters": 94000}
     kinds = [("common", 0.005), ("tuned", 0.001)]
-    rows = [{NETWORK: one[NETWORK], "rate": kind, RATE: rate} | scores for one in NETWORKS[::2] for kind, rate in kinds]
+    rows = [{MODELS: one[MODELS], "rate": kind, RATE: rate} | scores for one in NETWORKS[::2] for kind, rate in kinds]
     write(root, name, "models", rows)
 
 
@@ -70,7 +70,7 @@ def write_costs(root: Path, names: Sequence[str] = ("CFPN-NBP", "AlexNet"), para
     about = {"input_size": 64, "batch": 32, "rounds": 12, "device": "CPU", "threads": 1}
     cost = {"parameters": parameters, "multiply_adds": 3000000, "step_ms": 12.5, "step_ratio": 1.5}
     cost |= {"step_ratio_low": 1.4, "step_ratio_high": 1.6, "peak_mib": 250.4}
-    write(root, "models", "cost", [{NETWORK: name} | cost | about for name in names])
+    write(root, "models", "cost", [{MODELS: name} | cost | about for name in names])
 
 
 @pytest.fixture
@@ -271,7 +271,7 @@ def test_networks_are_drawn_at_the_common_and_at_their_own_learning_rate(root: P
         "the common learning rate": ["CFPN-NBP, 0.005", "AlexNet, 0.005"],
         "each network's own learning rate": ["CFPN-NBP, 0.001", "AlexNet, 0.001"],
     }
-    assert all(panel["tint"].tolist() == panel[NETWORK].tolist() for panel in panels.values())
+    assert all(panel["tint"].tolist() == panel[MODELS].tolist() for panel in panels.values())
 
 
 def test_table_2_has_accuracies_and_costs_of_each_network(root: Path) -> None:
@@ -309,7 +309,7 @@ def test_a_network_that_failed_at_every_rate_has_its_count_and_no_accuracy(root:
     write_networks(root)
     write_costs(root)
     columns = ["test/accuracy/mean", "test/accuracy/std", "parameters"]
-    bad = {NETWORK: "AlexNet", "n": 2, "failed": 2} | dict.fromkeys(columns)
+    bad = {MODELS: "AlexNet", "n": 2, "failed": 2} | dict.fromkeys(columns)
     rows = pd.read_csv(root / "sweeps/models/models.csv").iloc[:2].to_dict("records")
     write(root, "models", "models", [*rows, bad | {"rate": "common", RATE: 0.005}, bad | {"rate": "tuned", RATE: None}])
     text = read(root)
@@ -319,7 +319,7 @@ def test_a_network_that_failed_at_every_rate_has_its_count_and_no_accuracy(root:
 
 def test_where_the_rate_does_not_vary_each_network_has_one_row_and_one_panel(root: Path) -> None:
     write_networks(root)
-    write_sweep(root, "models", [{NETWORK: "CFPN-NBP"}, {NETWORK: "AlexNet"}])
+    write_sweep(root, "models", [{MODELS: "CFPN-NBP"}, {MODELS: "AlexNet"}])
     text = read(root)
     assert "tuned" not in text and text.count("\nAlexNet | common") == 1
     assert [list(panels) for panels in drawn(root)] == [[""]]
@@ -339,9 +339,9 @@ def test_a_tracked_sweep_has_a_row_per_setting_and_networks_at_one_rate_a_row_ea
     write_networks(root)
     header, rows = sweeps.summary(root / "sweeps/models")
     assert [row[0] for row in rows] == ["CFPN-NBP, 0.001", "CFPN-NBP, 0.005", "AlexNet, 0.001", "AlexNet, 0.005"]
-    write_sweep(root, "tuned", [{NETWORK: "CFPN-NBP"}, {NETWORK: "AlexNet"}])
+    write_sweep(root, "tuned", [{MODELS: "CFPN-NBP"}, {MODELS: "AlexNet"}])
     scores = {"rate": "tuned", RATE: 0.002, "parameters": 94000, "test/accuracy/mean": 0.5, "failed": 0}
-    write(root, "tuned", "models", [{NETWORK: name} | scores for name in ("CFPN-NBP", "AlexNet")])
+    write(root, "tuned", "models", [{MODELS: name} | scores for name in ("CFPN-NBP", "AlexNet")])
     header, rows = sweeps.summary(root / "sweeps/tuned")
     assert [dict(zip(header, row, strict=True))["Learning rate"] for row in rows] == ["tuned: 0.002", "tuned: 0.002"]
     assert [line.get_label() for line in sweeps.picture(root / "sweeps/tuned").axes[0].lines] == ["CFPN-NBP", "AlexNet"]
