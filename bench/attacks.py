@@ -8,7 +8,7 @@ Three checks tell a network that bears attacks from one that hides its gradients
 - `transfer`: the faces that mislead BP of the same seed, with gradients that the attacked network cannot hide;
 - `unbounded`: 40 steps of up to 64 grey levels, after which no face should be classified rightly.
 
-The table gains the runs found and keeps those it had.
+The table gains the runs found, one after the other, and keeps those it had.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -27,7 +27,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, run
 
 EXAMPLE = """example:
   python -m bench.attacks docs/study/attacks.csv --runs runs --splits data/splits --faces 1000
@@ -114,23 +114,28 @@ def measured(
 
 
 def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
-    """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    tables: dict[tuple[str, int], pd.DataFrame] = {}
+    """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows.
+
+    They are written after each run, so that whoever stops it keeps what is done.
+    """
+    tables: list[pd.DataFrame] = []
     surrogates: dict[int, dict[float, Tensor]] = {}
     weights = robustness.trained(runs)
     check_faces(table, len(test), weights)
     robustness.check_alike(table, KEYS, weights)
+    kept = robustness.others(table, weights, KEYS)
     for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
         print(weights[method, seed].parent, flush=True)
         network = evaluate.load_network(weights[method, seed])
         found = {how: misled(network, test, how) for how in ATTACKS}
         rows = measured(network, test, found, surrogates.get(seed, {}))
-        tables[method, seed] = robustness.labelled(weights[method, seed], rows)
+        tables.append(robustness.labelled(weights[method, seed], rows))
+        robustness.write(table, [*kept, *tables], KEYS)
         if seed not in surrogates and method != SURROGATE:
             print(f"{weights[method, seed].parent}: no transfer, which needs {SURROGATE} with seed {seed}", flush=True)
         if method == SURROGATE:
             surrogates[seed] = {how.eps: pixels for how, pixels in found.items() if how.name == "pgd"}
-    return robustness.joined(table, tables, KEYS)
+    return pd.concat([*kept, *tables]).sort_values(KEYS)
 
 
 def check_faces(table: Path, faces: int, weights: Container[tuple[str, int]]) -> None:
@@ -151,8 +156,6 @@ def main() -> None:
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet").first(args.faces))
-    with atomic(args.table) as path:
-        table.to_csv(path, index=False, lineterminator="\n")
     print(markdown(*measurements.attacks(table)))
 
 

@@ -1,6 +1,6 @@
 """Weights of runs on damaged test faces -> one small table of raw results, and from it the methods side by side.
 
-Every run meets the same damaged faces. The table gains the runs found and keeps those it had.
+Every run meets the same damaged faces. The table gains the runs found, one after the other, and keeps those it had.
 """
 
 from argparse import ArgumentParser
@@ -38,8 +38,6 @@ def main() -> None:
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     table = gathered(args.table, args.runs, evaluate.load_faces(args.splits / "test.parquet"))
-    with atomic(args.table) as path:
-        table.to_csv(path, index=False, lineterminator="\n")
     print(markdown(*measurements.robustness(table)))
 
 
@@ -88,14 +86,18 @@ def damaged(faces: Faces) -> Iterator[tuple[str, float, Faces]]:
 
 
 def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
-    """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows."""
-    kinds, found, known = list(damaged(faces)), {}, trained(runs)
+    """Rows of `table`, if it exists, with those of all runs that have weights; a run found replaces its rows.
+
+    They are written after each run, so that whoever stops it keeps what is done.
+    """
+    kinds, found, known = list(damaged(faces)), [], trained(runs)
     check_alike(table, KEYS, known)
-    for (method, seed), weights in known.items():
+    kept = others(table, known, KEYS)
+    for weights in known.values():
         print(weights.parent, flush=True)
-        rows = measured(evaluate.load_network(weights), kinds)
-        found[method, seed] = labelled(weights, rows)
-    return joined(table, found, KEYS)
+        found.append(labelled(weights, measured(evaluate.load_network(weights), kinds)))
+        write(table, [*kept, *found], KEYS)
+    return pd.concat([*kept, *found]).sort_values(KEYS)
 
 
 def trained(runs: Path) -> dict[tuple[str, int], Path]:
@@ -152,15 +154,23 @@ def labelled(weights: Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(run | row for row in rows)
 
 
-def joined(
-    table: Path, found: Mapping[tuple[Any, ...], pd.DataFrame], keys: list[str], by: Sequence[str] = RUN
-) -> pd.DataFrame:
-    """The rows of runs found and those of other runs in `table`, if it exists, sorted by keys; `by`: what a run is."""
+def others(
+    table: Path, runs: Mapping[tuple[Any, ...], Path], keys: Sequence[str], by: Sequence[str] = RUN
+) -> list[pd.DataFrame]:
+    """The rows of each run in `table`, if it exists, that is none of `runs`; by: what a run is.
+
+    Raises InputError where there is neither a table nor a run.
+    """
     rows = read(table, keys)
-    kept = [] if rows is None else [own for one, own in rows.groupby([*by]) if one not in found]
-    if not kept and not found:
+    if rows is None and not runs:
         raise InputError(f"{table}: no such table, and no run with weights to fill it")
-    return pd.concat([*kept, *found.values()]).sort_values(keys)
+    return [] if rows is None else [own for one, own in rows.groupby([*by]) if one not in runs]
+
+
+def write(table: Path, rows: Sequence[pd.DataFrame], keys: list[str]) -> None:
+    """Write the rows of all runs, sorted by `keys`."""
+    with atomic(table) as path:
+        pd.concat(rows).sort_values(keys).to_csv(path, index=False, lineterminator="\n")
 
 
 def measured(network: Network, kinds: list[tuple[str, float, Faces]]) -> Iterator[dict[str, Any]]:

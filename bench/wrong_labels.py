@@ -6,7 +6,7 @@
 - `by_heart`: share of the faces with a wrong label that the network names by that wrong label;
 - `seen_through`: share of them that it names by their true label.
 
-The table gains the runs found and keeps those it had.
+The table gains the runs found, one after the other, and keeps those it had.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from cfpn.network import Network
 from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
-from pipeline.process import InputError, atomic, run
+from pipeline.process import InputError, run
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -46,19 +46,26 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
 
 
 def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
-    """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels."""
+    """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels; written after each run."""
     trained = {one: weights for one, weights in map(run_and_weights, robustness.trained(runs).values()) if one[0]}
+    faces = {one: seen(weights, train) for one, weights in trained.items()}
     robustness.check_alike(table, RUN, trained, by=RUN)
-    found = {}
-    for (share, method, seed), weights in trained.items():
+    kept, found = robustness.others(table, trained, RUN, by=RUN), []
+    for one, weights in trained.items():
         print(weights.parent, flush=True)
-        how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
-        if how.get("faces") == "augmented":
-            raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
-        seen = train.first(how.get("limit", 0))
-        row = {"wrong_labels": share} | measured(evaluate.load_network(weights), seen, test, share, seed)
-        found[share, method, seed] = robustness.labelled(weights, [row])
-    return robustness.joined(table, found, RUN, by=RUN)
+        share, _, seed = one
+        row = {"wrong_labels": share} | measured(evaluate.load_network(weights), faces[one], test, share, seed)
+        found.append(robustness.labelled(weights, [row]))
+        robustness.write(table, [*kept, *found], RUN)
+    return pd.concat([*kept, *found]).sort_values(RUN)
+
+
+def seen(weights: Path, train: Faces) -> Faces:
+    """The faces that a run saw, with true labels; raises InputError where it saw them augmented."""
+    how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
+    if how.get("faces") == "augmented":
+        raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
+    return train.first(how.get("limit", 0))
 
 
 def run_and_weights(weights: Path) -> tuple[tuple[float, str, int], Path]:
@@ -74,8 +81,6 @@ def main() -> None:
     keep_freed_memory()
     train, test = (evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", "test"))
     table = gathered(args.table, args.runs, train, test)
-    with atomic(args.table) as path:
-        table.to_csv(path, index=False, lineterminator="\n")
     print(markdown(*measurements.wrong_labels(table)))
 
 

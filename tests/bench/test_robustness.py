@@ -79,7 +79,7 @@ def test_a_row_holds_the_accuracy_of_a_runs_weights(tmp_path: Path) -> None:
 def test_a_table_keeps_its_runs_and_gains_new_ones(tmp_path: Path) -> None:
     write(tmp_path / "one", "bp", 0)
     write(tmp_path / "two", "nbp", 1)
-    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces()).to_csv(tmp_path / "table.csv", index=False)
+    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces())
     table = robustness.gathered(tmp_path / "table.csv", tmp_path / "two", faces())
     assert table.groupby("method").size().to_dict() == {"bp": 9, "nbp": 9}
 
@@ -96,7 +96,7 @@ def test_a_run_found_replaces_all_its_rows_and_no_others(tmp_path: Path) -> None
 def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None:
     write(tmp_path / "one", "bp", 0)
     write(tmp_path / "two", "bp", 1)
-    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces()).to_csv(tmp_path / "table.csv", index=False)
+    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces())
     about = tmp_path / "two/bp of 1/run.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": {"epochs": 8}}}))
     for table, runs in (("table.csv", "two"), ("new.csv", ".")):
@@ -109,11 +109,23 @@ def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None
 
 def test_a_run_trained_anew_with_other_parameters_replaces_its_own_rows(tmp_path: Path) -> None:
     write(tmp_path, "bp", 0)
-    robustness.gathered(tmp_path / "table.csv", tmp_path, faces()).to_csv(tmp_path / "table.csv", index=False)
+    robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
     about = tmp_path / "bp of 0/run.json"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": {"epochs": 8}}}))
     table = robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
     assert (len(table), table["conditions"].nunique()) == (9, 1)
+
+
+def test_a_run_that_is_done_stands_in_the_table_when_the_next_one_fails(tmp_path: Path) -> None:
+    old = [{"method": "bp", "seed": seed, "damage": "old", "level": 1.0, "accuracy": 0.5} for seed in (1, 2)]
+    pd.DataFrame(old).to_csv(tmp_path / "table.csv", index=False)
+    write(tmp_path, "bp", 0)
+    write(tmp_path, "bp", 1)
+    (tmp_path / "bp of 1/model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="bp of 1"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path, faces())
+    table = pd.read_csv(tmp_path / "table.csv")
+    assert table.groupby("seed").size().to_dict() == {0: 9, 2: 1}  # rows of a run to be replaced mix with no new ones
 
 
 @pytest.mark.parametrize("text", ["", "method,seed,attack,eps,accuracy\nbp,0,pgd,1,0.5\n", "a,b\n1,2\n"])
