@@ -31,7 +31,8 @@ from PIL import Image
 from bench.origin import origin
 from cfpn import checkpoint, schema, training
 from cfpn.network import CFPN, build
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline import evaluate, params
 from pipeline.ingest import ingest
 from pipeline.pictures.open import open_picture

@@ -26,7 +26,8 @@ from cfpn import anytime, prediction, weights
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.network import Network
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline import evaluate, export
 from pipeline.networks import MODULES, Baseline
 from pipeline.pictures.answers import Model, load_model

@@ -23,8 +23,9 @@ from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
 from cfpn.layers import Activation, SeparableConvolution, activation
 from cfpn.network import CFPN
+from cfpn.recipe import Recipe
 from cfpn.separable import concatenate
-from cfpn.training import Method, Recipe, start, train_step
+from cfpn.training import Method, start, train_step
 from pipeline import params as parameters
 from pipeline.process import InputError, command_line, run
 

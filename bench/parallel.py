@@ -302,8 +302,8 @@ def shared_steps(place: int, count: int, params: Params, method: Method, steps: 
         images = data.augment(images, params.train.augmentation, random, faces.side)[here]
         torch.autograd.backward([parallel(images, labels[here])])
         for learner in state.learners:
-            learner.adam.step()
-            learner.adam.zero_grad()
+            learner.own_optimizer.step()
+            learner.own_optimizer.zero_grad()
         if params.train.average:
             average(state.averaged, state.network, params.train.average, i)
         yield time.perf_counter()

@@ -1,4 +1,4 @@
-"""Networks and trainings as safetensors: one state_dict, and the moments of every unit's Adam."""
+"""Networks and trainings as safetensors: one state_dict, and the moments of every unit's optimiser."""
 
 import json
 import re
@@ -117,16 +117,16 @@ def _compare(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
 
 
 def tensors(state: State) -> dict[str, Tensor]:
-    """All that a training needs to go on: "network/...", "averaged/..." where there is an average, "adam/<unit>/...".
+    """All that a training needs to go on: "network/...", "optimizer/UNIT/...", where averaged "averaged/...".
 
-    Adam's moments are numbered in the order of the unit's parameters.
+    The optimiser's moments are numbered in the order of the unit's parameters.
     """
     result = {f"network/{name}": value for name, value in state.network.state_dict().items()}
     if state.averaged is not state.network:
         result |= {f"averaged/{name}": value for name, value in state.averaged.state_dict().items()}
     for learner in state.learners:
-        for index, moments in learner.adam.state_dict()["state"].items():
-            result |= {f"adam/{learner.unit.name}/{index}/{name}": value for name, value in moments.items()}
+        for index, moments in learner.own_optimizer.state_dict()["state"].items():
+            result |= {f"optimizer/{learner.unit.name}/{index}/{name}": value for name, value in moments.items()}
     return result
 
 
@@ -135,9 +135,9 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
 
     Raises KeyError, IndexError, ValueError or RuntimeError where names or shapes differ.
     """
-    starts = [f"adam/{learner.unit.name}/" for learner in state.learners]
+    starts = [f"optimizer/{learner.unit.name}/" for learner in state.learners]
     for name in saved:
-        if name.startswith("adam/") and not name.startswith(tuple(starts)):
+        if name.startswith("optimizer/") and not name.startswith(tuple(starts)):
             raise KeyError(f"{name!r} belongs to none of the units")
     networks = {"network/": state.network}
     if state.averaged is not state.network:
@@ -147,11 +147,11 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
         _compare(network.state_dict(), own)
         network.load_state_dict(own)
     for learner, start in zip(state.learners, starts, strict=True):
-        _restore_adam(learner.adam, _below(saved, start))
+        _restore_moments(learner.own_optimizer, _below(saved, start))
     state.epoch = epoch
 
 
-def _restore_adam(optimizer: torch.optim.Adam, saved: dict[str, Tensor]) -> None:
+def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor]) -> None:
     state = optimizer.state_dict() | {"state": {}}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in saved.items():

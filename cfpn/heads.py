@@ -37,10 +37,11 @@ class LinearClassifier:
     name: Literal["linear"] = "linear"
 
     def __call__(
-        self, embedding: Tensor, labels: Tensor, head: "UnitHead", class_weights: Tensor | None = None
-    ) -> Tensor:
+        self, embedding: Tensor, labels: Tensor, head: "UnitHead",
+        class_weights: Tensor | None = None, label_smoothing: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Mean cross-entropy of the head's classifier on embeddings (n, d) with labels (n,); see `cross_entropy`."""
-        return cross_entropy(head.classifier(embedding), labels, class_weights)
+        return cross_entropy(head.classifier(embedding), labels, class_weights, label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,13 @@ class ClassMeans:
             raise ValueError(f"classifier.temperature: expected more than 0, found {self.temperature}")
 
     def __call__(
-        self, embedding: Tensor, labels: Tensor, head: "UnitHead", class_weights: Tensor | None = None
-    ) -> Tensor:
+        self, embedding: Tensor, labels: Tensor, head: "UnitHead",
+        class_weights: Tensor | None = None, label_smoothing: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """Mean cross-entropy of embeddings (n, d) with labels (n,); a face alone in its class does not count.
 
-        class_weights: (classes,), by which the terms of the faces are multiplied.
+        class_weights: (classes,), by which the terms of the faces are multiplied. label_smoothing: without
+        effect, since a class that is absent from the batch has no logit.
         """
         similarity = Cosine()(embedding)
         classes = F.one_hot(labels, head.classifier.out_features).to(similarity.dtype)
@@ -78,16 +81,20 @@ class ClassMeans:
         return loss / (~alone).sum().clamp_min(1)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> Tensor:
     """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least.
 
     class_weights: (classes,), by which the terms of the faces are multiplied. The sum is divided by n, not by the sum
     of the weights in the batch as in torch: so every batch counts each class as much as the whole data say.
+    label_smoothing, in [0, 1): the part of a label that is spread over all classes (Szegedy et al., CVPR 2016).
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is None:
-        return F.cross_entropy(logits, labels)
-    return F.cross_entropy(logits, labels, class_weights.to(logits.dtype), reduction="sum") / len(labels)
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    weights = class_weights.to(logits.dtype)
+    return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=label_smoothing) / len(labels)
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -29,19 +29,20 @@ class Learner:
     optimizer: over the unit's and its head's parameters; None where nothing is trained.
     precision: "bfloat16" runs the forward pass under autocast. recompute: every node runs again in the backward pass,
     which trades time for memory; the numbers stay the same.
-    class_weights: (classes,), in every cross-entropy; None: all classes count the same.
+    class_weights: (classes,), in every cross-entropy; None: all classes count the same. label_smoothing: see `Recipe`.
     """
 
     unit: Unit
     head: UnitHead | None = None
     loss: LocalLoss | None = None
-    optimizer: torch.optim.Adam | None = None
+    optimizer: torch.optim.Optimizer | None = None
     precision: Precision = "float32"
     recompute: bool = False
     class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
 
     @property
-    def adam(self) -> torch.optim.Adam:
+    def own_optimizer(self) -> torch.optim.Optimizer:
         """The optimiser; raises ValueError where nothing is trained."""
         if self.optimizer is None:
             raise ValueError(f"unit {self.unit.name} has no optimiser")
@@ -70,8 +71,9 @@ def unit_loss(learner: Learner, features: dict[str, Tensor], targets: Targets) -
 
 def _loss(learner: Learner, outputs: list[Tensor], targets: Targets) -> Tensor:
     if learner.loss is None or learner.head is None:
-        return cross_entropy(outputs[0], targets.labels, learner.class_weights)
-    return learner.loss(outputs, targets._replace(class_weights=learner.class_weights), learner.head)
+        return cross_entropy(outputs[0], targets.labels, learner.class_weights, learner.label_smoothing)
+    own = targets._replace(class_weights=learner.class_weights, label_smoothing=learner.label_smoothing)
+    return learner.loss(outputs, own, learner.head)
 
 
 def weigh(learners: Sequence[Learner], how: ClassWeights, labels: Tensor, classes: int) -> None:
@@ -85,10 +87,10 @@ def update(learners: Sequence[Learner], loss: Tensor, rates: Sequence[float]) ->
     with torch.autocast(loss.device.type, enabled=False):  # else products of the backward pass are bfloat16 too
         loss.backward()  # type: ignore[no-untyped-call]
     for learner, rate in zip(learners, rates, strict=True):
-        for group in learner.adam.param_groups:
+        for group in learner.own_optimizer.param_groups:
             group["lr"] = rate
-        learner.adam.step()
-        learner.adam.zero_grad()
+        learner.own_optimizer.step()
+        learner.own_optimizer.zero_grad()
 
 
 def unit_step(

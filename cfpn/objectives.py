@@ -17,13 +17,15 @@ class Targets(NamedTuple):
     """What units are compared with, made once per batch of n faces.
 
     x, y: prepared kernel matrices (n, n) of images and labels, empty where no unit needs them; labels: (n,) int64.
-    class_weights: (classes,), in a classifier's cross-entropy; None: all classes count the same.
+    class_weights: (classes,), in a classifier's cross-entropy; None: all classes count the same. label_smoothing: the
+    part of a label that is spread over all classes there.
     """
 
     x: Tensor
     y: Tensor
     labels: Tensor
     class_weights: Tensor | None = None
+    label_smoothing: float = 0.0
 
 
 class Estimator(NamedTuple):
@@ -157,5 +159,6 @@ class LocalLoss:
             z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding
             loss = loss + self.hsic_weight * self.hsic(z, to)
         if self.classifier_weight:
-            loss = loss + self.classifier_weight * self.classifier(embedding, to.labels, head, to.class_weights)
+            counting = (to.class_weights, to.label_smoothing)
+            loss = loss + self.classifier_weight * self.classifier(embedding, to.labels, head, *counting)
         return loss

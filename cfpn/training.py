@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from torch import Tensor
 from cfpn import faces as data
 from cfpn import learner, prediction
 from cfpn.averaging import average
-from cfpn.faces import Augmentation, Faces
+from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import UnitHead
-from cfpn.learner import ClassWeights, DivergedError, Learner, Losses, Precision, naming, read, scalars, weigh
+from cfpn.learner import DivergedError, Learner, Losses, naming, read, scalars, weigh
 from cfpn.network import Network
 from cfpn.objectives import LocalLoss, Targets
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
 
 SEED_HEADS, SEED_AUGMENTATION = 1, 2  # second part of a generator's key, so that the two draw apart
@@ -51,33 +52,6 @@ class Method:
             raise ValueError("schedule: expected update_every 1 and first_unit_stops_at 1 where gradients pass")
         if self.vote and not self.local_loss.classifies:
             raise ValueError("vote: expected a local_loss with classifier_weight and a linear classifier")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What is equal for all methods: length, batch, augmentation and arithmetic.
-
-    precision: "bfloat16" is autocast. average, in [0, 1): decay per step of the moving average of the weights, which
-    is what validation sees and a run keeps; 0: the weights themselves. class_weights: "balanced" lets all classes of
-    the training faces count the same in every cross-entropy of training, "none" all faces.
-    """
-
-    epochs: int = 10
-    batch: int = 128
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    precision: Precision = "float32"
-    average: float = 0.0
-    class_weights: ClassWeights = "none"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 4:
-            raise ValueError(f"train: expected epochs >= 1 and batch >= 4, found {self.epochs} and {self.batch}")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"train.precision: expected float32 or bfloat16, found {self.precision!r}")
-        if self.class_weights not in get_args(ClassWeights):
-            raise ValueError(f"train.class_weights: expected none or balanced, found {self.class_weights!r}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"train.average: expected 0 or more and less than 1, found {self.average}")
 
 
 class Record(NamedTuple):
@@ -128,8 +102,11 @@ def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Le
     head = None if last else cast(UnitHead, network.heads[unit.name])
     parameters = [p for node in unit.nodes for p in node.module.parameters()]
     parameters += head.parameters() if head is not None else []
-    optimizer = torch.optim.Adam(parameters, lr=method.schedule.learning_rate, fused=True)
-    return Learner(unit, head, None if last else method.local_loss, optimizer, recipe.precision, method.recompute)
+    return Learner(
+        unit, head, None if last else method.local_loss,
+        recipe.optimizer.over(parameters, method.schedule.learning_rate),
+        recipe.precision, method.recompute, label_smoothing=recipe.label_smoothing,
+    )  # fmt: skip
 
 
 def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation: Faces, seed: int) -> Iterator[Record]:

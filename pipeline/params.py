@@ -10,8 +10,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cfpn.graph import Cuts
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import Method, Recipe
+from cfpn.training import Method
 from pipeline.faults import Group, Source, faults, nearest, refuse_unknown, walk
 from pipeline.networks import Model
 from pipeline.process import MOST_THREADS, InputError

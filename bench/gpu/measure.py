@@ -8,7 +8,8 @@ import torch
 
 from bench.gpu.plan import Cell
 from cfpn import separable, training
-from cfpn.training import Recipe, State
+from cfpn.recipe import Recipe
+from cfpn.training import State
 from pipeline.runs.session import first_state
 
 WARM_UP, REPEATS, STEPS = 3, 5, 5
@@ -53,7 +54,7 @@ def stepping(cell: Cell, state: State, device: torch.device) -> Callable[[], obj
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(cell.batch, device=device) % cell.model.classes
     for learner in state.learners:
-        for group in learner.adam.param_groups:
+        for group in learner.own_optimizer.param_groups:
             group["capturable"] = cell.mode == "graph"
     rates = [GENTLE] * len(state.learners)
     return lambda: training.launch(state, cell.method, images, labels, rates)

@@ -15,8 +15,9 @@ from cfpn.heads import ClassMeans, Head, LinearClassifier
 from cfpn.hsic import Cosine, Gaussian, Linear
 from cfpn.network import CFPN
 from cfpn.objectives import Bottleneck, LocalLoss, SimilarityMatching
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import Method, Recipe
+from cfpn.training import Method
 from pipeline.process import InputError, write_json
 
 MOST_RUNS = 7  # a file each, and the table: eight in all

@@ -18,7 +18,13 @@ from pipeline.process import InputError, atomic, write_json
 ABOUT = "run.json"
 LOOKS = "looks"  # of an evaluation at each face: two where it takes the mirror image as well
 METHOD = "method"  # the part of the parameters in which comparable runs may differ
-ADDED: dict[str, object] = {"train.wrong_labels": 0.0}  # unknown to older runs; with these values nothing changes
+ADDED: dict[str, object] = {  # unknown to older runs; with these values nothing changes
+    "train.wrong_labels": 0.0,
+    "train.label_smoothing": 0.0,
+    "train.augmentation.erasing": 0.0,
+    "train.optimizer.name": "adam",
+    "train.optimizer.weight_decay": 0.0,
+}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from cfpn.graph import IMAGE, Unit, walk
 from cfpn.learner import DivergedError, finite, naming, unit_step, weigh
 from cfpn.network import Network
 from cfpn.partition import balanced, node_costs
-from cfpn.training import Method, Recipe, State
+from cfpn.recipe import Recipe
+from cfpn.training import Method, State
 from pipeline.networks import Model
 from pipeline.runs.session import DIRECT, first_state
 
@@ -166,7 +167,7 @@ class Segment:
     def tensors(self) -> dict[str, np.ndarray]:
         """The part of the training's checkpoint that this segment has changed."""
         units = [learner.unit for learner in self.learners]
-        starts = [f"adam/{unit.name}/" for unit in units]
+        starts = [f"optimizer/{unit.name}/" for unit in units]
         for place in ("network", "averaged"):
             starts += [f"{place}/heads.{unit.name}." for unit in units]
             starts += [f"{place}/nodes.{node.name}." for unit in units for node in unit.nodes]

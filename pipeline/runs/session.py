@@ -18,7 +18,8 @@ from cfpn import checkpoint, training
 from cfpn.diagnostics import FEWEST_FACES, diagnose
 from cfpn.faces import Faces, mislabelled
 from cfpn.graph import Cuts
-from cfpn.training import Method, Recipe, Record, State
+from cfpn.recipe import Recipe
+from cfpn.training import Method, Record, State
 from pipeline import networks
 from pipeline.networks import Model
 from pipeline.process import InputError, atomic

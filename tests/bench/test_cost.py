@@ -10,7 +10,8 @@ import torch
 from bench import cost, step
 from cfpn import training
 from cfpn.network import CFPN, build
-from cfpn.training import Method, Recipe, State
+from cfpn.recipe import Recipe
+from cfpn.training import Method, State
 from pipeline.params import Entry
 from tune import spaces
 

@@ -31,7 +31,8 @@ from cfpn.hsic import Kernel
 from cfpn.learner import DivergedError
 from cfpn.network import CFPN
 from cfpn.objectives import SimilarityMatching
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline.process import InputError, only_one
 from pipeline.runs.session import first_state
 

@@ -162,7 +162,7 @@ def gradients(state: training.State, step: Callable[[], object]) -> list[torch.T
         found.extend(p.grad.clone() for p in adam.param_groups[0]["params"] if p.grad is not None)
 
     for learner in state.learners:
-        learner.adam.register_step_pre_hook(keep)
+        learner.own_optimizer.register_step_pre_hook(keep)
     step()
     return found
 
@@ -178,7 +178,7 @@ def test_losses_of_data_parallelism_have_the_gradients_of_a_step_of_the_method(p
     def summed() -> None:
         parallel.SummedLoss(two, method)(images, labels).backward()
         for learner in two.learners:
-            learner.adam.step()
+            learner.own_optimizer.step()
 
     for state in (one, two):
         state.network.train()

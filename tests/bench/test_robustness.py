@@ -14,7 +14,8 @@ from bench import robustness
 from cfpn import checkpoint, prediction, training
 from cfpn.faces import Faces
 from cfpn.network import CFPN, Network, build
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline.process import InputError
 
 MODEL = CFPN(input_size=48, width=16, layers=1, pyramids=1)

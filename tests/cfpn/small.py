@@ -15,8 +15,9 @@ from cfpn.heads import Head
 from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.network import CFPN, Network, build
 from cfpn.objectives import LocalLoss
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import Method, Recipe, Record, State, start, train, train_step
+from cfpn.training import Method, Record, State, start, train, train_step
 
 SIDE, SIZE, BATCH, RATE = 48, 16, 8, 0.005
 CPU = torch.device("cpu")

@@ -184,8 +184,8 @@ def test_weights_of_another_network_are_refused_by_name(spoil: Spoil, named: str
 
 
 def test_the_moments_of_a_unit_that_there_is_not_are_refused_by_name() -> None:
-    found = saved(trained(BP)) | {"adam/block9/0/exp_avg": torch.zeros(1)}
-    with pytest.raises(KeyError, match="'adam/block9/0/exp_avg' belongs to none of the units"):
+    found = saved(trained(BP)) | {"optimizer/block9/0/exp_avg": torch.zeros(1)}
+    with pytest.raises(KeyError, match="'optimizer/block9/0/exp_avg' belongs to none of the units"):
         restore(begin(BP), found, 1)
 
 

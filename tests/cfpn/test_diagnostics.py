@@ -19,7 +19,8 @@ from cfpn.heads import Head
 from cfpn.network import CFPN, build
 from cfpn.objectives import LocalLoss
 from cfpn.prediction import validate
-from cfpn.training import Method, Recipe, State, start, train
+from cfpn.recipe import Recipe
+from cfpn.training import Method, State, start, train
 from tests.cfpn import plain
 
 SIZE = 16

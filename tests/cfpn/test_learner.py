@@ -16,8 +16,9 @@ from cfpn.layers import Classifier, SeparableConvolution
 from cfpn.learner import DivergedError, Learner, Precision, scalars, unit_loss, unit_step, update
 from cfpn.network import build
 from cfpn.objectives import Targets
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import Method, Recipe
+from cfpn.training import Method
 from tests.cfpn.small import (
     BATCH,
     LOSS,

@@ -14,7 +14,8 @@ from cfpn.faces import images
 from cfpn.graph import IMAGE
 from cfpn.network import CFPN, build
 from cfpn.prediction import accuracy, features, predict, unit_log_probabilities, vote
-from cfpn.training import Recipe, start
+from cfpn.recipe import Recipe
+from cfpn.training import start
 from tests.cfpn.small import (
     BP,
     CPU,

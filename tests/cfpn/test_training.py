@@ -24,8 +24,9 @@ from cfpn.learner import Losses
 from cfpn.network import build
 from cfpn.objectives import Bottleneck, LocalLoss
 from cfpn.prediction import predict, validate
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import SEED_AUGMENTATION, DivergedError, Method, Recipe, State, start, train, train_step
+from cfpn.training import SEED_AUGMENTATION, DivergedError, Method, State, start, train, train_step
 from tests.cfpn.small import (
     ALONE,
     BATCH,

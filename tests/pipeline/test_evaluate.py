@@ -20,8 +20,9 @@ from torch import Tensor
 from cfpn import anytime, checkpoint, training
 from cfpn.network import CFPN, Network
 from cfpn.prediction import opinions, predict
+from cfpn.recipe import Recipe
 from cfpn.schema import EXPRESSIONS, Description, write
-from cfpn.training import Method, Recipe
+from cfpn.training import Method
 from pipeline import evaluate as stage
 from pipeline import networks
 from pipeline.networks import Baseline

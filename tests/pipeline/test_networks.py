@@ -13,7 +13,8 @@ from cfpn import training
 from cfpn.faces import Faces
 from cfpn.graph import IMAGE, Node, run, units
 from cfpn.network import CFPN
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline import networks
 from pipeline.networks import Baseline, build, described
 

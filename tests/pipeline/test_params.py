@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 from cfpn.hsic import Cosine, Gaussian, Linear
 from cfpn.network import CFPN
 from cfpn.objectives import Bottleneck, SimilarityMatching
+from cfpn.recipe import Recipe
 from cfpn.schedule import Schedule
-from cfpn.training import Method, Recipe
+from cfpn.training import Method
 from pipeline.data import audit
 from pipeline.networks import Baseline
 from pipeline.params import OF_ALL, RULES, Params, Sweep, assignments, load, load_sweeps, read

@@ -11,8 +11,9 @@ import torch
 from ray import tune
 
 from cfpn.network import CFPN
+from cfpn.recipe import Recipe
 from cfpn.schema import EXPRESSIONS
-from cfpn.training import DivergedError, Method, Recipe, start
+from cfpn.training import DivergedError, Method, start
 from pipeline import networks
 from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError

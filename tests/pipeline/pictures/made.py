@@ -13,7 +13,8 @@ from torch import nn
 
 from cfpn import checkpoint, training
 from cfpn.network import CFPN, build
-from cfpn.training import Method, Recipe
+from cfpn.recipe import Recipe
+from cfpn.training import Method
 from pipeline.data.drawing import draw_face
 
 MODEL = CFPN(input_size=16, width=16, blocks=2, layers=1, pyramids=1)
