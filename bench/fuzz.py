@@ -32,7 +32,6 @@ from bench.origin import origin
 from cfpn import checkpoint, schema, training
 from cfpn.network import CFPN, build
 from cfpn.recipe import Recipe
-from cfpn.training import Method
 from pipeline import evaluate, params
 from pipeline.ingest import ingest
 from pipeline.pictures.open import open_picture
@@ -125,7 +124,7 @@ def some_split() -> bytes:
 @cache
 def some_state() -> training.State:
     """A small training before its first step."""
-    return training.start(build(MODEL, 0), Method(units="block"), Recipe(), 16, 0, torch.device("cpu"))
+    return training.start(build(MODEL, 0), training.Method(units="block"), Recipe(), 16, 0, torch.device("cpu"))
 
 
 @cache

@@ -125,7 +125,8 @@ def alike(task: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
 def whole(state: State) -> list[Learner]:
     """All nodes as one unit, whose loss is the cross-entropy of the network: back-propagation."""
     one = units([node for unit in state.network.units for node in unit.nodes], "network")[0]
-    return [Learner(one, class_weights=state.learners[-1].class_weights)]
+    last = state.learners[-1]
+    return [Learner(one, class_weights=last.class_weights, label_smoothing=last.label_smoothing)]
 
 
 def block_gradients(

@@ -15,7 +15,7 @@ from cfpn.heads import ClassMeans, Head, LinearClassifier
 from cfpn.hsic import Cosine, Gaussian, Linear
 from cfpn.network import CFPN
 from cfpn.objectives import Bottleneck, LocalLoss, SimilarityMatching
-from cfpn.recipe import Recipe
+from cfpn.recipe import Optimizer, Recipe
 from cfpn.schedule import Schedule
 from cfpn.training import Method
 from pipeline.process import InputError, write_json
@@ -73,7 +73,7 @@ KNOWN = {
     known.__name__: known
     for known in (
         Augmentation, Bottleneck, Cell, CFPN, ClassMeans, Cosine, Gaussian, Head, Linear, LinearClassifier, LocalLoss,
-        Method, Plan, Recipe, Schedule, SimilarityMatching, Training,
+        Method, Optimizer, Plan, Recipe, Schedule, SimilarityMatching, Training,
     )
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import ClassMeans, Head
 from cfpn.network import CFPN, Network, build
 from cfpn.prediction import predict
+from cfpn.recipe import Optimizer
 from cfpn.schema import EXPRESSIONS
 from cfpn.training import Method
 from tests.cfpn.small import (
@@ -58,11 +60,14 @@ def test_a_state_without_its_averages_is_refused(missing: str) -> None:
 
 
 @partition
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("average", [0.0, 0.9])
-def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(cuts: Cuts, average: float) -> None:
+def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(
+    cuts: Cuts, average: float, optimizer: Literal["adam", "sgd"]
+) -> None:
     how = method(cuts, schedule=replace(ONE_CYCLE, first_unit_stops_at=0.5))
-    recipe = replace(RECIPE, average=average)
-    straight, first, second = (begin(how, seed, average=average) for seed in (0, 0, 7))
+    recipe = replace(RECIPE, average=average, optimizer=Optimizer(optimizer, 0.01))
+    straight, first, second = (begin(how, seed, recipe=recipe) for seed in (0, 0, 7))
     records = epochs(straight, how, recipe)
     epochs(first, how, recipe, 2)
     restore(second, saved(first), 2)

@@ -1,6 +1,7 @@
 """Faces from Parquet, batches, resizing and augmentation, against naive references."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,14 +156,19 @@ def test_no_augmentation_is_the_identity() -> None:
     assert not Augmentation().moves
 
 
-@pytest.mark.parametrize("how", [Augmentation(flip=True), Augmentation(shift=1), Augmentation(scale=0.1)], ids=str)
-def test_any_one_change_is_an_augmentation(how: Augmentation) -> None:
-    assert how
+@pytest.mark.parametrize("name", ["flip", "shift", "rotation", "scale", "erasing"])
+def test_any_one_change_is_an_augmentation(name: str) -> None:
+    how = replace(Augmentation(), **{name: True if name == "flip" else 0.9})
+    assert not torch.equal(changed(how, smooth(4)), smooth(4))
 
 
-@pytest.mark.parametrize(("name", "value"), [("shift", -1.0), ("rotation", math.nan), ("scale", 1.0), ("scale", -0.1)])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shift", -1.0), ("rotation", math.nan), ("scale", 1.0), ("scale", -0.1), ("erasing", 1.1), ("erasing", -0.1)],
+)
 def test_a_change_that_is_none_is_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"augmentation\.{name}: expected (0 or more|less than 1), found {value}"):
+    expected = "(0 or more|less than 1|1 or less)"
+    with pytest.raises(ValueError, match=rf"augmentation\.{name}: expected {expected}, found {value}"):
         Augmentation(**{name: value})
 
 
@@ -232,7 +238,43 @@ def test_the_border_repeats_the_nearest_pixel() -> None:
 
 def test_augmented_images_stay_channels_last() -> None:
     x = images(faces(4).pixels, SIDE)
-    assert changed(Augmentation(flip=True, shift=2), x).is_contiguous(memory_format=torch.channels_last)
+    assert changed(Augmentation(flip=True, shift=2, erasing=1), x).is_contiguous(memory_format=torch.channels_last)
+
+
+def rectangle(erased: Tensor) -> tuple[slice, slice]:
+    """The smallest rectangle that holds all that is true of (h, w)."""
+    rows, columns = (torch.nonzero(erased.any(axis))[:, 0].tolist() for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def test_erasing_takes_one_rectangle_from_the_share_of_faces_and_leaves_the_rest() -> None:
+    x = torch.full((2000, 3, SIDE, SIDE), 0.7)
+    erased = (changed(Augmentation(erasing=0.3), x) != x).all(1)
+    assert torch.equal(changed(Augmentation(erasing=0.3), x), x.masked_fill(erased[:, None], 0.0))
+    hit = erased[erased.any((1, 2))]
+    assert 0.27 < len(hit) / 2000 < 0.33
+    assert all(one[rectangle(one)].all() for one in hit)
+
+
+def test_erased_rectangles_have_the_stated_areas_and_sides_and_lie_everywhere() -> None:
+    x = torch.ones(4000, 1, 240, 240)
+    erased = changed(Augmentation(erasing=1), x)[:, 0] == 0
+    area = erased.float().mean((1, 2))
+    assert (0.018 < area.min() < 0.03, 0.31 < area.max() < 0.34) == (True, True)
+    assert area.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
+    ratio = erased.any(2).sum(1) / erased.any(1).sum(1)
+    assert (0.28 < ratio.min() < 0.32, 3.1 < ratio.max() < 3.6) == (True, True)
+    assert ratio.log().mean().abs() < 0.05
+    where = erased.float().mean(0)
+    torch.testing.assert_close(where, where.flip(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(where, where.T, atol=0.05, rtol=0)
+    assert F.avg_pool2d(where[None], 10).min() > 0
+
+
+def test_erasing_leaves_the_other_changes_as_they_are() -> None:
+    x, moved = smooth(64), Augmentation(flip=True, shift=4, rotation=10, scale=0.1)
+    plain, found = changed(moved, x), changed(replace(moved, erasing=0.5), x)
+    assert torch.equal(found, plain.masked_fill(found == 0, 0.0))
 
 
 def test_all_of_the_faces_move_to_a_device_and_stay_what_they_are() -> None:

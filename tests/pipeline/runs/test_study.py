@@ -147,7 +147,14 @@ def test_a_parameter_that_older_runs_lack_tells_runs_apart_where_it_changes_some
         shared = {"train": {"epochs": 1} | train}
         return records.conditions(records.About("bp", 0, "p", shared, records.Data("f", 4, True, ())))
 
-    assert one() == one(wrong_labels=0.0) != one(wrong_labels=0.2)
+    for name, same, other in [
+        ("wrong_labels", 0.0, 0.2),
+        ("label_smoothing", 0.0, 0.1),
+        ("augmentation", {"erasing": 0.0}, {"erasing": 0.5}),
+        ("optimizer", {"name": "adam", "weight_decay": 0.0}, {"name": "sgd", "weight_decay": 0.0}),
+        ("optimizer", {"name": "adam", "weight_decay": 0.0}, {"name": "adam", "weight_decay": 1e-4}),
+    ]:
+        assert one() == one(**{name: same}) != one(**{name: other})
 
 
 def test_an_evaluation_without_accuracy_is_an_input_error(write_run: WriteRun, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from cfpn import checkpoint
 from cfpn.faces import Augmentation, Faces
 from cfpn.graph import Cuts
 from cfpn.network import CFPN
+from cfpn.recipe import Optimizer
 from cfpn.schedule import Schedule
 from cfpn.training import DivergedError, Method
 from pipeline.params import Compute, Params, Training, Transport
@@ -93,8 +95,11 @@ def test_units_cut_inside_a_block_that_rest_give_the_bits_of_one(connected: None
 
 
 @pytest.mark.slow
-def test_balanced_classes_give_the_bits_of_one_worker(alone: Session, connected: None) -> None:
-    train = replace(PARAMS.train, class_weights="balanced", epochs=1)
+@pytest.mark.parametrize(
+    "other", [{"class_weights": "balanced"}, {"label_smoothing": 0.1, "optimizer": Optimizer("sgd", 1e-4)}], ids=str
+)
+def test_another_recipe_gives_the_bits_of_one_worker(alone: Session, connected: None, other: dict[str, Any]) -> None:
+    train = replace(PARAMS.train, epochs=1, **other)
     one = trained(1, train=train, epochs=1)
     assert_equal(trained(2, train=train, epochs=1), one)
     assert one.history[0]["train/loss"] != alone.history[0]["train/loss"]
