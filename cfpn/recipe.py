@@ -27,9 +27,9 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if self.name not in ("adam", "sgd"):
-            raise ValueError(f"train.optimizer.name: expected adam or sgd, found {self.name!r}")
+            raise ValueError(f"optimizer.name: expected adam or sgd, found {self.name!r}")
         if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"train.optimizer.weight_decay: expected 0 or more, found {self.weight_decay}")
+            raise ValueError(f"optimizer.weight_decay: expected 0 or more, found {self.weight_decay}")
 
     def over(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
         """The optimiser of these parameters, its fused form."""

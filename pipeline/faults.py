@@ -173,7 +173,8 @@ def _has(raw: object, parts: list[str]) -> bool:
 def faults(error: ValidationError, raw: dict[str, Any], files: list[Source], overrides: Collection[str]) -> str:
     """The faults that pydantic found in `raw`, those of the kinds that a tag excludes left out."""
     found = error.errors(include_url=False)
-    excluded = [one["loc"][:-1] for one in found if one["type"] == "literal_error" and one["loc"][-1] in TAGS]
+    tags = [one["loc"] for one in found if one["type"] == "literal_error" and one["loc"][-1] in TAGS]
+    excluded = [kind for *parts, _ in tags if _is_member(raw, kind := tuple(parts))]
     texts: dict[str, str] = {}
     for one in found:
         if any(one["loc"][: len(loc)] == loc for loc in excluded):
@@ -188,6 +189,11 @@ def _follows(place: str, places: Collection[str]) -> bool:
     """Whether another fault explains this one: one below it, or one of train.schedule, which methods begin with."""
     common = f"train.schedule.{place.rpartition('.')[2]}" if ".schedule." in place else place
     return (common != place and common in places) or any(one.startswith(f"{place}.") for one in places)
+
+
+def _is_member(raw: object, loc: tuple[int | str, ...]) -> bool:
+    """Whether the last part of pydantic's location is no key of the file but a member of a union."""
+    return _place(raw, loc) == _place(raw, loc[:-1])
 
 
 def _place(raw: object, loc: tuple[int | str, ...]) -> list[str]:
