@@ -19,6 +19,7 @@ from cfpn.schema import EXPRESSIONS
 from cfpn.training import State
 
 FORMAT = "cfpn-network-1"
+MOMENTS = {torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"}, torch.optim.SGD: {"momentum_buffer"}}
 PREPROCESSING = {"mean": MEAN, "deviation": DEVIATION, "resize": "bilinear"}  # what `faces.images` does
 
 
@@ -137,7 +138,7 @@ def restore(state: State, saved: dict[str, Tensor], epoch: int) -> None:
     """
     starts = [f"optimizer/{learner.unit.name}/" for learner in state.learners]
     for name in saved:
-        if name.startswith("optimizer/") and not name.startswith(tuple(starts)):
+        if not name.startswith(("network/", "averaged/", "best/", *starts)):
             raise KeyError(f"{name!r} belongs to none of the units")
     networks = {"network/": state.network}
     if state.averaged is not state.network:
@@ -156,9 +157,14 @@ def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in saved.items():
         index, name = key.split("/")
+        if name not in MOMENTS[type(optimizer)]:
+            raise KeyError(f"{key!r} is no moment of {type(optimizer).__name__}")
         # The fused step walks memory: moments must lie as their parameter does, channels last included.
         value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value.clone()
         state["state"].setdefault(int(index), {})[name] = value
+    for index, found in state["state"].items():
+        if missing := MOMENTS[type(optimizer)] - found.keys():
+            raise KeyError(f"'{index}/{min(missing)}' is missing")
     optimizer.load_state_dict(state)
 
 

@@ -15,7 +15,7 @@ from cfpn.schema import EXPRESSIONS
 
 ORDER, WRONG = 3, 4  # second part of a generator's key; training has 1 and 2
 MEAN, DEVIATION = 0.5, 0.25  # of pixels in 0..1; fixed, so that a face is the same input whatever the data set
-ERASED, ELONGATION = (0.02, 0.33), 3.3  # of random erasing: least and most area, and height to width or its inverse
+ERASED_AREA, ASPECT = (0.02, 0.33), 3.3  # of random erasing: least and most share, most height to width or inverse
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Augmentation:
 
     flip: mirror half of them. shift in pixels of the stored face, rotation in degrees and scale as a share are each
     drawn uniformly from [-value, value]. erasing: the share of faces that lose a rectangle to mid grey (Zhong et al.:
-    Random Erasing, AAAI 2020), of 2 to 33 % of the image, its sides as 0.3 to 3.3.
+    Random Erasing, AAAI 2020): 2 to 33 % of the image, its height 1/3.3 to 3.3 of its width, as in torchvision.
     Raises ValueError for less than 0, for a scale of 1 or more, and for a share above 1.
     """
 
@@ -161,8 +161,8 @@ def _moved(x: Tensor, how: Augmentation, random: torch.Generator, side: int) -> 
 def _erased(x: Tensor, share: float, random: torch.Generator) -> Tensor:
     """A rectangle of each image of the share is 0, which is mid grey; it lies within the image."""
     chosen, area, ratio, top, left = torch.rand(5, len(x), generator=random).to(x.device)
-    area = ERASED[0] + area * (ERASED[1] - ERASED[0])
-    ratio = torch.exp((2 * ratio - 1) * math.log(ELONGATION))
+    area = ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0])
+    ratio = torch.exp((2 * ratio - 1) * math.log(ASPECT))
     height, width = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
     rows = _between(x.shape[-2], top * (1 - height), height)
     columns = _between(x.shape[-1], left * (1 - width), width)

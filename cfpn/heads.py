@@ -86,15 +86,20 @@ def cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy of logits (n, classes) with labels (n,), in float32 at least.
 
-    class_weights: (classes,), by which the terms of the faces are multiplied. The sum is divided by n, not by the sum
-    of the weights in the batch as in torch: so every batch counts each class as much as the whole data say.
-    label_smoothing, in [0, 1): the part of a label that is spread over all classes (Szegedy et al., CVPR 2016).
+    class_weights: (classes,), by which the terms of the faces are multiplied, each by that of its label. The sum is
+    divided by n, not by the sum of the weights in the batch as in torch: so every batch counts each class as much as
+    the whole data say. label_smoothing, in [0, 1): the part of a label that is spread over all classes (Szegedy et
+    al., CVPR 2016).
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
     if class_weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     weights = class_weights.to(logits.dtype)
-    return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=label_smoothing) / len(labels)
+    if not label_smoothing:
+        return F.cross_entropy(logits, labels, weights, reduction="sum") / len(labels)
+    # torch would weigh the part of each class, not the face: most of a frequent class's label would go to rare ones.
+    terms = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    return (weights[labels] * terms).mean()
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

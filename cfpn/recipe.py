@@ -18,8 +18,9 @@ MOMENTUM = 0.9
 class Optimizer:
     """How every unit takes its steps; the learning rate is its schedule's.
 
-    name: "adam" (Kingma & Ba, ICLR 2015), the paper's, or "sgd" with Nesterov momentum of 0.9 (Sutskever et al., ICML
-    2013). weight_decay: this times a weight is added to its gradient. Raises ValueError for other values.
+    name: "adam" (Kingma & Ba, ICLR 2015), the paper's, or "sgd" with Nesterov momentum of 0.9 in torch's form
+    (Sutskever et al., ICML 2013). weight_decay: this times each parameter is added to its gradient, also for "adam".
+    Raises ValueError for other values.
     """
 
     name: Literal["adam", "sgd"] = "adam"
@@ -31,8 +32,8 @@ class Optimizer:
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optimizer.weight_decay: expected 0 or more, found {self.weight_decay}")
 
-    def over(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-        """The optimiser of these parameters, its fused form."""
+    def build(self, parameters: Iterable[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+        """torch's optimiser of these parameters, in its fused form."""
         if self.name == "adam":
             return torch.optim.Adam(parameters, lr=learning_rate, weight_decay=self.weight_decay, fused=True)
         return torch.optim.SGD(
@@ -48,7 +49,8 @@ class Recipe:
     is what validation sees and a run keeps; 0: the weights themselves. class_weights: "balanced" lets all classes of
     the training faces count the same in every cross-entropy of training, "none" all faces.
     label_smoothing, in [0, 1): the part of a label that is spread over all classes (Szegedy et al., CVPR 2016), in
-    every cross-entropy of a classifier that is trained. Raises ValueError for values outside these ranges.
+    every cross-entropy of a classifier that is trained; validation and class means have none.
+    Raises ValueError for values outside these ranges.
     """
 
     epochs: int = 10

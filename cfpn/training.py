@@ -104,7 +104,7 @@ def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Le
     parameters += head.parameters() if head is not None else []
     return Learner(
         unit, head, None if last else method.local_loss,
-        recipe.optimizer.over(parameters, method.schedule.learning_rate),
+        recipe.optimizer.build(parameters, method.schedule.learning_rate),
         recipe.precision, method.recompute, label_smoothing=recipe.label_smoothing,
     )  # fmt: skip
 

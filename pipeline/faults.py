@@ -173,8 +173,8 @@ def _has(raw: object, parts: list[str]) -> bool:
 def faults(error: ValidationError, raw: dict[str, Any], files: list[Source], overrides: Collection[str]) -> str:
     """The faults that pydantic found in `raw`, those of the kinds that a tag excludes left out."""
     found = error.errors(include_url=False)
-    tags = [one["loc"] for one in found if one["type"] == "literal_error" and one["loc"][-1] in TAGS]
-    excluded = [kind for *parts, _ in tags if _is_member(raw, kind := tuple(parts))]
+    tagged = [one["loc"][:-1] for one in found if one["type"] == "literal_error" and one["loc"][-1] in TAGS]
+    excluded = [kind for kind in tagged if _is_member(raw, kind)]
     texts: dict[str, str] = {}
     for one in found:
         if any(one["loc"][: len(loc)] == loc for loc in excluded):

@@ -28,9 +28,9 @@ def cell(value: object) -> str:
 
 
 def short(names: Iterable[str]) -> dict[str, str]:
-    """The last part of every dotted name, or the whole where two would be the same."""
+    """The last part of every dotted name that is not "name", or the whole where two would be the same."""
     names = list(names)
-    lasts = [name.rpartition(".")[2] for name in names]
+    lasts = [name.removesuffix(".name").rpartition(".")[2] for name in names]
     return {name: last if lasts.count(last) == 1 else name for name, last in zip(names, lasts, strict=True)}
 
 

@@ -158,8 +158,8 @@ def gradients(state: training.State, step: Callable[[], object]) -> list[torch.T
     """What the optimisers find when a step ends."""
     found: list[torch.Tensor] = []
 
-    def keep(adam: torch.optim.Optimizer, *_: object) -> None:
-        found.extend(p.grad.clone() for p in adam.param_groups[0]["params"] if p.grad is not None)
+    def keep(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        found.extend(p.grad.clone() for p in optimizer.param_groups[0]["params"] if p.grad is not None)
 
     for learner in state.learners:
         learner.own_optimizer.register_step_pre_hook(keep)
@@ -171,9 +171,8 @@ def gradients(state: training.State, step: Callable[[], object]) -> list[torch.T
 def test_losses_of_data_parallelism_have_the_gradients_of_a_step_of_the_method(params: Params, name: str) -> None:
     method, faces = params.methods[name], parallel.random_faces(params, 1)
     images, labels = data.images(faces.pixels[:8], params.model.input_size), faces.labels[:8]
-    one, two = (
-        sessions.first_state(params.model, method, params.train.recipe, 0, torch.device("cpu")) for _ in range(2)
-    )
+    recipe = replace(params.train.recipe, label_smoothing=0.1)
+    one, two = (sessions.first_state(params.model, method, recipe, 0, torch.device("cpu")) for _ in range(2))
 
     def summed() -> None:
         parallel.SummedLoss(two, method)(images, labels).backward()

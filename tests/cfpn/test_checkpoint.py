@@ -78,15 +78,17 @@ def test_two_epochs_and_one_more_after_resuming_are_three_bit_for_bit(
     assert second.epoch == 3
 
 
-def test_resumed_moments_lie_in_memory_as_their_parameters_do() -> None:
-    how = method(["block1"])
-    first, second = begin(how), begin(how)
+@pytest.mark.parametrize(("name", "moments"), [("adam", {"exp_avg", "exp_avg_sq"}), ("sgd", {"momentum_buffer"})])
+def test_resumed_moments_lie_in_memory_as_their_parameters_do(name: Literal["adam", "sgd"], moments: set[str]) -> None:
+    how, recipe = method(["block1"]), replace(RECIPE, optimizer=Optimizer(name))
+    first, second = begin(how, recipe=recipe), begin(how, recipe=recipe)
     steps(first, how, 1)
     restore(second, saved(first), 1)
     for learner in second.learners:
-        for parameter, moments in learner.optimizer.state.items():
-            assert moments["exp_avg"].stride() == moments["exp_avg_sq"].stride() == parameter.stride()
-            assert moments["step"] == 1
+        assert learner.optimizer.state
+        for parameter, found in learner.optimizer.state.items():
+            assert {found[moment].stride() for moment in moments} == {parameter.stride()}
+            assert found.get("step", 1) == 1
 
 
 def test_a_loaded_state_shares_nothing_with_what_it_was_loaded_from() -> None:
@@ -192,6 +194,30 @@ def test_the_moments_of_a_unit_that_there_is_not_are_refused_by_name() -> None:
     found = saved(trained(BP)) | {"optimizer/block9/0/exp_avg": torch.zeros(1)}
     with pytest.raises(KeyError, match="'optimizer/block9/0/exp_avg' belongs to none of the units"):
         restore(begin(BP), found, 1)
+
+
+ADAM, SGD = Optimizer("adam"), Optimizer("sgd")
+Spoiled = Callable[[str], str | None]
+
+
+@pytest.mark.parametrize(
+    ("written", "read", "rename", "said"),
+    [
+        (ADAM, SGD, lambda name: name, "is no moment of SGD"),
+        (SGD, ADAM, lambda name: name, "is no moment of Adam"),
+        (ADAM, ADAM, lambda name: name.replace("optimizer/", "adam/"), "belongs to none of the units"),
+        (ADAM, ADAM, lambda name: None if name.endswith("/exp_avg_sq") else name, "exp_avg_sq' is missing"),
+        (ADAM, ADAM, lambda name: None if name.endswith("/step") else name, "step' is missing"),
+    ],
+)
+def test_moments_of_another_optimizer_or_by_other_names_are_refused_by_name(
+    written: Optimizer, read: Optimizer, rename: Spoiled, said: str
+) -> None:
+    first, second = (begin(BP, recipe=replace(RECIPE, optimizer=one)) for one in (written, read))
+    steps(first, BP, 1)
+    found = {new: tensor for name, tensor in saved(first).items() if (new := rename(name)) is not None}
+    with pytest.raises(KeyError, match=said):
+        restore(second, found, 1)
 
 
 def write(path: Path, network: Network, **changes: object) -> Path:

@@ -257,24 +257,27 @@ def test_erasing_takes_one_rectangle_from_the_share_of_faces_and_leaves_the_rest
 
 
 def test_erased_rectangles_have_the_stated_areas_and_sides_and_lie_everywhere() -> None:
-    x = torch.ones(4000, 1, 240, 240)
+    x = torch.ones(1500, 1, 96, 96)
     erased = changed(Augmentation(erasing=1), x)[:, 0] == 0
     area = erased.float().mean((1, 2))
-    assert (0.018 < area.min() < 0.03, 0.31 < area.max() < 0.34) == (True, True)
+    assert 0.017 < area.min() < 0.03
+    assert 0.30 < area.max() < 0.34
     assert area.mean() == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
     ratio = erased.any(2).sum(1) / erased.any(1).sum(1)
-    assert (0.28 < ratio.min() < 0.32, 3.1 < ratio.max() < 3.6) == (True, True)
-    assert ratio.log().mean().abs() < 0.05
-    where = erased.float().mean(0)
+    assert 0.27 < ratio.min() < 0.34
+    assert 2.9 < ratio.max() < 3.7
+    assert ratio.log().mean().abs() < 0.06
+    where = F.avg_pool2d(erased.float().mean(0)[None], 8)[0]
+    assert where.min() > 0
     torch.testing.assert_close(where, where.flip(0), atol=0.05, rtol=0)
     torch.testing.assert_close(where, where.T, atol=0.05, rtol=0)
-    assert F.avg_pool2d(where[None], 10).min() > 0
 
 
 def test_erasing_leaves_the_other_changes_as_they_are() -> None:
     x, moved = smooth(64), Augmentation(flip=True, shift=4, rotation=10, scale=0.1)
     plain, found = changed(moved, x), changed(replace(moved, erasing=0.5), x)
     assert torch.equal(found, plain.masked_fill(found == 0, 0.0))
+    assert not torch.equal(found, plain)
 
 
 def test_all_of_the_faces_move_to_a_device_and_stay_what_they_are() -> None:

@@ -141,13 +141,21 @@ def test_cross_entropy_is_computed_in_float32_at_least(given: torch.dtype, found
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_label_smoothing_mixes_the_label_with_all_classes(weighted: bool) -> None:
-    logits, weights = draw(N, CLASSES), draw(CLASSES, seed=1).exp() if weighted else None
+    logits, weights = draw(N, CLASSES), balanced_weights(labels(), CLASSES) if weighted else None
     targets = 0.8 * F.one_hot(labels(), CLASSES).double() + 0.2 / CLASSES
-    terms = -targets * F.log_softmax(logits.double(), 1) * (1.0 if weights is None else weights.double())
+    terms = -targets * F.log_softmax(logits.double(), 1)
+    if weights is not None:
+        assert weights.max() >= 4 * weights[weights > 0].min()
+        terms = terms * weights.double()[labels()][:, None]
     assert cross_entropy(logits, labels(), weights, 0.2).item() == pytest.approx(terms.sum().item() / N, rel=1e-5)
     embedding, of = draw(N, 8), head(Head(1, 2))
     expected = cross_entropy(of.classifier(embedding), labels(), weights, 0.2)
     assert torch.equal(LinearClassifier()(embedding, labels(), of, weights, 0.2), expected)
+
+
+def test_label_smoothing_changes_no_loss_of_class_means() -> None:
+    embedding, of = draw(N, 8), head(Head(1, 2))
+    assert torch.equal(ClassMeans()(embedding, labels(), of, None, 0.3), ClassMeans()(embedding, labels(), of))
 
 
 def test_a_head_has_as_many_classes_as_the_data() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cfpn.recipe import MOMENTUM, Optimizer, Recipe
+from cfpn.recipe import Optimizer, Recipe
 
 
 @pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 1}], ids=str)
@@ -38,6 +38,7 @@ def test_unknown_class_weights_are_refused() -> None:
         ({"name": "rmsprop"}, r"optimizer\.name: expected adam or sgd, found 'rmsprop'"),
         ({"weight_decay": -1e-4}, r"optimizer\.weight_decay: expected 0 or more, found -0\.0001"),
         ({"weight_decay": math.inf}, r"optimizer\.weight_decay: expected 0 or more, found inf"),
+        ({"weight_decay": math.nan}, r"optimizer\.weight_decay: expected 0 or more, found nan"),
     ],
 )
 def test_an_optimizer_that_is_none_is_refused_by_name(bad: dict[str, object], said: str) -> None:
@@ -50,8 +51,8 @@ def by_nesterov(w: Tensor, gradients: list[Tensor], rate: float, decay: float) -
     velocity = torch.zeros_like(w)
     for g in gradients:
         g = g + decay * w
-        velocity = MOMENTUM * velocity + g
-        w = w - rate * (g + MOMENTUM * velocity)
+        velocity = 0.9 * velocity + g
+        w = w - rate * (g + 0.9 * velocity)
     return w
 
 
@@ -70,7 +71,7 @@ def by_adam(w: Tensor, gradients: list[Tensor], rate: float, decay: float) -> Te
 def test_steps_are_those_of_the_formula(name: str, formula: object, decay: float) -> None:
     start, *gradients = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     weight = nn.Parameter(start.clone())
-    optimizer = Optimizer(name, decay).over([weight], 0.05)
+    optimizer = Optimizer(name, decay).build([weight], 0.05)
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()

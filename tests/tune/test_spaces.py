@@ -224,6 +224,7 @@ def test_points_have_names_of_their_own_that_a_file_system_takes() -> None:
     assert len(set(found)) == 4
     assert all(len(name) <= 80 and "/" not in name for name in found)
     assert len(names.identifier({"a": "x" * 300, "seed": 0})) == 80
+    assert names.label({"train.optimizer.name": "sgd", "model.name": "cfpn"}) == "optimizer=sgd model=cfpn"
 
 
 def test_the_specification_changes_with_every_choice_and_with_no_resource() -> None:

@@ -37,6 +37,13 @@ PARAMS = Params(
     compute=Compute(device="cpu"),
 )
 
+SOFT = {
+    "label_smoothing": 0.1,
+    "optimizer": Optimizer("sgd", 1e-4),
+    "augmentation": Augmentation(flip=True, erasing=0.5),
+    "precision": "bfloat16",
+}
+
 
 def faces(number: int, seed: int) -> Faces:
     random = torch.Generator().manual_seed(seed)
@@ -95,9 +102,7 @@ def test_units_cut_inside_a_block_that_rest_give_the_bits_of_one(connected: None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "other", [{"class_weights": "balanced"}, {"label_smoothing": 0.1, "optimizer": Optimizer("sgd", 1e-4)}], ids=str
-)
+@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, SOFT], ids=["balanced", "soft"])
 def test_another_recipe_gives_the_bits_of_one_worker(alone: Session, connected: None, other: dict[str, Any]) -> None:
     train = replace(PARAMS.train, epochs=1, **other)
     one = trained(1, train=train, epochs=1)
