@@ -123,6 +123,7 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     weights = robustness.trained(runs)
     check_faces(table, len(test), weights)
     robustness.check_alike(table, KEYS, weights)
+    robustness.check_kind(weights.values(), test)
     kept = robustness.others(table, weights, KEYS)
     for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
         print(weights[method, seed].parent, flush=True)

@@ -309,7 +309,7 @@ def batch(target: str, seed: int) -> dict[str, int]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return {"cases": fuzz(target, AT_ONCE, seed), "faults": 0}
-    except (Exception, ExceptionGroup) as error:
+    except Exception as error:
         print(f"{target}, seed {seed}:", file=sys.stderr)
         traceback.print_exception(error)
         return {"cases": 0, "faults": 1}

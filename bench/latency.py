@@ -168,6 +168,8 @@ def main() -> None:
     splits = {name: evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", *SCORED)}
     if any(faces.drawn for faces in splits.values()):
         raise InputError(f"{args.splits}: drawn faces; expected the splits of FER2013, which `pipeline.ingest` writes")
+    if (count := len(splits["test"])) < max(ROUNDS):
+        raise InputError(f"{args.splits}: expected {max(ROUNDS)} test faces or more, the largest batch, found {count}")
     torch.set_num_threads(1)
     keep_freed_memory()
     models = [*map(load_model, weights.names()), *map(compared, MODULES)]

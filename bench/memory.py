@@ -50,6 +50,8 @@ def main() -> None:
     params = parameters.load(args.params, parameters.assignments(args.set))
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
+    if (every := params.methods["nbp"].schedule.update_every) > 1:
+        raise InputError(f"methods.nbp.schedule.update_every: expected 1, at which no unit rests, found {every}")
     torch.set_num_threads(params.compute.threads)
     rows = []
     for row in measured(params, args.batch, args.units, args.workers, args.added):

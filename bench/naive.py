@@ -33,6 +33,9 @@ EXAMPLE = """example:
   python -m bench.naive --set profile=fer2013-cpu --rounds 10
 """
 WARM_UP = 2
+DIED = (
+    "a measured process has ended before its time; what it wrote above says why, and nothing does where memory lacked"
+)
 
 
 class NaiveSeparableConvolution(nn.Module):
@@ -66,22 +69,22 @@ def naive(nodes: list[Node], act: Activation) -> list[Node]:
     return result
 
 
-def step_when_asked(model: CFPN, batch: int, threads: int, variant: str) -> None:
+def step_when_asked(model: CFPN, recipe: Recipe, threads: int, variant: str) -> None:
     """Take a training step for every line on standard input and print its seconds."""
     torch.set_num_threads(threads)
     nodes = networks.build(model, 0)
-    images = torch.randn(batch, 1, model.input_size, model.input_size)
+    images = torch.randn(recipe.batch, 1, model.input_size, model.input_size)
     if variant == "naive":
         nodes = naive(nodes, model.activation)
     else:
         keep_freed_memory()
         images = images.contiguous(memory_format=torch.channels_last)
     method = Method(units="network")
-    state = start(nodes, method, Recipe(), model.input_size, 0, torch.device("cpu"))
+    state = start(nodes, method, recipe, model.input_size, 0, torch.device("cpu"))
     state.network.train()
     for _ in sys.stdin:
         begin = time.perf_counter()
-        train_step(state, method, images, torch.arange(batch) % 7, [1e-4])
+        train_step(state, method, images, torch.arange(recipe.batch) % 7, [1e-4])
         print(time.perf_counter() - begin, flush=True)
 
 
@@ -89,11 +92,13 @@ def measure(command: list[str], rounds: int) -> dict[str, object]:
     """Mean milliseconds of a step of both variants, the ratio, and the quartiles of its paired values."""
     seconds: dict[str, list[float]] = {"cfpn": [], "naive": []}
     processes = {name: _start([*command, "--variant", name]) for name in seconds}
-    for _ in range(WARM_UP + rounds):
-        for name, process in processes.items():
-            seconds[name].append(_ask(process.stdin, process.stdout))
-    for process in processes.values():
-        process.communicate()
+    try:
+        for _ in range(WARM_UP + rounds):
+            for name, process in processes.items():
+                seconds[name].append(_ask(process.stdin, process.stdout))
+    finally:
+        for process in processes.values():
+            process.communicate()  # the end of its input ends it
     kept = {name: values[WARM_UP:] for name, values in seconds.items()}
     ratios = [a / b for a, b in zip(kept["cfpn"], kept["naive"], strict=True)]
     means = {f"{name}_ms": 1000 * statistics.mean(values) for name, values in kept.items()}
@@ -108,9 +113,14 @@ def _start(command: list[str]) -> "subprocess.Popen[str]":
 def _ask(to: IO[str] | None, answer: IO[str] | None) -> float:
     if to is None or answer is None:
         raise ValueError("expected a process whose input and output are pipes")
-    to.write("\n")
-    to.flush()
-    return float(answer.readline())
+    try:
+        to.write("\n")
+        to.flush()
+    except BrokenPipeError as error:
+        raise InputError(DIED) from error
+    if not (line := answer.readline()):
+        raise InputError(DIED)
+    return float(line)
 
 
 def main() -> None:
@@ -126,7 +136,7 @@ def main() -> None:
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, the only network that has a naive form, found {params.model.name}")
     if args.variant:
-        step_when_asked(params.model, params.train.batch, params.compute.threads, args.variant)
+        step_when_asked(params.model, params.train.recipe, params.compute.threads, args.variant)
         return
     arguments = ["--params", str(args.params), *(["--set", *args.set] if args.set else [])]
     result = measure([sys.executable, "-m", "bench.naive", *arguments], args.rounds)

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bench.step import add_parameters
+from bench.step import MIB, add_parameters
 from cfpn import faces as data
 from cfpn import training
 from cfpn.allocator import keep_freed_memory
@@ -57,7 +57,6 @@ EXAMPLE = """examples:
   python -m bench.parallel --rows bp nbp 'nbp 2 workers' --histories docs/study/main.csv --after 16
 """
 WARM_UP = 3  # steps that do not count
-MIB = 2**20
 BALANCED = tuple(f"nbp balanced:{parts}{way}" for parts in (2, 3, 4) for way in ("", " 2 workers"))
 TWO_LAYERS = "nbp_two_layer_heads"
 ROWS = ("bp", "bp 2 threads", "bp_ddp", "nbp", "nbp 2 workers", "nbp_ddp", "nbp twice", *BALANCED,
@@ -265,8 +264,10 @@ def group(place: int, count: int, port: int) -> Iterator[None]:
     """A group of `count` processes of this machine that can wait for each other, as long as the block lasts."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=place, world_size=count)
-    yield
-    torch.distributed.destroy_process_group()
+    try:
+        yield
+    finally:  # else the others wait for one that has failed
+        torch.distributed.destroy_process_group()
 
 
 def one_of_several(place: int, count: int, port: int, params: Params, name: str, steps: int) -> dict[str, Any]:

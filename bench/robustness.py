@@ -92,6 +92,7 @@ def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     """
     kinds, found, known = list(damaged(faces)), [], trained(runs)
     check_alike(table, KEYS, known)
+    check_kind(known.values(), faces)
     kept = others(table, known, KEYS)
     for weights in known.values():
         print(weights.parent, flush=True)
@@ -111,9 +112,20 @@ def trained(runs: Path) -> dict[tuple[str, int], Path]:
     return found
 
 
-def shared(about: About) -> str:
-    """A hash of a run's data and of the parameters that all runs of a table share."""
-    return json_hash({name: one for name, one in records.conditions(about).items() if name != "train.wrong_labels"})
+def shared(about: About, by: Sequence[str] = RUN) -> str:
+    """A hash of a run's data and of the parameters that all runs of a table share; by: what a run is there."""
+    free = "train.wrong_labels" if "wrong_labels" in by else ""
+    # 0, as nearly all runs have it, is left out: older tables do not know the parameter.
+    known = {name: one for name, one in records.conditions(about).items() if one or name != "train.wrong_labels"}
+    return json_hash({name: one for name, one in known.items() if name != free})
+
+
+def check_kind(weights: Iterable[Path], faces: Faces) -> None:
+    """Raise InputError for a run that learnt from drawn faces where these are photographs, or the other way round."""
+    for path in weights:
+        if records.read_about(path.parent / records.ABOUT).data.drawn != faces.drawn:
+            kinds = ("photographs", "drawn faces") if faces.drawn else ("drawn faces", "photographs")
+            raise InputError(f"{path.parent}: learnt from {kinds[0]}, and --splits holds {kinds[1]}")
 
 
 def read(table: Path, keys: Sequence[str]) -> pd.DataFrame | None:
@@ -137,7 +149,7 @@ def check_alike(
     weights: by what a run is, in the columns `by`. Rows that the runs replace do not count, and of older rows it is
     not known.
     """
-    known = {shared(records.read_about(path.parent / records.ABOUT)): str(path.parent) for path in weights.values()}
+    known = {shared(records.read_about(path.parent / records.ABOUT), by): str(path.parent) for path in weights.values()}
     rows = read(table, keys)
     if rows is not None and CONDITIONS in rows:
         stay = [key not in weights for key in zip(*(rows[name] for name in by), strict=True)]
@@ -147,10 +159,10 @@ def check_alike(
         raise InputError(f"{first} and {second}: data or parameters differ; they cannot stand in one table")
 
 
-def labelled(weights: Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+def labelled(weights: Path, rows: Iterable[dict[str, Any]], by: Sequence[str] = RUN) -> pd.DataFrame:
     """Rows of a run as the table holds them: with its method, its seed and the hash of `shared`."""
     about = records.read_about(weights.parent / records.ABOUT)
-    run = {"method": about.method, "seed": about.seed, CONDITIONS: shared(about)}
+    run = {"method": about.method, "seed": about.seed, CONDITIONS: shared(about, by)}
     return pd.DataFrame(run | row for row in rows)
 
 

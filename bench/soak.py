@@ -102,7 +102,8 @@ def main() -> None:
         folder = Path(place) / "project"
         project(folder)
         for words in DATA:
-            command(folder, [sys.executable, "-m", *words.split()], {})
+            if (seen := command(folder, [sys.executable, "-m", *words.split()], {})).code:
+                raise InputError(f"{words}: exit code {seen.code}\n{seen.text}")
         found = [*training(folder, args.epochs), *sweep(folder, args.trials)]
     for row in found:
         print(*row.values(), sep=" | ")

@@ -50,22 +50,26 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame
     trained = {one: weights for one, weights in map(run_and_weights, robustness.trained(runs).values()) if one[0]}
     faces = {one: seen(weights, train) for one, weights in trained.items()}
     robustness.check_alike(table, RUN, trained, by=RUN)
+    robustness.check_kind(trained.values(), train)
     kept, found = robustness.others(table, trained, RUN, by=RUN), []
     for one, weights in trained.items():
         print(weights.parent, flush=True)
         share, _, seed = one
         row = {"wrong_labels": share} | measured(evaluate.load_network(weights), faces[one], test, share, seed)
-        found.append(robustness.labelled(weights, [row]))
+        found.append(robustness.labelled(weights, [row], by=RUN))
         robustness.write(table, [*kept, *found], RUN)
     return pd.concat([*kept, *found]).sort_values(RUN)
 
 
 def seen(weights: Path, train: Faces) -> Faces:
-    """The faces that a run saw, with true labels; raises InputError where it saw them augmented."""
-    how = records.read_about(weights.parent / records.ABOUT).parameters["train"]
-    if how.get("faces") == "augmented":
+    """The faces that a run saw, with true labels; raises InputError where it saw others, or these augmented."""
+    about = records.read_about(weights.parent / records.ABOUT)
+    if about.parameters["train"].get("faces") == "augmented":
         raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
-    return train.first(how.get("limit", 0))
+    faces = train.first(about.parameters["train"].get("limit", 0))
+    if len(faces) != about.data.faces:
+        raise InputError(f"{weights.parent}: learnt from {about.data.faces} faces, and --splits holds {len(faces)}")
+    return faces
 
 
 def run_and_weights(weights: Path) -> tuple[tuple[float, str, int], Path]:

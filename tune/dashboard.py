@@ -6,6 +6,8 @@ where it was not; the workspace shows the same panels over the runs you select.
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +33,7 @@ PANELS = (("Validation accuracy", "val/accuracy"), ("Validation loss", "val/loss
 
 
 class Figure(NamedTuple):
-    """A figure of the paper: runs of `sweep`, one line with its spread for each value of the axis `by`.
+    """A figure of the paper: runs of `sweep`, one line with its spread for each value of `by`, which every run logs.
 
     shown: what the configuration of its runs must hold, by name: a value, or a list of which it is one. With `by` it
     leaves the seed alone open, so that a line is a mean over seeds.
@@ -57,7 +59,8 @@ def main() -> None:
     project = args.project or params.tracking.project
     shown = figures(args.params, args.sweeps)
     for made in (workspace(entity, project, shown), report(entity, project, shown)):
-        made.save()  # type: ignore[no-untyped-call]  # the package leaves it unannotated
+        with answering():
+            made.save()  # type: ignore[no-untyped-call]  # the package leaves it unannotated
         print(made.url)
 
 
@@ -67,8 +70,17 @@ def logged_in() -> str:
 
     if not wandb.login(prompt=False, verify=False):
         raise InputError("not logged in: `wandb login` first; `wandb leet wandb` shows offline runs without an account")
-    try:
+    with answering():
         return wandb.Api(timeout=20).default_entity or ""
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Raise InputError where W&B does not answer, or refuses what it is asked."""
+    import wandb
+
+    try:
+        yield
     except (wandb.Error, OSError, ValueError) as error:
         raise InputError(f"W&B does not answer: {(str(error).strip() or repr(error)).splitlines()[0]}") from error
 
@@ -89,13 +101,18 @@ def figures(path: Path, tables: Path) -> list[Figure]:
         if entry.models:
             own = [label for label, one in entry.models.items() if one.model is None]
             title = "Fig. 8: with and without back-propagation"
-            result.append(Figure(title, name, MODELS, shown | {f"axes.{MODELS}": own}))
+            result.append(Figure(title, name, _line(entry), shown | {f"axes.{MODELS}": own}))
         if entry.models and RATE not in shown:
             known |= {name: "Fig. 11: networks, each at its own learning rate"}
-        axes = {axis: values for axis, values in entry.space.items() if len(values) > 1}
-        by = MODELS if entry.models else METHOD if entry.methods else short([*axes])[next(iter(axes))] if axes else SEED
-        result.append(Figure(known.get(name, f"Sweep of {name}"), name, by, shown))
+        result.append(Figure(known.get(name, f"Sweep of {name}"), name, _line(entry), shown))
     return sorted(result, key=_place)
+
+
+def _line(entry: parameters.Sweep) -> str:
+    """What the runs of one line have in common: their value on the one axis beside the seed, or their setting."""
+    axes = [axis for axis, values in entry.space.items() if len(values) > 1 and not (entry.models and axis == RATE)]
+    varying = [MODELS] * bool(entry.models) + [METHOD] * bool(entry.methods) + list(short(axes).values())
+    return "setting" if len(varying) > 1 else f"axes.{(varying or [SEED])[0]}"
 
 
 def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
@@ -127,7 +144,7 @@ def panels(figure: Figure) -> list[Any]:
             title=title,
             x="epoch",
             y=[metric],
-            groupby=wr.Config(f"axes.{figure.by}"),
+            groupby=wr.Config(figure.by),
             groupby_aggfunc="mean",
             groupby_rangefunc="stddev",
             smoothing_factor=0,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from cfpn.faces import Faces
 from cfpn.network import Network
 from pipeline import evaluate, networks
 from pipeline.params import refuse_drawn
@@ -18,7 +19,10 @@ from tune.trial import Arrays, Data
 FILES = {"original": "train.parquet", "val": "val.parquet", "test": "test.parquet"}
 PIPELINE, TUNE = Path(evaluate.__file__).parent, Path(__file__).parent
 # With cfpn and the session they decide what a trial computes; scores of kept trials are never computed anew.
-OWN_CODE = (PIPELINE / "evaluate.py", PIPELINE / "metrics.py", TUNE / "spaces.py", TUNE / "trial.py")
+OWN_CODE = (
+    *(PIPELINE / name for name in ("evaluate.py", "metrics.py", "runs/chance.py")),
+    *(TUNE / name for name in ("spaces.py", "trial.py")),
+)
 
 
 def needed(sweep: Sweep, splits: Path, augmented: Path) -> dict[str, Path]:
@@ -49,6 +53,8 @@ def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
     faces = {name: trial.arrays(evaluate.load_faces(path)) for name, path in files.items()}
     for name in faces.keys() - {"val", "test"}:
         sessions.check_kinds(trial.faces(faces[name]), trial.faces(faces["val"]))
+    if sweep.test:
+        check_test(files["test"], trial.faces(faces["test"]), trial.faces(faces["val"]))
     check(sweep, faces)
     copied = None
     if sweep.test:
@@ -56,6 +62,14 @@ def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
     learnt = [name for name in files if name not in ("val", "test")]
     fingerprints = {name: run_json.digest([files[name], files["val"]]) for name in learnt}
     return Data(faces, copied, fingerprints, run_json.code_now())
+
+
+def check_test(path: Path, test: Faces, validation: Faces) -> None:
+    """Raise InputError where the test split is of other faces or classes: no trial could be scored at its end."""
+    for name in ("side", "channels", "classes"):
+        ours, theirs = getattr(test, name), getattr(validation, name)
+        if ours != theirs:
+            raise InputError(f"{path}: expected the {name} of the validation faces, {theirs}, found {ours}")
 
 
 def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:

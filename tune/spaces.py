@@ -1,7 +1,7 @@
 """What a sweep tries: axes of parameters, methods, networks and seeds, from sweeps/params.yaml and the command line."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,10 @@ def read(path: Path, name: str, sets: list[str], fixed: dict[str, Any], method: 
     check_given([key for key, _ in own], fixed, method, bool(entry.models))
     given = {key: list(values) for key, values in entry.space.items()} | dict(own)
     given = {key: values for key, values in given.items() if key not in fixed}
+    check_apart([*given, *fixed])
     methods = given.pop(METHOD, [method] if method else entry.methods)
+    if odd := [value for value in methods if not isinstance(value, str)]:
+        raise InputError(f"method: expected names of methods, found {odd[0]!r}")
     return Sweep(
         name=name,
         files=files,
@@ -98,6 +101,16 @@ def check_given(names_set: list[str], fixed: Mapping[str, Any], method: str | No
         raise InputError(f"{(twice or [METHOD])[0]}: set twice on the command line; expected it once")
     if networks and (method or METHOD in names_set):
         raise InputError("method: a sweep over networks has that of each network, in sweeps/params.yaml")
+    for name, where in ((MODELS, "sweeps/params.yaml names the networks"), (SEED, "--seeds says how many")):
+        if name in names_set:
+            raise InputError(f"--set {name}: {where}")
+
+
+def check_apart(dotted: Collection[str]) -> None:
+    """Raise InputError where one dotted name is a group that holds another: one value would replace the other."""
+    for group, name in itertools.permutations(dotted, 2):
+        if name.startswith(f"{group}."):
+            raise InputError(f"{group} and {name}: both are set, and the first holds the second; expected one of them")
 
 
 def values_of(text: str) -> tuple[str, list[Any]]:
@@ -168,7 +181,7 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
     if entry.method not in params.methods:
         raise InputError(f"method: expected one of {', '.join(params.methods)}, found {entry.method!r}")
     how = params.methods[entry.method]
-    if sweep.models or RATE in overrides:
+    if sweep.models or any(map(gives_rate, overrides, overrides.values())):
         rate = params.train.schedule.learning_rate
         how = replace(how, schedule=replace(how.schedule, learning_rate=rate))
     if entry.units is not None:
@@ -177,6 +190,19 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
     compute = Compute(device=device, threads=threads, workers=own.workers, transport=own.transport)
     changed = {"compute": compute, "methods": params.methods | {entry.method: how}}
     return Training(params.model_copy(update=changed), entry.method, config[SEED])
+
+
+def gives_rate(name: str, value: object) -> bool:
+    """Whether a parameter, or the group of a dotted name, sets the learning rate of the training."""
+    if name == RATE:
+        return True
+    key = RATE.removeprefix(f"{name}.").partition(".")[0]
+    return (
+        RATE.startswith(f"{name}.")
+        and isinstance(value, dict)
+        and key in value
+        and gives_rate(f"{name}.{key}", value[key])
+    )
 
 
 def _network(sweep: Sweep, overrides: dict[str, Any], entry: Entry) -> dict[str, Any]:
@@ -208,7 +234,8 @@ def check(sweep: Sweep) -> None:
     seen: dict[str, Config] = {}
     for config in configs(sweep):
         what = training(sweep, config, 1, "cpu")
-        key = repr((what.params.model, what.params.train, what.how, what.seed))
+        train = replace(what.params.train, schedule=what.how.schedule)  # which is all that a trial reads
+        key = repr((what.params.model, train, what.how, what.seed))
         if key in seen:
             raise InputError(
                 f"{names.label(seen[key])} and {names.label(config)} are the same training: a value has no effect on "

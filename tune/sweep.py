@@ -128,7 +128,7 @@ def where(args: argparse.Namespace, sweep: "Sweep") -> "Place":
         args.cpus_per_trial = compute.threads
     if args.gpus_per_trial is None:
         args.gpus_per_trial = float(compute.device == "cuda")
-    if args.cpus_per_trial <= 0 or args.gpus_per_trial < 0:
+    if not (args.cpus_per_trial > 0 and args.gpus_per_trial >= 0):  # so that NaN is refused too
         raise InputError("--cpus-per-trial must be above 0 and --gpus-per-trial at least 0")
     for flag, count in (("--cpus-per-trial", args.cpus_per_trial), ("--gpus-per-trial", args.gpus_per_trial)):
         if count > 1 and count % 1:
@@ -175,7 +175,7 @@ def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) ->
         return True
     if args.resume == "same" and old is None:
         raise InputError(f"--resume: there is no sweep to continue in {storage.uri(kept)}")
-    if usable and not args.resume and not args.restart and not storage.finished(kept):
+    if (usable or grid) and not args.resume and not args.restart and not storage.finished(kept):
         raise InputError(f"{storage.uri(kept)} holds an unfinished sweep: --resume continues it, --restart discards it")
     storage.begin(kept, about)
     return False
@@ -206,19 +206,21 @@ def trained(
     source = {"commit": data.code["commit"], "dvc": sink.dvc(files.values())}
     with cluster.cluster(args):
         at_once = cluster.fits(args, most)
+        told = mode not in (None, "disabled")
         tracked = f"{mode}, project {project}, group {track.group(about)}, folder {workspace() / 'wandb'}"
         places = {"tables": str(args.out / args.name), "checkpoints": storage.uri(kept),
-                  "W&B runs": tracked if mode not in (None, "disabled") else "none"}  # fmt: skip
+                  "W&B runs": tracked if told else "none"}  # fmt: skip
         print(progress.announcement(
             sweep, list(epochs.values()), trials, at_once, resources(args, most), places), flush=True)  # fmt: skip
         shown = Shown(*data.faces["val"][:2], data.faces["val"].classes)
         writer = Writer(Project(workspace(), project, track.group(about)), shown, mode)
         tracker = track.Tracker(sweep, about, kept, writer, source)
         try:
-            callbacks = [progress.Progress(sweep, epochs, trials), tracker]
+            callbacks = [progress.Progress(sweep, epochs, trials), *([tracker] if told else [])]
             grid = search.fit(sweep, args, place, data, kept, resume, callbacks)
             outcomes = search.collect(grid, sweep, args, place, data, kept)
-            tracker.settle(outcomes)
+            if told:
+                tracker.settle(outcomes)
         finally:
             writer.close()
     return outcomes

@@ -10,6 +10,7 @@ from ray.tune.experiment import Trial
 from safetensors import SafetensorError
 
 from pipeline.process import json_hash
+from pipeline.sinks import forgiving
 from pipeline.sinks.wandb import shown
 from tune import names, outcome, spaces, storage, trial
 from tune.names import Config
@@ -18,9 +19,11 @@ from tune.spaces import Sweep, Training
 from tune.storage import Storage
 from tune.wandb_runs import Begin, End, Log, Writer
 
+UNTOLD = "W&B is not told what has happened to a trial, the sweep goes on"
+
 
 class Tracker(tune.Callback):
-    """Tells the writer of W&B runs what happens to trials, when it happens."""
+    """Tells the writer of W&B runs what happens to trials, when it happens; what fails there ends no sweep."""
 
     def __init__(
         self, sweep: Sweep, about: dict[str, Any], kept: Storage, writer: Writer, source: dict[str, Any]
@@ -35,32 +38,35 @@ class Tracker(tune.Callback):
         """An epoch; the run of a trial that another command began is told anew, with all its epochs."""
         config = spaces.point(self.sweep, trial.config)
         name = names.identifier(config)
-        if name not in self.begun:
-            ended = outcome.read(self.kept, name)
-            rows = history(self.kept, name, ended)[: int(result["epoch"]) - 1]
-            self.begin(config, rows, ended.about if ended is not None else None)
-        if not result.get("reason"):
-            self.writer.send(Log(name, shown(json.loads(result["row"]))))
+        with forgiving(UNTOLD):
+            if name not in self.begun:
+                ended = outcome.read(self.kept, name)
+                rows = history(self.kept, name, ended)[: int(result["epoch"]) - 1]
+                self.begin(config, rows, ended.about if ended is not None else None)
+            if not result.get("reason"):
+                self.writer.send(Log(name, shown(json.loads(result["row"]))))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """A run that nobody has begun yet; one that goes on, or has ended before, is told with its first result."""
         config = spaces.point(self.sweep, trial.config)
         name = names.identifier(config)
-        new = not storage.checkpoints(self.kept, name) and outcome.read(self.kept, name) is None
-        if name not in self.begun and new:
-            self.begin(config, [])
+        with forgiving(UNTOLD):
+            new = not storage.checkpoints(self.kept, name) and outcome.read(self.kept, name) is None
+            if name not in self.begun and new:
+                self.begin(config, [])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """The end of a run, with its scores; a trial that was stopped has none yet, and `settle` tells it anew."""
         config = spaces.point(self.sweep, trial.config)
         name = names.identifier(config)
-        ended = outcome.read(self.kept, name)
-        if ended is not None:
-            self.end(Outcome(config, "complete", "", *ended))
-        elif name in self.begun:
-            self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
-            self.begun.remove(name)
-            self.unscored.add(name)
+        with forgiving(UNTOLD):
+            ended = outcome.read(self.kept, name)
+            if ended is not None:
+                self.end(Outcome(config, "complete", "", *ended))
+            elif name in self.begun:
+                self.writer.send(End(name, {"status": "stopped"}, None))  # hundreds of runs are not kept open
+                self.begun.remove(name)
+                self.unscored.add(name)
 
     def begin(self, config: Config, rows: list[dict[str, float]], run: dict[str, Any] | None = None) -> None:
         """Begin the run of a trial with the epochs that it has.

@@ -37,18 +37,24 @@ def started(target: Callable[..., None], *arguments: object) -> Worker:
 
 
 def measurements(cells: list[Cell], deadline: float) -> Iterator[Row]:
-    """A row per cell, from a process that ends at `deadline`."""
-    process, pipe = started(measure_all, cells)
-    try:
-        for _ in cells:
-            if not pipe.poll(max(0.0, deadline - time.time())):
-                break
-            yield pipe.recv()
-    except (EOFError, OSError):
-        pass  # the process died: whoever asked counts the rows
-    finally:
-        process.kill()
-        process.join()
+    """A row per cell, from a process that ends at `deadline`; after a cell by which it dies another goes on."""
+    left = list(cells)
+    while left and time.time() < deadline:
+        process, pipe = started(measure_all, left)
+        try:
+            while left and pipe.poll(max(0.0, deadline - time.time())):
+                row = pipe.recv()
+                left.pop(0)
+                yield row
+        except (EOFError, OSError):
+            process.join()
+            died = f"its process died, exit code {process.exitcode}"
+            yield {"kind": "step", "cell": title(left.pop(0)), "failed": died}
+        else:
+            return
+        finally:
+            process.kill()
+            process.join()
 
 
 def title(cell: Cell) -> str:

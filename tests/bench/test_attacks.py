@@ -83,7 +83,7 @@ def write(runs: Path, method: str, seed: int) -> None:
     folder.mkdir(parents=True)
     tensors = {name: tensor.contiguous() for name, tensor in own.predicting().items()}
     save_file(tensors, folder / "model.safetensors", checkpoint.about(own, asdict(MODEL)))
-    data = {"fingerprint": "f", "faces": 20, "drawn": True, "classes": ["a"]}
+    data = {"fingerprint": "f", "faces": 20, "drawn": False, "classes": ["a"]}
     about = {"method": method, "seed": seed, "profile": "sample", "parameters": {}, "data": data}
     (folder / "run.json").write_text(json.dumps(about))
 

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from bench.gpu import __main__ as gpu
-from bench.gpu import data, measure, plan, train
+from bench.gpu import crew, data, measure, plan, train
 from bench.gpu.crew import Crew, Worker
 from bench.gpu.plan import Cell, Plan, Training
 from cfpn import checkpoint, load, predict, schema
@@ -156,9 +156,18 @@ def test_as_many_epochs_are_chosen_as_end_in_time(at_once: int, expected: int) -
     assert gpu.chosen(Crew(), tasks, faces, time.time()) == 1  # type: ignore[arg-type]
 
 
-def test_a_measured_form_leaves_the_table_of_forms_as_it_was() -> None:
-    before = dict(measure.separable.FORMS)
+def test_a_step_is_measured_with_its_form_and_leaves_the_table_of_forms_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, seen, measured = dict(measure.separable.FORMS), [], measure.of_step
+
+    def spy(cell: Cell, device: torch.device) -> dict[str, object]:
+        seen.append(measure.separable.FORMS["cpu"])
+        return measured(cell, device)
+
+    monkeypatch.setattr(measure, "of_step", spy)
     row = measure.measured(Cell("bp", SMALL, Method(units="network"), 4, form="joined"), CPU)
+    assert seen == [((float("inf"), "joined"),)]
     assert before == measure.separable.FORMS
     assert float(str(row["step_ms_low"])) <= float(str(row["step_ms"])) <= float(str(row["step_ms_high"]))
 
@@ -224,19 +233,39 @@ def test_half_an_answer_of_a_killed_process_is_its_failure(tmp_path: Path) -> No
     here, there = multiprocessing.Pipe()
     os.write(there.fileno(), struct.pack("!i", 99) + b"half")
     there.close()
-    crew, worker = Crew(1, tmp_path, tmp_path), Worker(Mock(exitcode=-9), here)
-    crew.owners[worker] = task()
-    assert crew.answer(worker) == {"failed": "its process died, exit code -9"}
-    assert not crew.owners
+    own, worker = Crew(1, tmp_path, tmp_path), Worker(Mock(exitcode=-9), here)
+    own.owners[worker] = task()
+    assert own.answer(worker) == {"failed": "its process died, exit code -9"}
+    assert not own.owners
+
+
+def test_after_a_step_by_which_its_process_dies_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [Cell(name, SMALL, Method(units="network"), 4) for name in ("first", "deadly", "last")]
+    begun: list[list[Cell]] = []
+
+    def started(_: object, left: list[Cell]) -> Worker:
+        begun.append(list(left))
+        here, there = multiprocessing.Pipe()
+        for cell in left:
+            if cell.name == "deadly" and len(begun) == 1:
+                break
+            there.send({"cell": cell.name})
+        there.close()
+        return Worker(Mock(exitcode=-11), here)
+
+    monkeypatch.setattr(crew, "started", started)
+    deadly = {"kind": "step", "cell": crew.title(cells[1]), "failed": "its process died, exit code -11"}
+    assert [*crew.measurements(cells, time.time() + 60)] == [{"cell": "first"}, deadly, {"cell": "last"}]
+    assert [[cell.name for cell in left] for left in begun] == [["first", "deadly", "last"], ["last"]]
 
 
 @pytest.mark.slow
 def test_tasks_that_no_process_is_left_for_are_told_as_failed(tmp_path: Path, splits: Path) -> None:
     tasks = [("train", task(name), 3, time.time() + 300) for name in ("first", "second")]
-    with Crew(1, splits, tmp_path) as crew:
-        crew.workers[0].process.kill()
-        crew.workers[0].process.join()
-        rows = [(own.name, row) for own, row in crew.work(tasks, time.time() + 300)]
+    with Crew(1, splits, tmp_path) as one:
+        one.workers[0].process.kill()
+        one.workers[0].process.join()
+        rows = [(own.name, row) for own, row in one.work(tasks, time.time() + 300)]
     reason = {"failed": "all processes died before its turn"}
     assert rows == [("first", reason), ("second", reason)]
 
@@ -246,14 +275,14 @@ def test_a_training_whose_process_dies_is_told_as_failed_at_once_and_the_others_
     tmp_path: Path, splits: Path
 ) -> None:
     begin = time.time()
-    with Crew(2, splits, tmp_path) as crew:
+    with Crew(2, splits, tmp_path) as two:
         rows = []
         tasks = [("train", replace(task("bp"), recipe=Recipe(10**6, 8)), 10**6, begin + 300),
                  ("train", task("short", 1), 1, begin + 300)]  # fmt: skip
-        for name, row in ((one.name, row) for one, row in crew.work(tasks, begin + 300)):
+        for name, row in ((one.name, row) for one, row in two.work(tasks, begin + 300)):
             rows.append((name, row))
             if name == "bp" and row.get("epoch") == 1:
-                next(worker for worker, own in crew.owners.items() if own.name == "bp").process.kill()
+                next(worker for worker, own in two.owners.items() if own.name == "bp").process.kill()
     assert time.time() < begin + 200
     assert [row["failed"] for name, row in rows if "failed" in row] == ["its process died, exit code -9"]
     assert any(name == "short" and "test/accuracy" in row for name, row in rows)

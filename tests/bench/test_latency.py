@@ -1,5 +1,6 @@
 """Rows of what an answer costs say what predict does; times themselves are not tested."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from bench import latency
 from cfpn.faces import Faces
 from cfpn.prediction import opinions, predict
 from pipeline.pictures.answers import load_model
+from pipeline.process import InputError
 from tests.pipeline.pictures.made import face, write_weights
 
 for needed in ("onnx", "onnxruntime", "onnxscript"):
@@ -47,6 +49,16 @@ def test_a_comparison_network_answers_faces_and_has_no_accuracy() -> None:
     assert "training" not in model.network.about
     assert predict(model.network, face()[None]).shape == (1, 7)
     assert model.costs == [141_626_880]
+
+
+def test_fewer_test_faces_than_the_largest_batch_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.zeros(127, 1, 48, 48, dtype=torch.uint8)
+    few = Faces(pixels, torch.arange(127) % 7, torch.arange(127))
+    monkeypatch.setattr(latency.evaluate, "load_faces", lambda _: few)
+    monkeypatch.setattr(sys, "argv", ["latency", "--out", str(tmp_path)])
+    with pytest.raises(InputError, match="expected 128 test faces or more, the largest batch, found 127"):
+        latency.main()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_numbers_are_milliseconds() -> None:

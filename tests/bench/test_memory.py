@@ -1,5 +1,6 @@
 """Claims about bench/memory.py: what a worker's memory holds."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from bench import memory
 from pipeline import params as parameters
 from pipeline.params import Params
+from pipeline.process import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"model.width": 16, "model.input_size": 32, "model.layers": 3, "model.pyramids": 1}
@@ -44,3 +46,10 @@ def test_a_worker_holds_what_it_has_received(params: Params) -> None:
 def test_the_largest_worker_does_not_grow_with_depth_once_each_has_several_blocks(params: Params) -> None:
     five, nine = (max(memory.peaks(params, params.methods["nbp"], BATCH, added, 2)) for added in (5, 9))
     assert nine == five
+
+
+def test_units_that_rest_in_some_steps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["memory", "--set", "methods.nbp.schedule.update_every=4"])
+    with pytest.raises(InputError, match=r"methods\.nbp\.schedule\.update_every: expected 1, .* found 4"):
+        memory.main()

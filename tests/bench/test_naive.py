@@ -14,7 +14,9 @@ from cfpn import network as networks
 from cfpn.graph import IMAGE, run
 from cfpn.layers import SeparableConvolution
 from cfpn.network import CFPN
+from cfpn.recipe import Recipe
 from cfpn.training import State
+from pipeline.process import InputError
 
 SMALL = CFPN(input_size=16, width=16, layers=1, pyramids=1)
 
@@ -66,10 +68,15 @@ def test_every_line_is_a_training_step_of_the_variant(
     monkeypatch.setattr(naive, "train_step", spy)
     monkeypatch.setattr(naive, "keep_freed_memory", lambda: told.append("keep"))
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n\n"))
-    naive.step_when_asked(SMALL, 8, 1, variant)
+    naive.step_when_asked(SMALL, Recipe(batch=8), 1, variant)
     assert len(list(map(float, capsys.readouterr().out.split()))) == len(weights) == 3
     assert not any(torch.equal(a, b) for a, b in itertools.pairwise(weights))
     assert told == (["keep"] if variant == "cfpn" else [])
+
+
+def test_a_process_that_dies_is_told() -> None:
+    with pytest.raises(InputError, match="a measured process has ended before its time"):
+        naive.measure([sys.executable, "-c", "raise SystemExit(3)"], 2)
 
 
 def test_the_command_starts_processes_that_answer_until_they_are_told_to_end() -> None:

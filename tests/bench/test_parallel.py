@@ -230,3 +230,13 @@ def test_steps_to_an_accuracy_are_the_first_that_have_it_in_the_mean_over_seeds(
     assert parallel.steps_to_accuracy(runs, 2) == {"bp": 20, "nbp": 20, "eq4": None}
     with pytest.raises(InputError, match="--after: expected an epoch of bp in the study, found 4"):
         parallel.steps_to_accuracy(runs, 4)
+
+
+def test_a_worker_that_fails_leaves_its_group_so_that_no_other_waits_for_it() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RuntimeError, match="out of memory"), parallel.group(0, 1, port):
+        assert torch.distributed.is_initialized()
+        raise RuntimeError("out of memory")
+    assert not torch.distributed.is_initialized()

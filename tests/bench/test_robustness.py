@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -36,7 +36,7 @@ def write(runs: Path, method: str, seed: int) -> None:
     network = untrained(seed)
     tensors = {key: value.contiguous() for key, value in network.predicting().items()}
     save_file(tensors, runs / name / "model.safetensors", checkpoint.about(network, asdict(MODEL)))
-    data = {"fingerprint": "f", "faces": 20, "drawn": True, "classes": ["a"]}
+    data = {"fingerprint": "f", "faces": 20, "drawn": False, "classes": ["a"]}
     run = {"method": method, "seed": seed, "profile": "sample", "parameters": {}, "data": data}
     (runs / name / "run.json").write_text(json.dumps(run))
 
@@ -106,6 +106,27 @@ def test_a_run_of_other_parameters_does_not_join_a_table(tmp_path: Path) -> None
             shutil.copytree(tmp_path / run, tmp_path / run.partition("/")[2], dirs_exist_ok=True)
         with pytest.raises(InputError, match="data or parameters differ; they cannot stand in one table"):
             robustness.gathered(tmp_path / table, tmp_path / runs, faces())
+
+
+def test_a_run_that_learnt_wrong_labels_does_not_replace_the_rows_of_others(tmp_path: Path) -> None:
+    for runs, train in (("one", {"wrong_labels": 0.0}), ("two", {"wrong_labels": 0.4})):
+        for seed in (0, 1):
+            write(tmp_path / runs, "bp", seed)
+            about = tmp_path / runs / f"bp of {seed}/run.json"
+            about.write_text(json.dumps(json.loads(about.read_text()) | {"parameters": {"train": train}}))
+    robustness.gathered(tmp_path / "table.csv", tmp_path / "one", faces())
+    before = (tmp_path / "table.csv").read_text()
+    shutil.rmtree(tmp_path / "two/bp of 1")
+    with pytest.raises(InputError, match="data or parameters differ; they cannot stand in one table"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path / "two", faces())
+    assert (tmp_path / "table.csv").read_text() == before
+
+
+def test_a_run_of_photographs_is_not_measured_on_drawn_faces(tmp_path: Path) -> None:
+    write(tmp_path, "bp", 0)
+    with pytest.raises(InputError, match="bp of 0: learnt from photographs, and --splits holds drawn faces"):
+        robustness.gathered(tmp_path / "table.csv", tmp_path, replace(faces(), drawn=True))
+    assert not (tmp_path / "table.csv").exists()
 
 
 def test_a_run_trained_anew_with_other_parameters_replaces_its_own_rows(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Claims about bench/soak.py: it measures a process under way, and finds one that grows."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,11 @@ def test_memory_and_open_files_that_grow_are_found(tmp_path: Path) -> None:
 def test_a_command_that_ends_before_the_last_epoch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"exit code 0\nepoch 1:"):
         soak.followed(tmp_path, ["-c", "print('epoch 1:')"], r"epoch (\d+):", 12)
+
+
+def test_data_that_cannot_be_made_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "project", Path.mkdir)
+    monkeypatch.setattr(soak, "DATA", ("no.such.module",))
+    monkeypatch.setattr(sys, "argv", ["soak"])
+    with pytest.raises(InputError, match=r"no\.such\.module: exit code 1\n.*No module named"):
+        soak.main()

@@ -51,7 +51,7 @@ def write(runs: Path, method: str, seed: int, share: float) -> None:
     folder.mkdir(parents=True)
     tensors = {name: tensor.contiguous() for name, tensor in network().predicting().items()}
     save_file(tensors, folder / "model.safetensors", checkpoint.about(network(), asdict(MODEL)))
-    data = {"fingerprint": "f", "faces": 60, "drawn": True, "classes": ["a"]}
+    data = {"fingerprint": "f", "faces": 60, "drawn": False, "classes": ["a"]}
     parameters = {"train": {"epochs": 1} | ({"wrong_labels": share} if share else {})}
     about = {"method": method, "seed": seed, "profile": "sample", "parameters": parameters, "data": data}
     (folder / "run.json").write_text(json.dumps(about))
@@ -92,7 +92,7 @@ def test_faces_that_a_run_never_saw_count_as_nothing_learnt_by_heart(tmp_path: P
     write(tmp_path / "runs", "nbp", 0, 0.4)
     about = tmp_path / "runs/nbp of 0/run.json"
     run = json.loads(about.read_text())
-    run["parameters"]["train"]["limit"] = 30
+    run["parameters"]["train"]["limit"] = run["data"]["faces"] = 30
     about.write_text(json.dumps(run))
     found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
     own = named().first(30)
@@ -108,9 +108,15 @@ def test_the_table_on_the_page_has_the_mean_over_seeds() -> None:
     assert cells == [["40", "nbp", "2", "62.5 ± 17.7", "37.5 ± 17.7", "25.0 ± 0.0"]]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4])
-def test_the_command_says_so_where_there_is_nothing_to_write(tmp_path: Path, share: float) -> None:
-    if not share:
-        write(tmp_path / "runs", "nbp", 0, share)
+def test_a_run_that_learnt_from_another_number_of_faces_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "nbp", 0, 0.4)
+    with pytest.raises(InputError, match="nbp of 0: learnt from 60 faces, and --splits holds 50"):
+        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named().first(50), named(6))
+
+
+@pytest.mark.parametrize("clean", [True, False], ids=["no wrong label", "no run"])
+def test_the_command_says_so_where_there_is_nothing_to_write(tmp_path: Path, clean: bool) -> None:
+    if clean:
+        write(tmp_path / "runs", "nbp", 0, 0.0)
     with pytest.raises(wrong_labels.evaluate.InputError, match="no such table, and no run with weights"):
         wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))

@@ -1,6 +1,7 @@
 """tune/cluster.yaml against the schema that Ray ships."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import jsonschema
@@ -23,6 +24,7 @@ def test_every_node_type_is_known_and_workers_fit_below_the_limit() -> None:
 def test_nodes_get_the_versions_of_this_environment() -> None:
     text = " ".join(FILE["setup_commands"])
     assert f"ray[tune]=={ray.__version__}" in text
+    assert f"torch=={version('torch').partition('+')[0]}" in text
 
 
 def test_every_node_has_rights_of_its_own_since_ray_gives_them_to_the_head_alone() -> None:

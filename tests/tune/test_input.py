@@ -107,7 +107,10 @@ def test_the_units_of_every_network_of_the_project_are_there() -> None:
     inputs.check(replace(sweep, axes={}), {"original": FACES, "val": FACES})
 
 
-@pytest.mark.parametrize("name", ["cfpn/hsic.py", "pipeline/evaluate.py", "pipeline/metrics.py", "tune/trial.py"])
+@pytest.mark.parametrize(
+    "name",
+    ["cfpn/hsic.py", "pipeline/evaluate.py", "pipeline/metrics.py", "pipeline/runs/chance.py", "tune/trial.py"],
+)
 def test_a_sweep_after_a_change_of_what_trains_or_scores_is_another_sweep(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -156,4 +159,21 @@ def test_a_validation_split_of_another_kind_is_refused_before_the_first_trial(tm
     sweep = spaces.read(ROOT / "params.yaml", "activation", [], {}, None, 1)
     files = {"original": tmp_path / "train.parquet", "val": tmp_path / "val.parquet"}
     with pytest.raises(InputError, match="validation split: expected the side of the training faces, 48, found 24"):
+        inputs.load(sweep, files, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("side", "classes", "message"),
+    [(24, EXPRESSIONS, "side of the validation faces, 48, found 24"),
+     (48, ("a", *EXPRESSIONS[1:]), r"classes of the validation faces, .*, found \('a', ")],
+)  # fmt: skip
+def test_a_test_split_of_another_kind_is_refused_before_the_first_trial(
+    tmp_path: Path, side: int, classes: tuple[str, ...], message: str
+) -> None:
+    for name, own, names in (("train", 48, EXPRESSIONS), ("val", 48, EXPRESSIONS), ("test", side, classes)):
+        arrays = np.zeros((96, 1, own, own), np.uint8), np.arange(96) % 7, np.arange(96)
+        write(tmp_path / f"{name}.parquet", *arrays, Description(side=own, classes=names))
+    sweep = replace(spaces.read(ROOT / "params.yaml", "activation", [], {}, None, 1), test=True)
+    files = inputs.needed(sweep, tmp_path, tmp_path / "augmented.parquet")
+    with pytest.raises(InputError, match=rf"test\.parquet: expected the {message}"):
         inputs.load(sweep, files, tmp_path)

@@ -74,6 +74,17 @@ def test_a_grid_that_lost_the_record_of_ray_keeps_its_trials(kept: Storage) -> N
     assert (Path(kept.path) / "outcome").exists()
 
 
+def test_a_grid_that_lost_the_record_of_ray_is_not_discarded_unasked(kept: Storage) -> None:
+    storage.specify(kept, grid(1))
+    (Path(kept.path) / "tuner.pkl").unlink()
+    (Path(kept.path) / "outcome").touch()
+    with pytest.raises(InputError, match="unfinished sweep"):
+        sweep.prepare(kept, grid(1), options())
+    assert (Path(kept.path) / "outcome").exists()
+    assert not sweep.prepare(kept, grid(1), options(restart=True))
+    assert not (Path(kept.path) / "outcome").exists()
+
+
 def test_a_sweep_killed_before_its_first_trial_begins_again(kept: Storage) -> None:
     (Path(kept.path) / "tuner.pkl").unlink()
     assert not sweep.prepare(kept, ABOUT, options("same"))

@@ -1,6 +1,7 @@
 """What the command asks of Ray and of its folders before anything trains; nothing here starts Ray."""
 
 import argparse
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_trial_reserves_as_much_for_each_worker_that_it_has(method: str, bundl
     assert found.required_resources == {"CPU": 2 * len(bundles), "GPU": 0.5 * len(bundles)}
 
 
-@pytest.mark.parametrize(("cpus", "gpus"), [(1.5, 0), (1, 2.25), (0, 0), (1, -1)])
+@pytest.mark.parametrize(("cpus", "gpus"), [(1.5, 0), (1, 2.25), (0, 0), (1, -1), (math.nan, 0), (1, math.nan)])
 def test_resources_that_ray_cannot_split_are_refused(cpus: float, gpus: float) -> None:
     with pytest.raises(InputError, match="-per-trial"):
         sweep.where(options(cpus, gpus), SWEEP)

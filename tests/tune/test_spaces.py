@@ -123,6 +123,52 @@ def test_what_the_command_line_says_twice_or_in_vain_is_refused() -> None:
             given("models", sets, {}, method)
 
 
+@pytest.mark.parametrize(
+    ("sets", "fixed"),
+    [
+        (["train={batch: 32},{batch: 16}"], {"train.epochs": 2}),
+        (["train.augmentation={flip: true},{flip: false}", "train.augmentation.shift=1"], {}),
+        (["train.augmentation.shift=1", "train.augmentation={flip: true}"], {}),
+        (["train.schedule={shape: constant}"], {"train.schedule.learning_rate": 0.1}),
+    ],
+)
+def test_a_group_and_one_of_its_members_are_not_set_together(sets: list[str], fixed: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=r"train\S* and train\.\S+: both are set, and the first holds the second"):
+        read("own", *sets, fixed=fixed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models=AlexNet", r"--set models: sweeps/params\.yaml names the networks"),
+        ("seed=1,2", "--set seed: --seeds says how many"),
+        ("method=[nbp, bp]", r"method: expected names of methods, found \["),
+    ],
+)
+def test_networks_seeds_and_lists_of_methods_are_no_axes_of_the_command_line(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read("models" if text.startswith("models") else "own", text)
+
+
+@pytest.mark.parametrize(
+    ("method", "sets"),
+    [
+        ("paper_eq4", ["train.schedule.shape=constant,one_cycle"]),
+        ("bp", ["profile=fer2013-cpu", "train.schedule.warm_up=0.1,0.2", "methods.bp.schedule.warm_up=0.3"]),
+    ],
+)
+def test_a_schedule_that_the_method_has_of_its_own_is_no_axis(method: str, sets: list[str]) -> None:
+    with pytest.raises(InputError, match="are the same training"):
+        spaces.check(read("own", *sets, method=method))
+
+
+@pytest.mark.parametrize("group", ["train.schedule={learning_rate: 0.25}", "train={schedule: {learning_rate: 0.25}}"])
+def test_a_rate_in_a_group_decides_that_of_a_method_with_one_of_its_own(group: str) -> None:
+    sweep = read("own", "profile=fer2013-cpu", "model.width=16,32", group, method="bp")
+    what = spaces.training(sweep, {"model.width": 16, "seed": 0}, 1, "cpu")
+    assert what.how.schedule.learning_rate == 0.25
+
+
 def test_an_option_replaces_the_sweeps_own_axis(tmp_path: Path) -> None:
     for name in ("params.yaml", "methods.yaml", "profiles"):
         (tmp_path / name).symlink_to(PARAMS.parent / name)

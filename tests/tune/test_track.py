@@ -97,6 +97,21 @@ def test_of_a_checkpoint_that_a_kill_cut_off_the_one_before_is_told(left: int, t
     assert [row["epoch"] for row in track.history(kept, NAME, None)] == [1]
 
 
+def test_storage_that_fails_ends_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise OSError("connection reset")
+
+    told, heard = tracker(tmp_path)
+    monkeypatch.setattr(outcome, "read", failing)
+    told.on_trial_start(0, [], TRIAL)
+    told.on_trial_result(0, [], TRIAL, result(1))
+    told.on_trial_complete(0, [], TRIAL)
+    assert capsys.readouterr().err.count("the sweep goes on: OSError: connection reset") == 3
+    assert not heard.messages
+
+
 def test_what_did_not_come_to_its_own_end_is_told_after_the_last_trial(tmp_path: Path) -> None:
     told, heard = tracker(tmp_path)
     stopped = Outcome(CONFIG, "stopped", "", *ended(2))
