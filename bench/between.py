@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import compare
-from pipeline.compare import PRIMARY, REFERENCE, VALIDATION
+from pipeline.compare import PRIMARY, REFERENCE
 from pipeline.metrics import DASH
+from pipeline.page.claims import SPLITS
 from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import study
 from pipeline.runs.significance import interval
@@ -29,7 +30,6 @@ HEADER = [
     "p, seeds (Holm)",
     "p, faces (Holm)",
 ]
-SPLITS = {"PrivateTest": PRIMARY, "PublicTest": VALIDATION}
 OTHER = "the other"
 
 

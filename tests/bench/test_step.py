@@ -84,8 +84,9 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time(monkeypatch
 def test_recomputing_lowers_the_peak() -> None:
     kept = Method(units="network")
     params = small(kept=kept, recomputed=replace(kept, recompute=True))
-    # 0.83 on a processor with AVX2 alone, whose convolutions take other scratch memory
-    assert step.measure(params, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.9
+    # Several layers a block: with one, what convolutions need beside features, by processor, is a large part of the peak.
+    deep = params.model_copy(update={"model": replace(params.model, layers=3)})
+    assert step.measure(deep, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.8
 
 
 def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatch: pytest.MonkeyPatch) -> None:
