@@ -68,7 +68,8 @@ def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
 
 
 def _p(test: Mapping[str, float]) -> str:
-    return f"{test['p']:.3f} ({test['p_holm']:.3f})"
+    own, corrected = ("< 0.001" if test[key] < 0.001 else f"{test[key]:.3f}" for key in ("p", "p_holm"))
+    return f"{own} ({corrected})"
 
 
 def only(table: Path, methods: Sequence[str]) -> list[Outcome]:

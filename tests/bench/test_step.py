@@ -84,7 +84,7 @@ def test_peak_memory_grows_with_the_batch_and_is_the_same_every_time(monkeypatch
 def test_recomputing_lowers_the_peak() -> None:
     kept = Method(units="network")
     params = small(kept=kept, recomputed=replace(kept, recompute=True))
-    # Several layers a block: with one, what convolutions need beside features, by processor, is a large part of the peak.
+    # With one layer a block, what a processor's convolutions need beside features is a large part of the peak.
     deep = params.model_copy(update={"model": replace(params.model, layers=3)})
     assert step.measure(deep, ["kept", "recomputed"], 32, 2)["rows"][1]["peak_ratio"] < 0.8
 
