@@ -4,16 +4,15 @@ The stage runs as a whole process, its start, imports, reading and writing inclu
 second on 2 cores.
 """
 
-import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bench.measured import measured
 from pipeline.process import InputError, command_line, run
 
 BAR = 2000  # source faces a second
@@ -23,14 +22,10 @@ def measure(source: Path) -> tuple[float, float, float]:
     """Run the stage once: seconds, processor seconds and peak resident memory in MB; InputError where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "augmented.parquet"
-        command = [sys.executable, "-m", "pipeline.augment", str(source), str(target)]
-        start = time.perf_counter()
-        process = os.posix_spawn(command[0], command, os.environ)
-        _, status, usage = os.wait4(process, 0)
-        seconds = time.perf_counter() - start
-        if status or pq.read_metadata(target).num_rows != 7 * pq.read_metadata(source).num_rows:
+        done = measured([sys.executable, "-m", "pipeline.augment", str(source), str(target)])
+        if done.status or pq.read_metadata(target).num_rows != 7 * pq.read_metadata(source).num_rows:
             raise InputError(f"{source}: the augment stage did not write seven rows for each face")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return done.seconds, done.processor, done.memory
 
 
 def main() -> None:

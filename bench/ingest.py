@@ -7,7 +7,6 @@ a round, and their median is printed.
 """
 
 import importlib
-import os
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from bench.measured import measured
 from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import ingest
 from pipeline.process import InputError, command_line, run
@@ -61,17 +61,10 @@ VARIANTS: dict[str, Callable[[Path], None]] = {"ingest": run_ingest, "fromstring
 
 def measure(variant: str, path: Path) -> Measurement:
     """Run a variant in a process of its own; raises InputError when it fails."""
-    command = [sys.executable, "-m", "bench.ingest", str(path), "--only", variant]
-    reading, writing = os.pipe()
-    start = time.perf_counter()
-    process = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)])
-    _, status, usage = os.wait4(process, 0)
-    whole = time.perf_counter() - start
-    os.close(writing)
-    with os.fdopen(reading) as answer:
-        if status:
-            raise InputError(f"{path}: the variant {variant} failed")
-        return Measurement(float(answer.read()), whole, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    done = measured([sys.executable, "-m", "bench.ingest", str(path), "--only", variant])
+    if done.status:
+        raise InputError(f"{path}: the variant {variant} failed")
+    return Measurement(float(done.out), done.seconds, done.processor, done.memory)
 
 
 def report(rounds: Sequence[Mapping[str, Measurement]]) -> bool:
