@@ -51,10 +51,10 @@ lint: $(READY) ## ruff and mypy
 	mypy
 
 test: lint ## ruff, mypy and the whole test suite
-	pytest -n 2 --durations=15
+	pytest -n 2 --dist worksteal --durations=15
 
 test-fast: lint ## the same without tests that take long: Ray, whole workflows, browsers
-	pytest -n 2 --durations=15 -m "not slow and not browser"
+	pytest -n 2 --dist worksteal --durations=15 -m "not slow and not browser"
 
 bench: $(READY) ## paired measurements of the training step
 	python -m bench.step --methods bp nbp
