@@ -216,7 +216,13 @@ def _message(one: Mapping[str, Any]) -> tuple[str, str]:
         return str(context["error"]), ""
     if kind == "missing":
         return "missing", ""
-    bounds = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "min_length": "at least {} value"}
+    bounds = {
+        "ge": "{} or more",
+        "gt": "more than {}",
+        "le": "{} or less",
+        "lt": "less than {}",
+        "min_length": "at least {} value",
+    }
     expected = next((text.format(context[name]) for name, text in bounds.items() if name in context), None)
     expected = expected or (context["expected"].replace("'", "") if kind == "literal_error" else None)
     expected = expected or EXPECTED.get(kind.partition("_")[0], one["msg"])

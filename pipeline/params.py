@@ -31,7 +31,7 @@ def known_rules(text: str) -> str:
 Rules = Annotated[str, AfterValidator(known_rules)]
 Count = Annotated[int, Field(ge=1)]
 Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator of random numbers takes
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -60,6 +60,8 @@ def run(main: Callable[[], None]) -> None:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # the reader of stdout has enough, as `head` has
+        silence()
     except (InputError, OSError) as error:
         print(f"error: {told(error)}", file=sys.stderr)
         sys.exit(2)
@@ -87,9 +89,14 @@ def flush() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes, and fails, once more
+        silence()
         if not isinstance(error, BrokenPipeError):
             raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def silence() -> None:
+    """Lead stdout nowhere; else Python flushes, and fails, once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def told(error: Exception) -> str:

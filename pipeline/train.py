@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("--project", help="of Weights & Biases (default: tracking.project of the parameters)")
     args = parser.parse_args()
     params = parameters.load(args.params)
-    if args.seed < 0:
-        raise InputError(f"--seed: expected 0 or more, found {args.seed}")
+    if not 0 <= args.seed < 2**32:
+        raise InputError(f"--seed: expected 0 or more and less than 2^32, found {args.seed}")
     if args.out.name in ("", ".."):
         raise InputError(f"OUT: expected a folder with a name of its own, found {str(args.out)!r}")
     if args.method not in params.methods:

@@ -43,6 +43,9 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
         tensors, metadata = checkpoint.read(path)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
+    if (network.names, network.channels) != (faces.classes, faces.pixels.shape[1]):
+        raise InputError(f"{validation}: faces of {', '.join(faces.classes)} in {faces.pixels.shape[1]} channels; "
+                         f"{path} knows {', '.join(network.names)} in {network.channels}")  # fmt: skip
     training = {key: about.get(key) for key in ("method", "seed", "profile", "parameters", "data", "code")}
     training["test"] = {key: scores.get(key) for key in SCORES}
     own = json.loads(metadata["network"]) | {"training": training, "card": CARD}

@@ -56,11 +56,12 @@ def training_row(inputs: Inputs, method: str) -> list[str]:
     epochs = [time for one in runs for time in one.timing.get("seconds_per_epoch", [])]
     found = inputs.comparison or {}
     known = (found.get("methods") or {}).get(method) or {}
-    ratio = (known.get("against") or {}).get("time_ratio") if found.get("reference") == REFERENCE else None
+    against_bp = found.get("reference") == REFERENCE
+    ratio = (known.get("against") or {}).get("time_ratio") if against_bp else None
     return [
         method_name(method),
         f"{np.mean([one.training['steps'] for one in runs]):,.0f}",
-        comparison.steps(known.get("steps")),
+        comparison.steps(known.get("steps") if against_bp else None),
         duration(float(np.mean(times))) if times else DASH,
         comparison.ratio(ratio),
         duration(float(np.mean(epochs))) if epochs else DASH,

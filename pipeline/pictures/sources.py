@@ -108,16 +108,20 @@ class Reader:
 
     def walk(self, folder: Path) -> Iterator[Path]:
         """Picture files below a folder; hidden ones and `leave_out` are passed over."""
-        for parent, folders, names in os.walk(folder, onerror=self.unreadable):
-            left = self.leave_out.resolve() if self.leave_out else None
+        for path in self.every(folder, self.unreadable):
+            if path.suffix.lower() in SUFFIXES and is_file_or_dangling(path):
+                yield path
+
+    def every(self, folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+        """All files below a folder, sorted; hidden ones and `leave_out` are passed over."""
+        left = self.leave_out.resolve() if self.leave_out else None
+        for parent, folders, names in os.walk(folder, onerror=unreadable):
             folders[:] = sorted(n for n in folders if n[0] != "." and Path(parent, n).resolve() != left)
-            wanted = (name for name in sorted(names) if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
-            yield from (path for path in (Path(parent, name) for name in wanted) if is_file_or_dangling(path))
+            yield from (Path(parent, name) for name in sorted(names) if name[0] != ".")
 
     def tell_left_out(self, folder: Path) -> None:
         """Remark how many files below a folder are no pictures by their names; hidden ones are not counted."""
-        found = (Path(name) for _, _, names in os.walk(folder) for name in names if name[0] != ".")
-        left = sorted({name for name in found if name.suffix.lower() not in SUFFIXES})
+        left = sorted({path.name for path in self.every(folder) if path.suffix.lower() not in SUFFIXES})
         if left:
             self.remark(f"note: {shown(folder)}: other files than pictures left out, among them {shown(left[0])}")
 

@@ -89,7 +89,8 @@ def read(
 ) -> list[Run]:
     """The finished runs below `runs`, of these methods and seeds alone where they are given, in their order.
 
-    Raises InputError where none is there, where files are missing or damaged, and where two runs share method and seed.
+    Raises InputError where none is there, or none of a method or seed that was asked for, where files are missing or
+    damaged, and where two runs share method and seed.
     """
     folders = sorted(path.parent for path in runs.glob("*/metrics.json"))
     nameless = [path.name for path in folders if not (path / ABOUT).exists()]
@@ -102,6 +103,8 @@ def read(
         print(f"note: not among the methods and seeds asked for, left out: {', '.join(left)}", file=sys.stderr)
     if not wanted:
         raise InputError(f"{runs}: no finished run; expected folders with {ABOUT}, history.csv and metrics.json")
+    _check_asked("method", methods, {about.method for _, about in wanted}, runs)
+    _check_asked("seed", seeds, {about.seed for _, about in wanted}, runs)
     _check_unique(wanted)
     order = list(methods) if methods else sorted({about.method for _, about in wanted})
     wanted.sort(key=lambda one: (order.index(one[1].method), one[1].seed))
@@ -110,6 +113,12 @@ def read(
 
 def _is_wanted(about: About, methods: Sequence[str] | None, seeds: Sequence[int] | None) -> bool:
     return (methods is None or about.method in methods) and (seeds is None or about.seed in seeds)
+
+
+def _check_asked(what: str, asked: Sequence[Any] | None, found: set[Any], runs: Path) -> None:
+    lost = [str(one) for one in asked or () if one not in found]
+    if lost:
+        raise InputError(f"{runs}: no finished run of {what} {', '.join(lost)}, which was asked for")
 
 
 def _check_unique(found: Iterable[tuple[Path, About]]) -> None:
@@ -201,7 +210,7 @@ def _read(folder: Path, about: About, evaluation: Path) -> Run:
 
 
 def read_history(path: Path, epochs: int | None = None) -> pd.DataFrame:
-    """A row per epoch; raises InputError where there is no such table, or it lacks a column, or is cut off.
+    """A row per epoch; raises InputError where there is no such table, it lacks a column or number, or is cut off.
 
     epochs: how many rows there should be; None: any number.
     """
@@ -213,6 +222,10 @@ def read_history(path: Path, epochs: int | None = None) -> pd.DataFrame:
     for name in ("epoch", "step", "val/accuracy"):
         if name not in history:
             raise InputError(f"{path}: no column {name}, found {', '.join(history.columns[:5])}")
+        numbers = pd.to_numeric(history[name], errors="coerce")
+        if numbers.isna().any():
+            line = int(numbers.isna().idxmax())
+            raise InputError(f"{path}: line {line + 2}: {name}: expected a number, found {history[name][line]}")
     if not content.endswith(b"\n"):
         raise InputError(f"{path}: its last line is cut off")
     if epochs is not None and len(history) != epochs:

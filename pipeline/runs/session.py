@@ -55,8 +55,12 @@ class Session:
 
 
 def model_for(params: Params, faces: Faces) -> Model:
-    """The network's parameters, with the channels and classes of the data."""
-    return replace(params.model, channels=faces.pixels.shape[1], classes=len(faces.classes))
+    """The network's parameters, with the channels and classes of the data; InputError where they name others."""
+    model, channels, classes = params.model, faces.pixels.shape[1], len(faces.classes)
+    for name, known in (("channels", channels), ("classes", classes)):
+        if (asked := getattr(model, name)) not in (getattr(type(model), name), known):
+            raise InputError(f"model.{name}: the faces have {known}, found {asked}; leave it out")
+    return replace(model, channels=channels, classes=classes)
 
 
 def learnt(params: Params, faces: Faces, seed: int) -> Faces:

@@ -16,15 +16,18 @@ import numpy as np
 import ray
 import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import nn
 
 from cfpn import checkpoint, training
 from cfpn.faces import Faces
 from cfpn.learner import DivergedError, weigh
 from cfpn.training import Record, State
+from pipeline.process import InputError
 from pipeline.runs import cluster
 from pipeline.runs.segment import Report, Segment, Task, segments
 from pipeline.runs.session import DIRECT
 
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 UNDER_WAY = 3  # batches between the first segment and the last
 RETRIES = 3  # of an epoch in which a worker died
 PATIENCE = 10.0  # seconds for workers to begin before it is asked whether there is place for them
@@ -39,9 +42,12 @@ Log = list[dict[str, float]]
 def train(state: State, task: Task, faces: Faces, validation: Faces, workers: int, log: Log) -> Iterator[Record]:
     """`cfpn.training.train` with the units on `workers` Ray workers; the same records and the same state.
 
-    An epoch in which a worker dies is repeated from the state before it, by new workers. Raises DivergedError.
+    An epoch in which a worker dies is repeated from the state before it, by new workers. Raises DivergedError, and
+    InputError where several workers would give other numbers than one.
     """
     workers = min(workers, len(state.network.units))
+    if workers > 1:
+        check_no_dropout(state.network)
     if ray.util.get_current_placement_group() is None:
         cluster.check_resources(workers, *needs(task))
     weigh(state.learners, task.recipe.class_weights, faces.labels, state.network.classes)
@@ -67,6 +73,14 @@ def train(state: State, task: Task, faces: Faces, validation: Faces, workers: in
             yield Record(epoch + 1, (epoch + 1) * steps, seconds, told, complete=True)
     finally:
         dismiss(crew)
+
+
+def check_no_dropout(network: nn.Module) -> None:
+    """Raise InputError for a network with dropout, whose units draw from one stream of random numbers, one by one."""
+    found = [name for name, module in network.named_modules() if isinstance(module, DROPOUT) and module.p > 0]
+    if found:
+        raise InputError(f"compute.workers: expected 1 for a network with dropout, which is at {found[0]}: "
+                         "several workers would draw other numbers than one")  # fmt: skip
 
 
 class WorkerLostError(OSError):

@@ -264,6 +264,7 @@ def test_a_key_that_nothing_reads_is_refused_with_its_file(tmp_path: Path, file:
         ("compute.threads", 100_000, "compute.threads: expected 512 or less, found 100000"),
         ("compute.device", "tpu", "compute.device: expected auto, cpu or cuda, found 'tpu'"),
         ("run.seeds", [-1], "run.seeds.0: expected 0 or more, found -1"),
+        ("run.seeds", [0, 2**32], "run.seeds.1: expected less than 4294967296, found 4294967296"),
         ("run.seeds", [], "run.seeds: expected at least 1 value, found []"),
         ("bench.rounds", 1, "bench.rounds: expected 2 or more, found 1"),
         ("ingest.drop", "all", f"ingest.drop: expected none, or some of {', '.join(RULES)} by commas, found 'all'"),

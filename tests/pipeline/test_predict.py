@@ -455,6 +455,14 @@ def test_a_path_that_no_file_can_have_costs_the_others_nothing(call: Call, folde
     assert "Traceback" not in err
 
 
+def test_files_below_hidden_folders_are_neither_read_nor_told(call: Call, folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / ".git/config").touch()
+    code, out, err = call(folder)
+    assert (code, len(out.splitlines())) == (0, COUNT)
+    assert "left out" not in err
+
+
 def test_files_that_are_no_pictures_are_told_and_dangling_links_are_faults(call: Call, folder: Path) -> None:
     (folder / "IMG_1.HEIC").touch()
     code, out, err = call(folder)

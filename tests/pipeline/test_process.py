@@ -396,6 +396,16 @@ def test_a_reader_that_has_gone_by_the_end_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_reader_that_goes_while_a_command_writes_ends_it_without_a_word() -> None:
+    much = "import sys; from pipeline.process import run; run(lambda: [print('face', i) for i in range(10**5)])"
+    with subprocess.Popen([sys.executable, "-c", much], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+                          env=BUFFERED, text=True) as command:  # fmt: skip
+        assert command.stdout.readline() == "face 0\n"
+        command.stdout.close()
+        said = command.stderr.read()
+    assert (command.returncode, said) == (0, "")
+
+
 def link(path: Path, target: str) -> None:
     path.symlink_to(target)
 

@@ -52,6 +52,17 @@ def test_added_weights_predict_as_the_runs_and_say_where_they_come_from(run: Pat
     assert 0 < own.about["exit"] <= 1 or own.about["exit"] is None
 
 
+@pytest.mark.parametrize("names", [("cat", "dog"), EXPRESSIONS])
+def test_validation_faces_of_other_classes_or_channels_are_refused(run: Path, names: tuple[str, ...]) -> None:
+    pixels = np.zeros((4, 1 if len(names) == 2 else 3, 48, 48), np.uint8)
+    kind = Description(classes=names, channels=pixels.shape[1])
+    write(run.parent / "other.parquet", pixels, np.arange(4) % len(names), np.arange(1, 5), kind)
+    with pytest.raises(
+        InputError, match=r"other\.parquet: faces of .* in . channels; .*model\.safetensors knows anger"
+    ):
+        added(run, validation=run.parent / "other.parquet")
+
+
 def test_adding_twice_gives_the_same_bytes(run: Path) -> None:
     assert added(run).read_bytes() == added(run).read_bytes()
 

@@ -56,6 +56,15 @@ def test_steps_to_the_accuracy_of_bp_come_from_the_comparison(root: Path) -> Non
     assert "share of BP's steps" in texts(section)
 
 
+def test_shares_of_another_methods_steps_are_not_shown_as_those_of_bp(root: Path) -> None:
+    write_comparison(root)
+    found = json.loads((root / "compare.json").read_text())
+    write_json(root / "compare.json", found | {"reference": "nbp"})
+    section = costs.training_section(read(root))
+    assert "Steps to BP's accuracy" not in section.blocks[0].header
+    assert "share of BP's steps" not in texts(section)
+
+
 def test_an_answer_by_exits_costs_and_scores_the_mean_over_seeds(root: Path) -> None:
     write_params(root, seeds="[0, 1]")
     for method in ("nbp", "bp"):

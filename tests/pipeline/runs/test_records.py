@@ -45,6 +45,33 @@ def test_runs_come_in_the_order_asked_for_and_others_are_named(
     assert "left out: eq4 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("methods", "seeds", "lost"),
+    [(["nbp", "bq", "bp"], None, "method bq"), (None, [0, 7, 8], "seed 7, 8"), (["bp"], [1], "seed 1")],
+)
+def test_a_method_or_seed_that_was_asked_for_and_has_no_run_is_named(
+    write_run: WriteRun, tmp_path: Path, methods: list[str] | None, seeds: list[int] | None, lost: str
+) -> None:
+    for method, seed in (("nbp", 0), ("nbp", 1), ("bp", 0)):
+        write_run(method, seed)
+    with pytest.raises(
+        InputError, match="no finished run" if lost == "seed 1" else f"no finished run of {lost}, which"
+    ):
+        read(tmp_path, methods=methods, seeds=seeds)
+
+
+def test_a_history_has_its_numbers_to_the_last_bit(write_run: WriteRun, tmp_path: Path) -> None:
+    value = 1.3321952819824219  # which pandas reads as another number unless it is told to take care
+    run = write_run("bp", 0, [0.1, 0.2])
+    lines = (run / "history.csv").read_text().splitlines()
+    place = lines[0].split(",").index("val/accuracy")
+    fields = lines[1].split(",")
+    fields[place] = repr(value)
+    (run / "history.csv").write_text("\n".join([lines[0], ",".join(fields), *lines[2:]]) + "\n")
+    (one,) = read(tmp_path)
+    assert one.history["val/accuracy"][0] == value
+
+
 def test_a_folder_without_run_json_is_left_out_with_a_note(
     write_run: WriteRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +116,12 @@ COLUMNS = "epoch,step,val/accuracy\n"
         ("history.csv", f"{COLUMNS}1,5,0.3\n2,10,0.4\n", r"history\.csv: expected 4 epochs, .* found 2"),
         ("history.csv", f"{COLUMNS}1,5,0.3\n2,10,0.4\n3,15,0.", r"history\.csv: its last line is cut off"),
         ("history.csv", "", r"history\.csv: No columns"),
+        (
+            "history.csv",
+            f"{COLUMNS}1,5,0.3\n2,10,0.4x\n",
+            r"history\.csv: line 3: val/accuracy: .* number, found 0\.4x",
+        ),
+        ("history.csv", f"{COLUMNS}1,,0.3\n", r"history\.csv: line 2: step: expected a number, found nan"),
     ],
 )
 def test_a_damaged_file_is_named(write_run: WriteRun, tmp_path: Path, file: str, content: str, message: str) -> None:

@@ -118,6 +118,13 @@ def test_a_network_is_built_as_its_parameters_say() -> None:
         assert [node.name for node in build(Baseline("densenet121"), 0)] == ["densenet121"]
 
 
+@pytest.mark.parametrize(("name", "known"), [("channels", 1), ("classes", 7)])
+def test_channels_and_classes_come_from_the_faces_and_other_ones_are_refused(name: str, known: int) -> None:
+    own = replace(PARAMS.model, **{name: 5})
+    with pytest.raises(InputError, match=f"model.{name}: the faces have {known}, found 5; leave it out"):
+        begin(PARAMS.model_copy(update={"model": own}), LOCAL, 0, faces(16, 0))
+
+
 def test_a_missing_or_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"not a safetensors file")
     for name in ("missing", "broken"):

@@ -40,6 +40,17 @@ def test_a_table_gives_back_the_runs_that_were_collected(write_run: WriteRun, tm
         assert other.history[list(one.history)].equals(one.history)
 
 
+def test_collecting_again_changes_no_bit_of_what_a_table_holds(write_run: WriteRun, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    write_run("bp", 0, random.random(50).tolist(), 2 / 3, RIGHT)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    before = (tmp_path / "main.csv").read_text().splitlines()
+    write_run("nbp", 1, random.random(50).tolist(), 0.7, RIGHT)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path)[1:])
+    after = (tmp_path / "main.csv").read_text().splitlines()
+    assert [line for line in after if line.startswith("bp,")] == [line for line in before if line.startswith("bp,")]
+
+
 def test_the_network_alone_is_the_last_unit_where_units_vote(write_run: WriteRun, tmp_path: Path) -> None:
     run = write_run("nbp", 0, [0.1, 0.2], 0.7, units={"block1": 0.6, "rest": 0.65})
     history = pd.read_csv(run / "history.csv").assign(**{"unit/rest/accuracy": [0.05, 0.15]})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cfpn import checkpoint
 from cfpn.faces import Augmentation, Faces
@@ -209,6 +210,13 @@ def test_more_workers_than_the_cluster_can_hold_are_refused(connected: None) -> 
     wide = params.model_copy(update={"compute": Compute(device="cpu", threads=9, workers=3)})
     with pytest.raises(InputError, match=r"compute\.workers: 3 workers of 9 CPUs; the cluster has place for 0"):
         go_on(begin(wide, wide.methods["nbp"], 0, faces(80, 1)), wide)
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout(0.5), nn.Dropout2d(0.1)])
+def test_a_network_with_dropout_would_have_other_numbers_and_is_refused(dropout: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"compute\.workers: expected 1 for a network with dropout, which is at 1: "):
+        workers.check_no_dropout(nn.Sequential(nn.Linear(2, 2), dropout))
+    workers.check_no_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.0)))
 
 
 @pytest.mark.parametrize("units", ["network", ["block1"]])
