@@ -40,7 +40,7 @@ def test_differences_and_their_p_are_those_of_a_paired_test_over_the_seeds_that_
     assert row["less the other, points"] == f"{100 * (own - wide).mean():+.1f}"
     assert row["95 %"] == "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in test.confidence_interval()))
     assert row["p, seeds (Holm)"].startswith(f"{test.pvalue:.3f} (")
-    assert row["seeds"] == str(len(wide)) == "3"
+    assert row["seeds"] == str(len(wide)) == "4"
 
 
 def test_the_tracked_table_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
