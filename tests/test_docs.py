@@ -239,10 +239,10 @@ def test_the_citation_names_version_and_licence_of_the_package() -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the last commit whose profiles are tiny, with drawn faces where a user would put FER2013."""
+    """A clone of the last commit with tiny profiles and one method, and drawn faces where a user would put FER2013."""
     folder = tmp_path_factory.mktemp("readme") / "clone"
     bash(folder.parent, f"git clone --quiet {ROOT} clone")
-    shrink(folder / "params.yaml", {"sample": {"rows": 400}, "bench": {"rounds": 2}})
+    shrink(folder / "params.yaml", {"sample": {"rows": 400}, "bench": {"rounds": 2}, "run": {"methods": ["nbp"]}})
     for name in ("sample", "fer2013-cpu"):
         small = {"model": {"width": 16}, "train": {"epochs": 1, "batch": 32}}
         shrink(folder / f"profiles/{name}.yaml", small)

@@ -303,7 +303,7 @@ def test_a_killed_worker_is_retried_from_its_checkpoint(cluster: str, rates: Run
 
 def wait_for(folder: Path, pattern: str, count: int = 1, empty: bool = False) -> Path:
     """The first of so many files that match, as soon as they do and are whole; no empty one unless that is said."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 280
     while time.monotonic() < end:
         found = sorted(path for path in folder.glob(pattern) if empty or path.stat().st_size)
         if len(found) >= count:

@@ -39,7 +39,7 @@ def lost(network: Network, pixels: Tensor, answers: Tensor, order: Tensor) -> fl
     return (before - log_probability(network, deleted(pixels, order, SHARE), answers).exp()).mean().item()
 
 
-@pytest.mark.parametrize("count", [COUNT, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [COUNT, pytest.param(200, marks=pytest.mark.slow)])
 def test_deleting_the_most_important_pixels_costs_more_than_deleting_random_ones_or_patches(
     network: Network, count: int
 ) -> None:
