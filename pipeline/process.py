@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import sys
@@ -47,7 +48,8 @@ def run(main: Callable[[], None]) -> None:
     """Run a command line's `main` and say what ends it in one line.
 
     Exit codes: 2 for an InputError or a refusal of the operating system, 1 for a training that diverged, 130 and 143
-    for SIGINT and SIGTERM, which end it in order.
+    for SIGINT and SIGTERM, which end it in order, and, as of any tool, 141 where the reader of stdout goes before it is
+    done, as `head` does.
     """
     open_streams()
     die_with_parent()
@@ -60,9 +62,10 @@ def run(main: Callable[[], None]) -> None:
     except FloatingPointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of stdout has enough, as `head` has
-        silence()
     except (InputError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            silence()
+            sys.exit(141)
         print(f"error: {told(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -92,6 +95,13 @@ def flush() -> None:
         silence()
         if not isinstance(error, BrokenPipeError):
             raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+def reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(found & select.POLLERR for _, found in asked.poll(0))
 
 
 def silence() -> None:

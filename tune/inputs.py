@@ -89,9 +89,9 @@ def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
 
 def check_units(what: spaces.Training, own: Arrays, where: str) -> None:
     """Raise InputError where the network cannot be cut as the method says; no weight is made for that."""
+    model, loss = sessions.model_for(what.params, trial.faces(own)), what.how.local_loss
     try:
         with torch.device("meta"):
-            model, loss = sessions.model_for(what.params, trial.faces(own)), what.how.local_loss
             Network(
                 networks.build(model, 0), what.how.units, input_size=model.input_size, channels=model.channels,
                 classes=model.classes, head=loss.head, pool=loss.pool,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench import augment as module
+from bench.measured import Measured
 from cfpn import schema
 from pipeline.process import InputError
 
@@ -48,7 +49,6 @@ def test_a_file_that_is_no_split_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_stage_that_fails_is_told(train: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "measured", lambda command: module.measured_failed)
-    monkeypatch.setattr(module, "measured_failed", type("Failed", (), {"status": 2}), raising=False)
+    monkeypatch.setattr(module, "measured", lambda command: Measured(2, "", 1.0, 1.0, 50.0))
     with pytest.raises(InputError, match="did not write seven rows for each face"):
         module.measure(train)

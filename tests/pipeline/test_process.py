@@ -396,14 +396,21 @@ def test_a_reader_that_has_gone_by_the_end_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_reader_that_goes_while_a_command_writes_ends_it_without_a_word() -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_while_a_command_writes_ends_it_without_a_word(unbuffered: str) -> None:
     much = "import sys; from pipeline.process import run; run(lambda: [print('face', i) for i in range(10**5)])"
     with subprocess.Popen([sys.executable, "-c", much], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
-                          env=BUFFERED, text=True) as command:  # fmt: skip
+                          env=BUFFERED | {"PYTHONUNBUFFERED": unbuffered}, text=True) as command:  # fmt: skip
         assert command.stdout.readline() == "face 0\n"
         command.stdout.close()
         said = command.stderr.read()
-    assert (command.returncode, said) == (0, "")
+    assert (command.returncode, said) == (141, "")
+
+
+def test_another_pipe_that_breaks_is_an_error() -> None:
+    other = "import os; from pipeline.process import run; r, w = os.pipe(); os.close(r); run(lambda: os.write(w, b'x'))"
+    done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "error: [Errno 32] Broken pipe\n")
 
 
 def link(path: Path, target: str) -> None:

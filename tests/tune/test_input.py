@@ -62,6 +62,7 @@ def test_an_address_that_cannot_be_is_told(host: str) -> None:
     ("sets", "message"),
     [
         (["train.batch=100000"], "train.batch: expected at most the 96 faces there are, found 100000"),
+        (["train.batch=32", "model.classes=3"], "model.classes: the faces have 7, found 3; leave it out"),
         (["train.batch=32,128"], "train.batch: expected at most the 96 faces there are, found 128"),
         (
             ["train.limit=64", "train.batch=64", "methods.nbp.units=[blok1],[block1]"],

@@ -46,22 +46,24 @@ def test_runs_come_in_the_order_asked_for_and_others_are_named(
 
 
 @pytest.mark.parametrize(
-    ("methods", "seeds", "lost"),
-    [(["nbp", "bq", "bp"], None, "method bq"), (None, [0, 7, 8], "seed 7, 8"), (["bp"], [1], "seed 1")],
+    ("methods", "seeds", "message"),
+    [
+        (["nbp", "bq", "bp"], None, "no finished run of method bq, which was asked for"),
+        (None, [0, 7, 8], "no finished run of seed 7, 8, which was asked for"),
+        (["bp"], [1], "no finished run; expected folders"),
+    ],
 )
-def test_a_method_or_seed_that_was_asked_for_and_has_no_run_is_named(
-    write_run: WriteRun, tmp_path: Path, methods: list[str] | None, seeds: list[int] | None, lost: str
+def test_a_method_or_seed_that_was_asked_for_and_has_no_run_is_an_error(
+    write_run: WriteRun, tmp_path: Path, methods: list[str] | None, seeds: list[int] | None, message: str
 ) -> None:
     for method, seed in (("nbp", 0), ("nbp", 1), ("bp", 0)):
         write_run(method, seed)
-    with pytest.raises(
-        InputError, match="no finished run" if lost == "seed 1" else f"no finished run of {lost}, which"
-    ):
+    with pytest.raises(InputError, match=message):
         read(tmp_path, methods=methods, seeds=seeds)
 
 
 def test_a_history_has_its_numbers_to_the_last_bit(write_run: WriteRun, tmp_path: Path) -> None:
-    value = 1.3321952819824219  # which pandas reads as another number unless it is told to take care
+    value = 1.3321952819824219  # which a fast reader of decimals takes for its neighbour
     run = write_run("bp", 0, [0.1, 0.2])
     lines = (run / "history.csv").read_text().splitlines()
     place = lines[0].split(",").index("val/accuracy")
