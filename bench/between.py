@@ -29,6 +29,7 @@ HEADER = [
     "95 %",
     "p, seeds (Holm)",
     "p, faces (Holm)",
+    "steps / the other",
 ]
 OTHER = "the other"
 
@@ -36,8 +37,9 @@ OTHER = "the other"
 def rows(own: Sequence[Outcome], others: Sequence[Outcome]) -> list[list[str]]:
     """Two rows for each method of `own`, one for each split, over the seeds of `others`: runs of one method.
 
-    Holm's correction is over the methods, for each split on its own. Raises InputError for other test faces, and for a
-    method that shares no seed.
+    Holm's correction is over the methods, for each split on its own. Steps are those to the validation accuracy that
+    the other ends with, as a share of its own, and in how many seeds it is reached. Raises InputError for other test
+    faces, and for a method that shares no seed.
     """
     seeds = {one.seed for one in others}
     # Conditions differ on purpose: without their hash they are not asked to be alike.
@@ -51,7 +53,7 @@ def rows(own: Sequence[Outcome], others: Sequence[Outcome]) -> list[list[str]]:
 
 
 def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
-    against = one["against"]
+    against, steps = one["against"], compare.steps_cell(one["steps"])
     for split, quantity in SPLITS.items():
         less = against["quantities"][quantity.name]
         bounds, faces = interval(less["values"]), against["faces"] if quantity is PRIMARY else None
@@ -64,6 +66,7 @@ def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
             f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}" if bounds else DASH,
             _p(less) if bounds else DASH,
             _p(faces) if faces else DASH,
+            DASH if quantity is PRIMARY else steps,
         ]
 
 

@@ -2,6 +2,7 @@
 
 Every quantity is given for the blocks of the network (the prefixes of its node names) whatever the units of training,
 so that back-propagation and local training stand side by side. Names are "block/<block>/<quantity>".
+All look at faces drawn from the whole of a split, which may be sorted by class.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ POOL, INPUT_POOL, PROBE_POOL = 4, 12, 2
 def diagnose(state: State, method: Method, faces: Faces, validation: Faces) -> dict[str, float]:
     """All quantities of this module; weights, statistics, gradients and torch's generator stay untouched."""
     nodes, size = nodes_of(state), state.network.input_size
-    result = information(nodes, validation.first(INFORMATION_FACES), size)
+    result = information(nodes, validation.sample(INFORMATION_FACES), size)
     result |= probes(nodes, faces, validation, size)
     return result | gradients(state, method, faces)
 
@@ -55,7 +56,7 @@ def information(nodes: list[Node], faces: Faces, input_size: int) -> dict[str, f
 
 def probes(nodes: list[Node], faces: Faces, validation: Faces, input_size: int) -> dict[str, float]:
     """Validation accuracy of a ridge classifier on every block's 2x2-pooled output, fitted on training faces."""
-    fit, test = faces.first(PROBE_FACES), validation.first(PROBE_FACES)
+    fit, test = faces.sample(PROBE_FACES), validation.sample(PROBE_FACES)
     targets = F.one_hot(fit.labels, len(faces.classes)).double()
     known = representations(nodes, fit.pixels, input_size, PROBE_POOL)
     unknown = representations(nodes, test.pixels, input_size, PROBE_POOL)
@@ -83,9 +84,16 @@ def representations(nodes: list[Node], pixels: Tensor, input_size: int, pool: in
             walking = walk(blocks, {IMAGE: data.images(part, input_size)})
             for block, inputs in walking:
                 outputs = run(block.nodes, inputs, block.outputs)
-                parts[block.name].append(pooled(list(outputs.values()), pool).flatten(1))
+                parts[block.name].append(small([*outputs.values()], pool))
                 walking.send(outputs)
     return {name: torch.cat(chunks) for name, chunks in parts.items()}
+
+
+def small(outputs: list[Tensor], pool: int) -> Tensor:
+    """Outputs of a block as one matrix (n, d): maps (n, c, h, w) averaged to pool x pool, others as they are."""
+    maps = [z for z in outputs if z.dim() == 4]
+    others = [z.flatten(1) for z in outputs if z.dim() != 4]
+    return torch.cat(([pooled(maps, pool).flatten(1)] if maps else []) + others, 1)
 
 
 def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> dict[str, float]:
@@ -93,8 +101,8 @@ def gradients(state: State, method: Method, faces: Faces, size: int = 128) -> di
 
     Where a method is back-propagation the cosine is 1.
     """
-    network = state.network
-    images, labels = data.images(faces.pixels[:size], network.input_size), faces.labels[:size]
+    network, batch = state.network, faces.sample(size)
+    images, labels = data.images(batch.pixels, network.input_size), batch.labels
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     network.train()
     targets = method.local_loss.targets(images, labels, network.classes)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cfpn import schema
 from cfpn.schema import EXPRESSIONS
 
-ORDER, WRONG = 3, 4  # second part of a generator's key; training has 1 and 2
+ORDER, WRONG, SAMPLE = 3, 4, 5  # second part of a generator's key; training has 1 and 2
 MEAN, DEVIATION = 0.5, 0.25  # of pixels in 0..1; fixed, so that a face is the same input whatever the data set
 ERASED_AREA, ASPECT = (0.02, 0.33), 3.3  # of random erasing: least and most share, most height to width or inverse
 
@@ -52,6 +52,12 @@ class Faces:
         """The first `count` faces; all of them for 0."""
         n = count or None
         return replace(self, pixels=self.pixels[:n], labels=self.labels[:n], rows=self.rows[:n])
+
+    def sample(self, count: int) -> "Faces":
+        """`count` faces drawn from all, always the same ones, in their order; all of them where there are no more."""
+        order = torch.randperm(len(self.labels), generator=generator(0, SAMPLE))
+        i = order[:count].sort().values.to(self.labels.device)
+        return replace(self, pixels=self.pixels[i], labels=self.labels[i], rows=self.rows[i])
 
 
 @dataclass(frozen=True)

@@ -218,9 +218,9 @@ def _columns(comparison: Mapping[str, Any]) -> Columns:
         ("p, seeds (Holm)", lambda _, one: _seeds_cell(one["against"])),
         ("p, faces (Holm; seeds)", lambda _, one: _faces_cell(one["against"])),
         *((other.header, _mean_of(other)) for other in QUANTITIES[1:-1]),
-        (f"steps / {base}", lambda _, one: _steps_cell(one["steps"])),
+        (f"steps / {base}", lambda _, one: steps_cell(one["steps"])),
         (QUANTITIES[-1].header, lambda _, one: _mean(one, QUANTITIES[-1], 1)),
-        (f"its steps / {base}", lambda _, one: _steps_cell(one["network_steps"])),
+        (f"its steps / {base}", lambda _, one: steps_cell(one["network_steps"])),
         ("s / epoch", lambda _, one: _ratio((one["seconds_per_epoch"] or {}).get("mean"), 1)),
         (f"time / {base}", lambda _, one: _ratio((one["against"] or {}).get("time_ratio"), 2)),
         (f"memory / {base}", lambda _, one: _ratio((one["against"] or {}).get("peak_ratio"), 2)),
@@ -249,7 +249,8 @@ def _faces_cell(against: Mapping[str, Any] | None) -> str:
     return f"{_p(test['p'])} ({_p(test['p_holm'])}; {len(test['seeds'])})"
 
 
-def _steps_cell(steps: Mapping[str, Any] | None) -> str:
+def steps_cell(steps: Mapping[str, Any] | None) -> str:
+    """Share of the reference's steps, and how many seeds reach its last accuracy."""
     return f"{_ratio(steps['share'], 2)} ({steps['reached']} of {steps['of']})" if steps else DASH
 
 

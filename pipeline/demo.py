@@ -8,9 +8,11 @@ import argparse
 import base64
 import io
 import json
+import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +39,7 @@ SEARCHES: dict[str, Search] = {"/predict": "auto", "/crop": "crop"}  # path of a
 KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
 LARGEST = 10_000_000  # bytes of an upload
 SECONDS = 20.0  # in which an upload must be here
+LINGER = 2.0  # seconds in which a refused one may still arrive, so that its sender reads why
 ADVICE = "; if the picture is one face, say so above"
 WAITING = 5  # uploads at once, the one that is worked on included
 CHUNK = 1 << 16
@@ -128,15 +131,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """An answer to a picture."""
-        status, found = HTTPStatus.OK, dict[str, Any]()
+        status, found, refused = HTTPStatus.OK, dict[str, Any](), False
         try:
             found = self.predict()
         except RefusedError as error:
             status, found = error.status, {"error": str(error)}
-            self.close_connection = True
+            self.close_connection = refused = True
         except InputError as error:
             status, found = HTTPStatus.UNPROCESSABLE_ENTITY, {"error": str(error)}
         self.reply(status, "application/json", json.dumps(found).encode())
+        if refused:
+            self.linger()
+
+    def linger(self) -> None:
+        """Take in what the other side still sends: to close before that breaks its connection and hides the answer."""
+        end = time.monotonic() + LINGER
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(LINGER)
+            while time.monotonic() < end and self.rfile.read1(CHUNK):
+                pass
 
     def predict(self) -> dict[str, Any]:
         """What the service says of the picture in the body."""

@@ -188,6 +188,14 @@ def compared_faces(split: Path | None, network: Network, option: str = "--split"
     return pixels
 
 
+def check_classes(split: Path | None, network: Network) -> None:
+    """Raise InputError where the accuracy on a split would be that of other classes."""
+    if split is not None and (classes := faces.load(split).classes) != network.names:
+        raise InputError(
+            f"--split: {split}: expected the classes {', '.join(network.names)}, found {', '.join(classes)}"
+        )
+
+
 def needs() -> None:
     """Raise InputError where a package is missing that the export needs."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
@@ -217,6 +225,7 @@ def main() -> None:
     model = load_model(args.weights)
     pixels = compared_faces(args.split, model.network)
     if args.int8:
+        check_classes(args.split, model.network)
         ranges = compared_faces(args.int8, model.network, "--int8")[:CALIBRATING]
         before, after = export_int8(model, args.out, pixels, ranges)
         difference, more = float(np.abs(after - before).max()), "; " + cost(before, after, args.split)

@@ -23,6 +23,7 @@ from pipeline.pictures.sources import Item, Reader
 from pipeline.pictures.writers import Lines, Objects, Pictures, Rows, Writer
 from pipeline.process import InputError, command_line, run, thread_count
 
+TOP = 3  # classes that are told
 EXAMPLE = """examples:
   python -m pipeline.predict photo.jpg                       every face with its three most likely expressions
   python -m pipeline.predict faces/ --csv > faces.csv        a table
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--camera", action="store_true", help="take a picture with the camera first; needs OpenCV")
     add("--weights", default=weights.BEST, metavar="NAME|FILE", help="of the network (default: %(default)s)")
     add("--faces", choices=("auto", "detect", "crop"), default="auto", help=FACES)
-    add("--top", type=int, default=3, metavar="K", help="likeliest classes that are told (default: %(default)s)")
+    add("--top", type=int, metavar="K", help=f"likeliest classes that are told (default: {TOP}; --csv tells all)")
     add("--exit", type=float, nargs="?", const=True, metavar="P", help=EXIT)
     form = result.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object per line")
@@ -75,6 +76,10 @@ def checked(args: argparse.Namespace, network: Network) -> float | None:
         raise InputError("expected a PATH or --camera")
     if args.explain and not (args.out or args.json):
         raise InputError("--explain: expected --out DIR or --json beside it, which show what the network looked at")
+    if args.top is not None and (args.csv or args.top < 1):
+        raise InputError("--top: expected 1 or more, and not with --csv, which tells all classes")
+    if args.out and any(args.out.resolve() == Path(path).resolve() for path in args.paths):
+        raise InputError(f"--out {args.out}: pictures are read there; another folder is needed")
     if args.faces == "detect" and not detect.available():
         raise InputError("--faces detect: OpenCV is not installed; pip install '.[photo]'")
     sure: float | None = network.about.get("exit") if args.exit is True else args.exit
@@ -90,9 +95,10 @@ def checked(args: argparse.Namespace, network: Network) -> float | None:
 
 def writers(args: argparse.Namespace, model: Model) -> list[Writer]:
     """Where answers go."""
-    text: Writer = Lines(args.top)
+    top = args.top or TOP
+    text: Writer = Lines(top)
     if args.json:
-        text = Objects(model, args.top)
+        text = Objects(model, top)
     elif args.csv:
         text = Rows(model)
     return [text, Pictures(args.out)] if args.out else [text]
@@ -101,8 +107,6 @@ def writers(args: argparse.Namespace, model: Model) -> list[Writer]:
 def main() -> None:
     """Command line of the stage."""
     args = parser().parse_args()
-    if args.top < 1:
-        raise InputError("--top: expected 1 or more")
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     model = load_model(args.weights)

@@ -18,6 +18,7 @@ from tune.names import METRIC, MODELS, RATE, SEED, Config
 from tune.outcome import Outcome
 from tune.spaces import Sweep
 
+SOUND = ("complete", "stopped")  # how a trial ends whose accuracy counts in a choice
 CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
 TEST = (*test_metrics.NAMES, "accuracy_standard_error", "majority_accuracy", "collapsed")
 
@@ -151,14 +152,14 @@ def models(rows: pd.DataFrame, common: float, rates: Mapping[str, float]) -> pd.
 
 def tuned_rate(group: pd.DataFrame) -> float | None:
     """The learning rate of the best mean validation accuracy over seeds; None where every rate had a failed trial."""
-    sound = group.groupby(RATE).filter(lambda one: one["status"].isin(["complete", "stopped"]).all())
+    sound = group.groupby(RATE).filter(lambda one: one["status"].isin(SOUND).all())
     means = sound.groupby(RATE)["val/accuracy"].mean()
     return float(means.idxmax()) if len(means) else None
 
 
 def _accuracies(own: pd.DataFrame) -> dict[str, Any]:
     names = [name for name in ("val/accuracy", "test/accuracy", "test/accuracy_without_copies") if name in own]
-    result: dict[str, Any] = {"n": len(own), "failed": int((~own["status"].isin(["complete", "stopped"])).sum())}
+    result: dict[str, Any] = {"n": len(own), "failed": int((~own["status"].isin(SOUND)).sum())}
     for name in names:
         values = own[name].dropna()
         result |= {f"{name}/mean": values.mean() if len(values) else None}
@@ -168,13 +169,17 @@ def _accuracies(own: pd.DataFrame) -> dict[str, Any]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The best validation accuracy of each setting over its seeds, in columns to read; the best one is marked."""
+    """The best validation accuracy of each setting over its seeds, in columns to read; the best one is marked.
+
+    A setting with a failed or diverged trial is not called the best, as no such rate is tuned.
+    """
     rows = trials(outcomes)
     settings = pd.Series([names.setting(outcome.config) for outcome in outcomes], rows.index, name="setting")
     groups = rows.groupby(settings, sort=False)[METRIC].agg(["count", "mean", "std"])
     groups.columns = ["trials", "mean", "sd"]
     remarks = {name: [one.remark for one in outcomes if names.setting(one.config) == name] for name in groups.index}
-    best = groups["mean"].idxmax() if groups["mean"].notna().any() else None
+    means = groups["mean"][rows["status"].isin(SOUND).groupby(settings, sort=False).all()].dropna()
+    best = means.idxmax() if len(means) else None
     groups["note"] = [_note(remarks[name], name == best) for name in groups.index]
     text = groups.to_string(float_format=lambda value: f"{value:.4f}", na_rep="-", index_names=False)
     return f"{METRIC} at each trial's best epoch, mean and standard deviation over seeds:\n{text}"

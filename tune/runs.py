@@ -21,23 +21,31 @@ from tune import names
 from tune.outcome import Outcome
 
 RUNS, EVALUATIONS, COMPARISON = "runs", "evaluate", "compare"
+NEW = ".new"  # where they are written
 
 
 def write(folder: Path, outcomes: list[Outcome], test: Faces | None, copied: np.ndarray | None) -> None:
     """Write the runs of all complete trials below `folder`, in place of those of an earlier sweep of this name.
 
+    They are swapped in once all are written: a full disk leaves the earlier ones whole.
     test: the test split where it was scored; copied (n,): which of its faces training has seen.
     """
-    for name in (RUNS, EVALUATIONS, COMPARISON):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in (RUNS,) if test is None else (RUNS, EVALUATIONS):
-        (folder / name).mkdir(parents=True)  # also where no trial is complete: DVC wants its outputs
+    new = folder / NEW
+    shutil.rmtree(new, ignore_errors=True)
+    kinds = (RUNS,) if test is None else (RUNS, EVALUATIONS)
+    for kind in kinds:
+        (new / kind).mkdir(parents=True)  # also where no trial is complete: DVC wants its outputs
     for one in outcomes:
         if one.status == "complete" and one.about is not None and one.score is not None:
             name = names.identifier(one.config)
-            run(folder / RUNS / name, one)
+            run(new / RUNS / name, one)
             if test is not None:
-                evaluation(folder / EVALUATIONS / name, one, test, torch.tensor(copied))
+                evaluation(new / EVALUATIONS / name, one, test, torch.tensor(copied))
+    for kind in (RUNS, EVALUATIONS, COMPARISON):
+        shutil.rmtree(folder / kind, ignore_errors=True)
+    for kind in kinds:
+        (new / kind).rename(folder / kind)
+    new.rmdir()
 
 
 def run(folder: Path, one: Outcome) -> None:

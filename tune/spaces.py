@@ -231,6 +231,8 @@ def check(sweep: Sweep) -> None:
     """Raise InputError where a point of the grid is no training or trains the same as another point."""
     if sweep.seeds < 1:
         raise InputError(f"--seeds: expected 1 or more, found {sweep.seeds}")
+    if sweep.models and (others := sweep.axes.keys() - {MODELS, RATE}):
+        raise InputError(f"{min(others)}: expected one value; the networks of a sweep may differ in the rate alone")
     seen: dict[str, Config] = {}
     for config in configs(sweep):
         what = training(sweep, config, 1, "cpu")

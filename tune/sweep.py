@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tune.storage import Storage
     from tune.trial import Data, Place
 
+SAMPLES = 20  # settings that optuna tries
 EXAMPLE = """examples:
   python tune/sweep.py activation --seeds 3
   python tune/sweep.py methods --seeds 5        the study: methods compared over paired seeds
@@ -49,7 +50,7 @@ def arguments() -> argparse.Namespace:
     add("--rates", type=Path, metavar="TABLE", help="models.csv of an earlier sweep over networks: train each at its "
         "tuned rate of that table")  # fmt: skip
     add("--search", choices=("grid", "asha", "optuna"), default="grid", help="default: %(default)s")
-    add("--samples", type=int, default=20, help="settings that optuna tries (default: %(default)s)")
+    add("--samples", type=int, help=f"settings that optuna tries (default: {SAMPLES})")
     add("--cpus-per-trial", type=float, help="also its threads; of each worker, where compute.workers is above 1 "
         "(default: compute.threads of params.yaml)")  # fmt: skip
     add("--gpus-per-trial", type=float, help="may be a fraction; 0 trains on the CPU (default: 1 where compute.device "
@@ -68,6 +69,13 @@ def arguments() -> argparse.Namespace:
     add("--augmented", type=Path, default=Path("data/augmented.parquet"))
     add("--out", type=Path, default=Path("sweeps/results"), help="folder of the tables (default: %(default)s)")
     args = parser.parse_args()
+    check(parser, args)
+    args.samples = args.samples or SAMPLES
+    return args
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with exit code 2 where options exclude each other, have no effect, or are counts that cannot be."""
     if args.resume and args.restart:
         parser.error("--resume and --restart exclude each other")
     if args.rates and any(one.startswith("train.schedule") for one in args.set):
@@ -79,7 +87,10 @@ def arguments() -> argparse.Namespace:
     ):
         if count is not None and count < least:  # to Ray, -1 samples are endless ones
             parser.error(f"{flag}: expected {least} or more, found {count}")
-    return args
+    if args.address and args.cpus is not None:
+        parser.error("--cpus is of the Ray that is started here; --address names one that runs")
+    if args.samples is not None and args.search != "optuna":
+        parser.error("--samples: expected --search optuna beside it")
 
 
 def main() -> None:

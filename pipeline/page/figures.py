@@ -110,12 +110,18 @@ def face_grid(
             extent = (x, x + FACE, y + FACE, y)
             axes.imshow(shown(face), cmap="gray", vmin=0, vmax=255, extent=extent, interpolation="nearest")
         axes.text(
-            x + FACE / 2, y + FACE + 2, caption, ha="center", va="top", size=7.5, color=(colours or [INK] * (i + 1))[i]
-        )
+            x + FACE / 2, y + FACE + 2, literal(caption), ha="center", va="top", size=7.5,
+            color=(colours or [INK] * (i + 1))[i],
+        )  # fmt: skip
     for i, title in enumerate(rows):
-        axes.text(2.5, i * height + above - 4, title, va="bottom", weight="bold")
+        axes.text(2.5, i * height + above - 4, literal(title), va="bottom", weight="bold")
     axes.set(xlim=(0, columns * width), ylim=(count * height, 0), aspect="auto")
     return figure
+
+
+def literal(text: str) -> str:
+    """A text for matplotlib, which takes what stands between two dollars for mathematics."""
+    return text.replace("$", r"\$")
 
 
 def shown(face: Pixels) -> Pixels:
@@ -129,7 +135,7 @@ def histograms(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> F
     figure = Figure(figsize=(9.6, 1.2 + 0.24 * len(classes)), layout="constrained")
     for axes, (title, values) in zip(np.atleast_1d(figure.subplots(1, len(counts))), counts.items(), strict=True):
         total = max(1, sum(values))
-        bars = axes.barh(classes, values, color="#5b7f9e", height=0.72)
+        bars = axes.barh([*map(literal, classes)], values, color="#5b7f9e", height=0.72)
         axes.bar_label(bars, [f"{value:,}  {value / total:.1%}" for value in values], padding=3, size=7.5)
         axes.set(title=f"{title} · {sum(values):,}", xlim=(0, max(1, *values) * 1.45))
         axes.invert_yaxis()
@@ -150,8 +156,9 @@ def confusion(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> 
         tint = "white" if share[row, column] > 0.55 else INK
         text = f"{count:,}\n{share[row, column]:.0%}" if count else "·"
         axes.text(column, row, text, ha="center", va="center", size=7.5, color=tint)
-    axes.set_xticks(range(len(classes)), classes, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(classes)), classes)
+    names = [literal(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(classes)), names)
     axes.set(title=title, xlabel="predicted", ylabel="actual")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 MODELS, RATE, SEED = "models", "train.schedule.learning_rate", "seed"  # axes of sweeps
 VALIDATION = "val/accuracy"
+SOUND = ("complete", "stopped")  # how a trial ends whose accuracy counts in a choice
 DRAWN = 12  # settings of one panel; more lines than these cannot be told apart
 TITLES = {
     "activation": "Activation functions (paper Fig 9)",
@@ -243,7 +244,10 @@ def number(value: object) -> str:
 
 
 def best_picture(sweep: Sweep) -> Iterator[Picture]:
-    """Best accuracy over the axis, where there is one and trials learnt something at three or more positive numbers."""
+    """Best accuracy over the axis, where there is one and trials learnt something at three or more positive numbers.
+
+    A value at which a trial failed or diverged is not called the best.
+    """
     if len(sweep.axes) != 1:
         return
     (axis,) = sweep.axes
@@ -251,9 +255,20 @@ def best_picture(sweep: Sweep) -> Iterator[Picture]:
     if known[axis].dtype.kind in "if" and known[axis].nunique() > 2 and known[axis].min() > 0:
         best = known.groupby(axis)[VALIDATION].agg(["mean", "min", "max"])
         caption = f"Validation accuracy of the best epoch over {word(axis)}; bars reach from the least to the largest."
-        top = f"The best mean, {percent(best['mean'].max())}, is at {word(axis)} {number(best['mean'].idxmax())}."
+        lost = sweep.trials.loc[~sweep.trials["status"].isin(SOUND), axis]
+        top = best_words(word(axis), best["mean"], sorted(set(lost)))
         name = f"sweep-{sweep.name}-best.svg"
         yield figures.picture(name, curves.best_over(word(axis), best), caption, top, wide=False)
+
+
+def best_words(axis: str, means: pd.Series, lost: Sequence[float]) -> str:
+    """Which value of an axis has the best mean, of those without a failed or diverged trial, and which had one."""
+    sound, words = means.drop(lost, errors="ignore"), []
+    if len(sound):
+        words.append(f"The best mean, {percent(sound.max())}, is at {axis} {number(sound.idxmax())}.")
+    if lost:
+        words.append(f"Trials failed or diverged at {', '.join(map(number, lost))}.")
+    return " ".join(words)
 
 
 def setting_table(sweep: Sweep) -> Table:

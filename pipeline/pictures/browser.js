@@ -30,14 +30,14 @@ async function look(blob) {
   const box = { x: (width - side) >> 1, y: (height - side) >> 1, side };
   const face = resized(grey(bitmap, box), side, about.side);
   const [own] = await opinions([face]);
-  const seen = await importance(face, own.vote.indexOf(Math.max(...own.vote)));
-  const probabilities = ranked(own.vote, about.classes);
+  const chosen = own.vote.indexOf(Math.max(...own.vote));
+  const seen = await importance(face, chosen);
   return {
     weights: `weights ${about.weights.name}, sha256 ${about.weights.sha256.slice(0, 12)}`,
     picture: annotated(bitmap, box, seen, about),
     faces: [{
-      expression: Object.keys(probabilities)[0],
-      probabilities,
+      expression: about.classes[chosen],
+      probabilities: ranked(own.vote, about.classes),
       units: Object.fromEntries(about.units.map((name, place) => [name, ranked(own.units[place], about.classes)])),
       how: about.taken + (width === height ? "" : `; middle square of ${width}x${height}`),
     }],
@@ -57,6 +57,7 @@ async function opinions(faces) {
   return votes.map((vote, place) => ({ vote, units: units.slice(place * each, (place + 1) * each) }));
 }
 
+// By probability; a browser puts names that are whole numbers first all the same.
 function ranked(probabilities, classes) {
   const pairs = classes.map((name, place) => [name, probabilities[place]]);
   return Object.fromEntries(pairs.sort((one, other) => other[1] - one[1]));
@@ -120,8 +121,10 @@ function transposed(pixels, width) {
 // What the network looked at: the mean loss of log probability over the blurred patches that hold a pixel.
 async function importance(face, chosen) {
   const { about } = await loaded;
-  const { side, patch, step } = about, soft = blurred(face, side, about.blur), places = [];
-  for (let y = 0; y <= side - patch; y += step) for (let x = 0; x <= side - patch; x += step) places.push([y, x]);
+  const { side, step } = about, patch = Math.min(about.patch, side), soft = blurred(face, side, about.blur);
+  const starts = [side - patch]; // together the patches cover the face
+  for (let at = 0; at < side - patch; at += step) starts.push(at);
+  const places = starts.flatMap((y) => starts.map((x) => [y, x]));
   const inside = (y, x) => Array.from({ length: patch * patch }, (_, at) => (y + Math.floor(at / patch)) * side + x + at % patch);
   const hidden = places.map(([y, x]) => {
     const copy = face.slice();

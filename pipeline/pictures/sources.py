@@ -72,6 +72,10 @@ class Reader:
     side: int = SIDE
     advice: str = "; --faces crop takes the picture for one"
 
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise InputError(f"these weights take {self.channels} channels; expected 1 (grey) or 3 (coloured)")
+
     def items(self, paths: Iterable[str]) -> Iterator[Item]:
         """Items of all paths, in order; a folder's files by name, its subfolders' after them."""
         for path in paths:
@@ -113,10 +117,15 @@ class Reader:
                 yield path
 
     def every(self, folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-        """All files below a folder, sorted; hidden ones and `leave_out` are passed over."""
-        left = self.leave_out.resolve() if self.leave_out else None
-        for parent, folders, names in os.walk(folder, onerror=unreadable):
-            folders[:] = sorted(n for n in folders if n[0] != "." and Path(parent, n).resolve() != left)
+        """All files below a folder, sorted, each folder once; hidden ones and `leave_out` are passed over."""
+        passed = {folder.resolve(), *([self.leave_out.resolve()] if self.leave_out else [])}
+        for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
+            below = sorted(name for name in folders if name[0] != ".")
+            folders.clear()
+            for name in below:
+                if (real := Path(parent, name).resolve()) not in passed:  # a link may lead to a folder that holds it
+                    passed.add(real)
+                    folders.append(name)
             yield from (Path(parent, name) for name in sorted(names) if name[0] != ".")
 
     def tell_left_out(self, folder: Path) -> None:
@@ -179,6 +188,7 @@ class Reader:
             raise InputError(
                 f"{shown(path)}: expected one column pixels, found the header {shown(','.join(names))[:80]}"
             )
+        number = 0
         for number, line in enumerate(lines, 1):
             fields = split_line(line)
             if fields is None or len(fields) != len(names):
@@ -191,6 +201,8 @@ class Reader:
             pixels = face.reshape(1, 1, SIDE, SIDE)
             image = Image.fromarray(pixels[0, 0])
             yield Item(f"{shown(path)}:{number}", image, [Box(0, 0, SIDE, SIDE)], pixels, False, ())
+        if not number:
+            self.report(f"{shown(path)}: no row after the header")
 
 
 def is_file_or_dangling(path: Path) -> bool:

@@ -27,6 +27,7 @@ from pipeline.process import InputError, atomic
 if TYPE_CHECKING:
     from pipeline.params import Compute, Params
 
+EXPECTED = 10  # faces of a class in a mixed order: then none of them is no accident
 DIRECT = {"gloo": "cpu", "nccl": "cuda"}  # transports that hand on tensors, and the device where these have to be
 
 
@@ -64,8 +65,19 @@ def model_for(params: Params, faces: Faces) -> Model:
 
 
 def learnt(params: Params, faces: Faces, seed: int) -> Faces:
-    """Those of the training faces that a training learns from, with the labels that it sees."""
-    return mislabelled(faces.first(params.train.limit), params.train.wrong_labels, seed)
+    """Those of the training faces that a training learns from, with the labels that it sees.
+
+    Raises InputError where the first of them lack a class that they would hold in a mixed order.
+    """
+    first = faces.first(params.train.limit)
+    shares = len(first.labels) * faces.labels.bincount(minlength=len(faces.classes)) / len(faces.labels)
+    for place in (shares >= EXPECTED).nonzero().flatten().tolist():
+        if not (first.labels == place).any():
+            raise InputError(
+                f"train.limit: the first {len(first.labels)} faces have none of {faces.classes[place]!r}: "
+                "the rows are sorted; shuffle them, or set 0 for all faces"
+            )
+    return mislabelled(first, params.train.wrong_labels, seed)
 
 
 def begin(params: Params, method: Method, seed: int, faces: Faces) -> Session:

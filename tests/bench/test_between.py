@@ -43,6 +43,17 @@ def test_differences_and_their_p_are_those_of_a_paired_test_over_the_seeds_that_
     assert row["seeds"] == str(len(wide)) == "4"
 
 
+def test_steps_are_those_to_the_last_validation_accuracy_of_the_other(found: pd.DataFrame) -> None:
+    own, wide = pd.read_csv(STUDY / "main.csv"), pd.read_csv(STUDY / "bp-size.csv")
+    shares = []
+    for seed, other in wide.groupby("seed"):
+        goal, of = other.sort_values("epoch")[["val/accuracy", "epoch"]].iloc[-1]
+        reached = own[(own["method"] == "nbp") & (own["seed"] == seed) & (own["val/accuracy"] >= goal)]["epoch"]
+        shares += [reached.min() / of] if len(reached) else []
+    row = found.query("method == 'nbp' and split == 'PublicTest'").iloc[0]
+    assert row["steps / the other"] == f"{sum(shares) / len(shares):.2f} ({len(shares)} of {row['seeds']})"
+
+
 def test_the_tracked_table_is_what_the_command_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     studies = [str(STUDY / "main.csv"), str(STUDY / "bp-size.csv")]
     monkeypatch.setattr(sys, "argv", ["between", *studies, "--out", str(tmp_path / "size.csv")])

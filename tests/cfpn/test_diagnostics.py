@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,12 +116,42 @@ def test_information_is_the_debiased_cka_of_sums_over_tuples_of_faces(average: f
         assert expected[0] != pytest.approx(expected[1], abs=0.01)
 
 
-def test_information_is_of_the_first_faces_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_information_is_of_faces_drawn_from_all_of_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "INFORMATION_FACES", 8)
     state, training = begin(LOCAL), plain.faces(40, 0)
-    few, many = (diagnose(state, LOCAL, training, plain.faces(30, 1).first(n)) for n in (8, 30))
+    few, many = (diagnose(state, LOCAL, training, plain.faces(30, 1).sample(n)) for n in (8, 30))
     names = [f"block/{block}/{what}" for block in BLOCKS for what in ("cka_image", "cka_label")]
     assert [few[name] for name in names] == [many[name] for name in names]
+
+
+def test_no_quantity_of_a_sorted_split_is_of_its_first_class_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[int]] = []
+
+    def noting(own: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda labels, *others, **more: (seen.append(set(labels.tolist())), own(labels, *others, **more))[1]
+
+    for name in ("INFORMATION_FACES", "PROBE_FACES"):
+        monkeypatch.setattr(diagnostics, name, 40)
+    monkeypatch.setattr(diagnostics, "label_kernel", noting(diagnostics.label_kernel))
+    monkeypatch.setattr(F, "one_hot", noting(F.one_hot))
+    split = plain.faces(400, 6)
+    order = split.labels.argsort(stable=True)
+    split = replace(split, pixels=split.pixels[order], labels=split.labels[order])
+    assert len(set(split.labels[:40].tolist())) == 1
+    diagnose(begin(LOCAL), LOCAL, split, split)
+    assert [len(classes) for classes in seen[:2]] == [7, 7]
+
+
+def test_blocks_that_give_vectors_are_measured_as_they_are() -> None:
+    modules = {"one": nn.Conv2d(1, 4, 3, 2, 1), "two": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+               "three": nn.Linear(4, 7)}  # fmt: skip
+    inputs = [(IMAGE,), ("one",), ("two",)]
+    nodes = [Node(name, module, own) for (name, module), own in zip(modules.items(), inputs, strict=True)]
+    pixels = plain.faces(9, 7).pixels
+    found = diagnostics.representations(nodes, pixels, SIZE, 2)
+    maps = modules["one"](images(pixels, SIZE))
+    assert torch.equal(found["two"], modules["two"](maps))
+    assert found["one"].shape == (9, 16)
 
 
 @averages

@@ -301,6 +301,15 @@ def test_the_first_faces_are_those_at_the_beginning_and_zero_means_all() -> None
     assert len(faces.first(0).labels) == len(faces.first(9).labels) == 5
 
 
+def test_a_sample_is_drawn_from_all_faces_and_always_the_same() -> None:
+    faces = Faces(torch.zeros(700, 1, 1, 1, dtype=torch.uint8), torch.arange(700) // 100, torch.arange(700) + 1)
+    few = faces.sample(70)
+    assert few.labels.bincount().min() > 0
+    assert few.rows.tolist() == sorted(set(few.rows.tolist())) == faces.sample(70).rows.tolist()
+    assert torch.equal(few.labels, (few.rows - 1) // 100)
+    assert torch.equal(faces.sample(700).rows, faces.rows) and len(faces.sample(900).labels) == 700
+
+
 def many(count: int, classes: int) -> Faces:
     """Faces of one pixel and of row numbers that skip some, the classes in turn."""
     labels, rows = torch.arange(count) % classes, 2 * torch.arange(count)

@@ -124,6 +124,12 @@ def test_an_upload_that_is_too_large_is_refused_unread(server: demo.Server) -> N
         assert b" 413 " in connection.recv(100)
 
 
+@pytest.mark.parametrize("megabytes", [11, 60])
+def test_who_sends_too_much_reads_why(server: demo.Server, megabytes: int) -> None:
+    status, found = posted(server, bytes(megabytes * 10**6))
+    assert (status, found) == (413, {"error": "more than 10 MB"})
+
+
 def test_an_upload_that_does_not_come_is_given_up(server: demo.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo.Handler, "timeout", 0.2)
     head = f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1:{server.server_port}\r\nContent-Length: 100\r\n\r\n"

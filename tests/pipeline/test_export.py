@@ -94,6 +94,20 @@ def test_eight_bits_change_probabilities_a_little_and_say_what_they_cost(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["it.onnx", "split.parquet"]
 
 
+@pytest.mark.parametrize("classes", [("cat", "dog"), tuple(reversed(Description().classes))])
+def test_eight_bits_tell_no_accuracy_on_faces_of_other_classes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classes: tuple[str, ...]
+) -> None:
+    own = Description(classes=classes)
+    write(tmp_path / "split.parquet", pixels().numpy(), np.arange(COUNT) % len(classes), np.arange(1, COUNT + 1), own)
+    arguments = ["--weights", folder / "small.safetensors", "--split", tmp_path / "split.parquet"]
+    called = ["export", tmp_path / "it.onnx", *arguments, "--int8", tmp_path / "split.parquet"]
+    monkeypatch.setattr(sys, "argv", [str(one) for one in called])
+    with pytest.raises(InputError, match=rf"expected the classes anger, .*, found {', '.join(classes)}"):
+        command.main()
+    assert not (tmp_path / "it.onnx").exists()
+
+
 def test_another_network_is_found_to_differ(folder: Path, tmp_path: Path) -> None:
     other = load_model(str(write_weights(tmp_path / "other.safetensors"))).network
     with torch.no_grad():

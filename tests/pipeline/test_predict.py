@@ -286,10 +286,50 @@ def test_leaving_early_is_refused_where_units_do_not_vote(
         command.main()
 
 
-@pytest.mark.parametrize("arguments", [["--explain"], ["--top", "0"], ["--exit", "2"]])
+@pytest.mark.parametrize("arguments", [["--explain"], ["--top", "0"], ["--exit", "2"], ["--csv", "--top", "1"]])
 def test_arguments_that_make_no_sense_are_refused(call: Call, folder: Path, arguments: list[str]) -> None:
     with pytest.raises(InputError, match="expected"):
         call(folder, *arguments)
+
+
+def test_pictures_are_not_written_where_they_are_read(call: Call, folder: Path) -> None:
+    before = sorted(folder.iterdir())
+    with pytest.raises(InputError, match="pictures are read there"):
+        call(folder, "--out", folder / ".." / folder.name)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_linked_folders_are_read_once_each(call: Call, tmp_path: Path, folder: Path) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "linked").symlink_to(folder)
+    (top / "again").symlink_to(folder)
+    (folder / "back").symlink_to(top)
+    code, text, _ = call(top, "--json", "--top", 7)
+    assert code == 0
+    assert len(records(text)) == 5
+
+
+def test_a_table_without_a_row_is_told(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "none.csv").write_text("emotion,pixels\n")
+    code, _, error = call(tmp_path / "none.csv", "--csv")
+    assert (code, "none.csv: no row after the header" in error) == (2, True)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_weights_of_neither_grey_nor_coloured_faces_are_refused(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    load_model = command.load_model
+
+    def other(name: str) -> object:
+        model = load_model(name)
+        model.network.channels = channels
+        return model
+
+    monkeypatch.setattr(command, "load_model", other)
+    with pytest.raises(InputError, match=rf"{channels} channels; expected 1 \(grey\) or 3 \(coloured\)"):
+        call(folder)
 
 
 def test_without_a_picture_the_command_asks_for_one(call: Call) -> None:

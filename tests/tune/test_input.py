@@ -52,6 +52,23 @@ def test_a_count_that_cannot_be_is_refused_with_exit_code_two(
     assert f"{flag}: expected {least} or more, found {value}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cpus", "4", "--address", "auto"], "--cpus is of the Ray that is started here"),
+        (["--samples", "9"], "--samples: expected --search optuna beside it"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune/sweep.py", "beta", *options])
+    with pytest.raises(SystemExit) as end:
+        command.arguments()
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("host", ["foo..bar", "a" * 70])
 def test_an_address_that_cannot_be_is_told(host: str) -> None:
     with pytest.raises(InputError, match="nothing answers there"):

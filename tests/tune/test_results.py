@@ -148,6 +148,16 @@ def test_the_table_marks_the_best_setting_and_trials_that_were_stopped_or_collap
     assert lines[3].split() == ["b=2", "1", "0.9000", "-", "best,", "1", "collapsed"]
 
 
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_setting_that_failed_with_a_seed_is_not_the_best(status: str) -> None:
+    outcomes = [
+        outcome({"a.b": 1, "seed": 0}, [0.6]),
+        outcome({"a.b": 2, "seed": 0}, [0.65], status),
+        outcome({"a.b": 2, "seed": 1}, [0.7]),
+    ]
+    assert [line.split()[-1] for line in results.table(outcomes).splitlines()[2:]] == ["best", status]
+
+
 def test_a_sweep_without_a_complete_epoch_has_a_table_and_no_best_setting() -> None:
     lines = results.table([outcome({"a.b": value, "seed": 0}, [], "diverged") for value in (1, 2)]).splitlines()
     assert [line.split() for line in lines[2:]] == [[f"b={i}", "0", "-", "-", "1", "diverged"] for i in (1, 2)]

@@ -90,6 +90,29 @@ def test_a_sweep_over_methods_is_compared_with_its_reference(tmp_path: Path) -> 
     assert sorted(path.name for path in (tmp_path / "compare").iterdir()) == ["compare.json", "compare.md"]
 
 
+def test_a_full_disk_leaves_the_runs_of_the_earlier_sweep_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.write(tmp_path, [one("bp", seed) for seed in range(3)], TEST, COPIED)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    write, calls = records.write, []
+
+    def filling(*given: object) -> None:
+        calls.append(given)
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        write(*given)
+
+    monkeypatch.setattr(records, "write", filling)
+    with pytest.raises(OSError, match="No space"):
+        runs.write(tmp_path, [one("nbp", seed) for seed in range(3)], TEST, COPIED)
+    assert {path: path.read_bytes() for path in before} == before
+    monkeypatch.setattr(records, "write", write)
+    runs.write(tmp_path, [one("nbp", 0)], None, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["method=nbp_seed=0"]
+
+
 def test_without_a_complete_trial_the_folders_are_there_and_empty(tmp_path: Path) -> None:
     runs.write(tmp_path, [one("bp", 0, "failed")], TEST, COPIED)
     assert runs.comparison(tmp_path).startswith("not compared: ")

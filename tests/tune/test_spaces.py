@@ -57,6 +57,12 @@ def test_a_malformed_set_is_refused_with_its_text(text: str) -> None:
         spaces.values_of(text)
 
 
+def test_networks_are_told_apart_by_their_rate_alone() -> None:
+    with pytest.raises(InputError, match=r"model\.input_size: expected one value; the networks"):
+        spaces.check(read("models", "model.input_size=48,64"))
+    spaces.check(read("models", "model.input_size=64", "train.schedule.learning_rate=0.01,0.02"))
+
+
 def test_one_value_is_fixed_and_several_are_an_axis() -> None:
     sweep = read("width", "model.width=16,32", "train.batch=64")
     assert sweep.axes == {"model.width": [16, 32]}

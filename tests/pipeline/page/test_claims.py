@@ -1,10 +1,13 @@
 """A verdict follows from the numbers beside it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from pipeline.page import claims
 from pipeline.runs.study import Outcome
@@ -87,6 +90,24 @@ def test_the_hsic_term_is_judged_on_each_split_beside_the_lead_of_the_same_seeds
     alone = [outcome("nbp", 3, 0.9), outcome("bp", 3, 0.1)]  # a lead that no run without HSIC shares
     wanted = "PrivateTest: not seen, at most 0.5 of a lead of 3.3 points; PublicTest: not decided"
     assert claims.term(runs + alone).verdict == wanted
+
+
+def test_seeds_that_agree_give_no_narrower_interval_than_their_test_faces() -> None:
+    right = {"nbp": 60, "local_ce": 57}
+    runs = [
+        replace(outcome(method, seed, count / 100), correct=np.roll(np.arange(100) < count, seed), split="a")
+        for method, count in right.items()
+        for seed in (0, 1, 2)
+    ]
+    runs[0] = replace(runs[0], scores=runs[0].scores | {"accuracy": 0.601})
+    by_face = np.mean([runs[i].correct.astype(int) - runs[i + 3].correct.astype(int) for i in range(3)], axis=0)
+    low, high = stats.ttest_1samp(by_face, 0).confidence_interval()
+    found = claims.bounds(runs, "nbp", "local_ce")
+    assert found is not None and found[1] - found[0] == pytest.approx(high - low)
+    assert sum(found) / 2 == pytest.approx(0.091 / 3)
+    unstored = [replace(one, correct=None) for one in runs]
+    seeds = stats.ttest_1samp([0.031, 0.03, 0.03], 0).confidence_interval()
+    assert claims.bounds(unstored, "nbp", "local_ce") == pytest.approx((seeds.low, seeds.high))
 
 
 def test_the_hsic_term_is_read_off_early_stops_until_two_seeds_have_run_without_them() -> None:

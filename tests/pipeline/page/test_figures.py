@@ -121,6 +121,16 @@ def test_a_histogram_shows_every_expression_with_count_and_share() -> None:
     assert axes.texts[3].get_text().split() == ["3,000", "75.0%"]
 
 
+@pytest.mark.parametrize("name", ["$_$", "$x$", "a$", "$a$b$"])
+def test_a_class_is_drawn_by_its_own_letters_and_not_as_mathematics(name: str) -> None:
+    tables = {"train": [3, 4]}
+    drawn = (figures.histograms(tables, [name, "b"]), figures.confusion(np.ones((2, 2), np.int64), [name, "b"], "t"))
+    for figure in drawn:
+        assert f"<!-- {name} -->".encode() in figures.svg(figure)
+    grid = figures.face_grid(np.zeros((1, 1, 48, 48), np.uint8), [name], 1, rows=[name])
+    assert all(text.get_text() == name.replace("$", r"\$") for text in grid.axes[0].texts)
+
+
 def test_reliability_leaves_out_bins_of_few_faces() -> None:
     table = predictions(1000)
     table.loc[0, [f"p{i}" for i in range(7)]] = [1.0, 0, 0, 0, 0, 0, 0]

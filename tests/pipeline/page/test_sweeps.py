@@ -244,6 +244,18 @@ def test_three_positive_numbers_get_a_picture_of_the_best_accuracy(root: Path, v
     assert ("sweep-one-best.svg: Validation accuracy of the best epoch over some name" in text) is shown
 
 
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ([0.1], "The best mean, 60.0 %, is at rate 0.01. Trials failed or diverged at 0.1."),
+        ([0.01, 0.1], "Trials failed or diverged at 0.01, 0.1."),
+        ([], "The best mean, 65.0 %, is at rate 0.1."),
+    ],
+)
+def test_a_value_at_which_a_trial_failed_is_not_called_the_best(lost: list[float], words: str) -> None:
+    assert sweeps.best_words("rate", pd.Series({0.01: 0.6, 0.1: 0.65}), lost) == words
+
+
 def test_a_value_at_which_every_trial_failed_does_not_stretch_the_picture_of_the_best(root: Path) -> None:
     write_sweep(root, "learning_rate", [{RATE: rate} for rate in (0.1, 0.2, 0.3, 1e30)])
     edit(root, "learning_rate", "trials", lambda rows: rows.assign(**{"val/accuracy": [0.5] * 6 + [None] * 2}))

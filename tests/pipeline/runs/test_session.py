@@ -125,6 +125,20 @@ def test_channels_and_classes_come_from_the_faces_and_other_ones_are_refused(nam
         begin(PARAMS.model_copy(update={"model": own}), LOCAL, 0, faces(16, 0))
 
 
+def test_a_limit_that_leaves_out_a_class_of_sorted_rows_is_refused() -> None:
+    split = faces(700, 1)
+    order = split.labels.argsort(stable=True)
+    ordered = Faces(split.pixels[order], split.labels[order], split.rows)
+    few, tiny = (
+        PARAMS.model_copy(update={"train": replace(PARAMS.train, limit=limit)}) for limit in (300, PARAMS.train.batch)
+    )
+    with pytest.raises(InputError, match=r"train\.limit: the first 300 faces have none of 'happy'"):
+        sessions.learnt(few, ordered, 0)
+    assert len(sessions.learnt(few, split, 0).labels) == 300
+    assert len(sessions.learnt(PARAMS, ordered, 0).labels) == 700
+    assert len(sessions.learnt(tiny, ordered, 0).labels) == 8  # in so few a class may be missing by chance
+
+
 def test_a_missing_or_broken_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"not a safetensors file")
     for name in ("missing", "broken"):
