@@ -49,7 +49,7 @@ def rows(own: Sequence[Outcome], others: Sequence[Outcome]) -> list[list[str]]:
             raise InputError(f"{name}: no seed of the other study, which has {', '.join(map(str, sorted(seeds)))}")
     twins = [replace(one, conditions="", method=OTHER) for one in others]
     found = compare.compared([*twins, *paired], OTHER)["methods"]
-    return [row for name in found if name != OTHER for row in _method(name, found[name])]
+    return [row for name in dict.fromkeys(one.method for one in own) for row in _method(name, found[name])]
 
 
 def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -76,12 +76,12 @@ def _p(test: Mapping[str, float]) -> str:
 
 
 def only(table: Path, methods: Sequence[str]) -> list[Outcome]:
-    """The runs of these methods in a study; raises InputError for a method without runs."""
+    """The runs of these methods in a study, in the order of the methods; InputError for a method without runs."""
     outcomes = study.read(table)
     for name in methods:
         if name not in (known := dict.fromkeys(one.method for one in outcomes)):
             raise InputError(f"{table}: no run of {name!r}, expected one of {', '.join(known)}")
-    return [one for one in outcomes if one.method in methods]
+    return [one for name in methods for one in outcomes if one.method == name]
 
 
 def main() -> None:

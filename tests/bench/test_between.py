@@ -40,7 +40,7 @@ def test_differences_and_their_p_are_those_of_a_paired_test_over_the_seeds_that_
     assert row["less the other, points"] == f"{100 * (own - wide).mean():+.1f}"
     assert row["95 %"] == "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in test.confidence_interval()))
     assert row["p, seeds (Holm)"].startswith(f"{test.pvalue:.3f} (")
-    assert row["seeds"] == str(len(wide)) == "4"
+    assert row["seeds"] == str(len(wide)) == "5"
 
 
 def test_steps_are_those_to_the_last_validation_accuracy_of_the_other(found: pd.DataFrame) -> None:
