@@ -68,9 +68,12 @@ def begin(params: Params, method: Method, added: int) -> State:
     """
     if not isinstance(params.model, CFPN):
         raise InputError(f"model: expected a CFPN, which has dense blocks, found {params.model.name}")
-    nodes, size, device = deepened(params.model, added), params.model.input_size, sessions.device(params.compute)
+    model, device = params.model, sessions.device(params.compute)
     try:
-        state = training.start(nodes, method, params.train.recipe, size, 0, device)
+        state = training.start(
+            deepened(model, added), method, params.train.recipe, model.input_size, 0, device, model.channels,
+            model.classes,
+        )  # fmt: skip
     except ValueError as error:
         raise InputError(str(error)) from error
     state.network.train()

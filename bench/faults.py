@@ -168,7 +168,8 @@ def strike(folder: Path, stage: str, fault: str) -> Seen:
     if fault == "lost Ray worker":
         change(folder / "params.yaml", compute={"workers": 2})
     outputs, seen = folder / one.writes, folder / ".faults/seen.json"
-    where = {"FAULT_IN": one.runs, "FAULT_AT": str(one.at), "FAULT_WRITES": str(outputs), "FAULT_SEEN": str(seen)}
+    at = 1 if fault == "lost Ray worker" else one.at  # after the last output of a training no worker is needed
+    where = {"FAULT_IN": one.runs, "FAULT_AT": str(at), "FAULT_WRITES": str(outputs), "FAULT_SEEN": str(seen)}
     found = dvc(folder, stage, "repro", stage, FAULT=fault, **where)
     if outputs.exists():
         outputs.chmod(0o755)
@@ -300,6 +301,8 @@ def main() -> None:
     args, made = parser.parse_args(), origin()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a background job starts would ignore Ctrl-C
     chosen = [(stage, fault) for stage, fault in CELLS if stage in args.stages and fault in args.faults]
+    if args.missing and not args.out:
+        parser.error("--missing: expected --out FILE beside it, whose cells are left out")
     if args.missing:
         chosen = [cell for cell in chosen if cell not in walked(args.out)]
     with tempfile.TemporaryDirectory(prefix="faults-") as place:

@@ -166,7 +166,8 @@ def steps_to_accuracy(outcomes: list[study.Outcome], after: int) -> dict[str, fl
         if one.seed in goals:
             there = one.history.loc[one.history["val/accuracy"] >= goals[one.seed], "step"]
             found.setdefault(one.method, []).append(float(there.iloc[0]) if len(there) else None)
-    return {name: statistics.fmean(filter(None, steps)) if all(steps) else None for name, steps in found.items()}
+    whole = {name: len(steps) == len(goals) and all(steps) for name, steps in found.items()}
+    return {name: statistics.fmean(filter(None, steps)) if whole[name] else None for name, steps in found.items()}
 
 
 def in_a_process(task: Callable[..., dict[str, Any]], *arguments: object) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def noise(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
 def occlusion(pixels: Tensor, level: float, random: torch.Generator) -> Tensor:
     """Pixels (n, c, h, w) with a mid-grey square, `level` pixels wide, at a random place in every face."""
     side = pixels.shape[-1]
+    if level > side:
+        raise InputError(f"occlusion: expected faces of {level:.0f} pixels or more a side, found {side}")
     corner = torch.randint(side - int(level) + 1, (2, len(pixels), 1), generator=random)
     rows, columns = (((line := torch.arange(side)) >= start) & (line < start + level) for start in corner)
     return pixels.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 128.0)

@@ -24,7 +24,7 @@ from pipeline import evaluate
 from pipeline.page import measurements
 from pipeline.page.tables import markdown
 from pipeline.process import InputError, run
-from pipeline.runs import records
+from pipeline.runs import about, records
 
 EXAMPLE = """example:
   python -m bench.wrong_labels docs/study/wrong-labels.csv --runs runs --splits data/splits
@@ -45,10 +45,13 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
     }
 
 
-def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame:
-    """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels; written after each run."""
+def gathered(table: Path, runs: Path, train: Faces, test: Faces, fingerprint: str = "") -> pd.DataFrame:
+    """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels; written after each run.
+
+    fingerprint: of the data in run.json; "" is not compared.
+    """
     trained = {one: weights for one, weights in map(run_and_weights, robustness.trained(runs).values()) if one[0]}
-    faces = {one: seen(weights, train) for one, weights in trained.items()}
+    faces = {one: seen(weights, train, fingerprint) for one, weights in trained.items()}
     robustness.check_alike(table, RUN, trained, by=RUN)
     robustness.check_kind(trained.values(), train)
     kept, found = robustness.others(table, trained, RUN, by=RUN), []
@@ -61,21 +64,23 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces) -> pd.DataFrame
     return pd.concat([*kept, *found]).sort_values(RUN)
 
 
-def seen(weights: Path, train: Faces) -> Faces:
+def seen(weights: Path, train: Faces, fingerprint: str = "") -> Faces:
     """The faces that a run saw, with true labels; raises InputError where it saw others, or these augmented."""
-    about = records.read_about(weights.parent / records.ABOUT)
-    if about.parameters["train"].get("faces") == "augmented":
+    own = records.read_about(weights.parent / records.ABOUT)
+    if own.parameters["train"].get("faces") == "augmented":
         raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
-    faces = train.first(about.parameters["train"].get("limit", 0))
-    if len(faces) != about.data.faces:
-        raise InputError(f"{weights.parent}: learnt from {about.data.faces} faces, and --splits holds {len(faces)}")
+    if fingerprint and own.data.fingerprint != fingerprint:
+        raise InputError(f"{weights.parent}: learnt from other faces than those of --splits")
+    faces = train.first(own.parameters["train"].get("limit", 0))
+    if len(faces) != own.data.faces:
+        raise InputError(f"{weights.parent}: learnt from {own.data.faces} faces, and --splits holds {len(faces)}")
     return faces
 
 
 def run_and_weights(weights: Path) -> tuple[tuple[float, str, int], Path]:
     """What a run is, in the columns of RUN, and its weights."""
-    about = records.read_about(weights.parent / records.ABOUT)
-    return (about.parameters["train"].get("wrong_labels", 0.0), about.method, about.seed), weights
+    own = records.read_about(weights.parent / records.ABOUT)
+    return (own.parameters["train"].get("wrong_labels", 0.0), own.method, own.seed), weights
 
 
 def main() -> None:
@@ -84,7 +89,8 @@ def main() -> None:
     torch.set_num_threads(1)  # more of them spin against whatever else runs
     keep_freed_memory()
     train, test = (evaluate.load_faces(args.splits / f"{name}.parquet") for name in ("train", "test"))
-    table = gathered(args.table, args.runs, train, test)
+    own = about.digest([args.splits / "train.parquet", args.splits / "val.parquet"])
+    table = gathered(args.table, args.runs, train, test, own)
     print(markdown(*measurements.wrong_labels(table)))
 
 

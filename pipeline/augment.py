@@ -42,8 +42,10 @@ def augment(source: Path, target: Path, seed: int = 0, border: str = "border", s
     """Write seven rows for each face of `source`, a split as the ingest stage writes it; returns how many.
 
     seed: 0 or more; border: one of BORDERS; sigma: standard deviation of the noise in grey levels, 0 or more.
-    Raises InputError where `source` is not such a split; then `target` is as before.
+    Raises InputError where `source` is not such a split, or is `target`; then `target` is as before.
     """
+    if source.resolve() == target.resolve():
+        raise InputError(f"{target}: the faces are read there; another file is needed")
     with opened(source) as (parquet, description, batches), atomic(target) as path:
         count: int = parquet.metadata.num_rows
         schema = arrow_schema(description).append(TRANSFORM)

@@ -278,9 +278,17 @@ def outcomes_of(args: argparse.Namespace) -> list[Outcome]:
         return study.read(args.study)
     outcomes = evaluated(args)
     if args.collect:
+        known = study.read(args.collect) if args.collect.exists() else []
+        check_reference(args, [*known, *outcomes])
         study.collect(args.collect, outcomes)
         outcomes = study.read(args.collect)
     return outcomes
+
+
+def check_reference(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
+    """Raise InputError for a --reference that has no run."""
+    if args.reference and args.reference not in {one.method for one in outcomes}:
+        raise InputError(f"--reference: no run of {args.reference!r} in {args.study or args.collect or args.runs}")
 
 
 def evaluated(args: argparse.Namespace) -> list[Outcome]:
@@ -325,8 +333,7 @@ def main() -> None:
     if args.study and (args.methods or args.seeds):
         parser.error("--methods and --seeds choose among runs; --study compares all that it holds")
     outcomes = outcomes_of(args)
-    if args.reference and args.reference not in {one.method for one in outcomes}:
-        raise InputError(f"--reference: no run of {args.reference!r} in {args.study or args.collect or args.runs}")
+    check_reference(args, outcomes)
     comparison = compared(outcomes, args.reference or REFERENCE, peaks(args.bench))
     if args.out:
         write(args.out, comparison)

@@ -1,7 +1,8 @@
 """Stage `ingest`: a FER2013 CSV or a folder of pictures -> one Parquet file per split and an audit of the data.
 
 `python -m pipeline.ingest SOURCE OUT_DIR` writes train.parquet (Training), val.parquet (PublicTest), test.parquet
-(PrivateTest) and audit.json, all of them or none. It takes:
+(PrivateTest) and audit.json, all of them or none. Where it is killed between the first and the last of them, audit.json
+is missing. It takes:
 - Kaggle's fer2013.csv and icml_face_data.csv, either of them inside .gz, .zip, .tar or .tar.gz (told by content, not by
   name), or a folder that holds one of them;
 - a folder `split/class/picture`, such as FER2013 as pictures (`train/angry/Training_123.jpg`), where there is none of
@@ -57,6 +58,7 @@ def ingest(
         if dropped:
             remove_rows(paths["train"], dropped)
         report_path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        (folder / "audit.json").unlink(missing_ok=True)  # the new one comes after the splits
     return report
 
 

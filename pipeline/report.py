@@ -16,7 +16,7 @@ from pipeline.page import architecture, audit, comparison, costs, faces, heading
 from pipeline.page.html import Picture, render
 from pipeline.page.inputs import Inputs, Paths, read_inputs
 from pipeline.page.markdown import markdown
-from pipeline.process import atomic, command_line, only_one, run
+from pipeline.process import InputError, atomic, command_line, only_one, run
 
 SECTIONS = (
     results.results_section,
@@ -53,7 +53,12 @@ PATHS = {
 
 
 def report(out: Path, inputs: Inputs) -> None:
-    """Write index.html, README.md and the pictures into `out`: all of them or none."""
+    """Write index.html, README.md and the pictures into `out`: all of them or none.
+
+    Raises InputError where another README.md is there.
+    """
+    if (out / "README.md").exists() and not (out / "index.html").exists():
+        raise InputError(f"{out}: has a README.md of its own; another folder is needed")
     sections = [section for build in SECTIONS if (section := build(inputs)) is not None]
     pictures = [block for section in sections for block in section.blocks if isinstance(block, Picture)]
     head = heading.heading(inputs)

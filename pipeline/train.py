@@ -181,7 +181,12 @@ def warn_if_collapsed(session: Session, validation: Faces) -> None:
 def write(
     session: Session, params: Params, args: argparse.Namespace, about: dict[str, Any], faces: Faces, validation: Faces
 ) -> None:
-    """Write the weights of the best epoch, the history, run.json, metrics without times, and the times."""
+    """Write the weights of the best epoch, the history, run.json, metrics without times, and the times.
+
+    Where a former training left these, new weights never stand beside what tells of the old ones.
+    """
+    for name in (records.ABOUT, "metrics.json"):
+        (args.out / name).unlink(missing_ok=True)
     sessions.write(session.best, sessions.about_weights(session, params, faces), args.out / "model.safetensors")
     network = session.state.network
     found = records.training_metrics(

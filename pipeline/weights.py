@@ -20,7 +20,8 @@ from cfpn.faces import load as load_split
 from cfpn.network import Network
 from pipeline import networks
 from pipeline.process import InputError, atomic, command_line, run
-from pipeline.runs.records import ABOUT, LOOKS, read_json
+from pipeline.runs.about import digest
+from pipeline.runs.records import ABOUT, LOOKS, About, read_about, read_json
 
 EXAMPLE = """example:
   python -m pipeline.weights nbp runs/nbp-1 results/evaluate/nbp-1
@@ -46,6 +47,7 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
     if (network.names, network.channels) != (faces.classes, faces.pixels.shape[1]):
         raise InputError(f"{validation}: faces of {', '.join(faces.classes)} in {faces.pixels.shape[1]} channels; "
                          f"{path} knows {', '.join(network.names)} in {network.channels}")  # fmt: skip
+    check_validation(read_about(run_folder / ABOUT), validation)
     training = {key: about.get(key) for key in ("method", "seed", "profile", "parameters", "data", "code")}
     training["test"] = {key: scores.get(key) for key in SCORES}
     own = json.loads(metadata["network"]) | {"training": training, "card": CARD}
@@ -54,6 +56,20 @@ def add(name: str, run_folder: Path, evaluation: Path, validation: Path, folder:
     with atomic(folder / f"{name}.safetensors") as temporary:
         save_file(tensors, temporary, {"network": json.dumps(own)})
     return folder / f"{name}.safetensors"
+
+
+def check_validation(about: About, validation: Path) -> None:
+    """Raise InputError where these are not the validation faces of the run, whose train.parquet lies beside them.
+
+    A run that learnt from the augmented file is not compared: that file may lie anywhere.
+    """
+    if about.parameters["train"].get("faces") == "augmented":
+        return
+    train = validation.with_name("train.parquet")
+    if not train.is_file() or digest([train, validation]) != about.data.fingerprint:
+        raise InputError(
+            f"{validation}: expected the validation faces that chose the run's epoch, beside its {train.name}"
+        )
 
 
 def early_enough(network: Network, faces: Faces) -> float | None:

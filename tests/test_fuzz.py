@@ -1,5 +1,6 @@
 """Readers take damaged input or refuse it as documented; `python -m bench.fuzz` draws more of the same."""
 
+import contextlib
 import json
 import sys
 import time
@@ -23,6 +24,16 @@ def test_an_input_that_takes_too_long_is_a_fault_and_time_alone_is_none() -> Non
             pass
     with fuzz.limited(0.02):
         time.sleep(0.04)
+
+
+def test_an_input_that_takes_too_long_is_a_fault_though_a_reader_calls_it_damaged() -> None:
+    def reader() -> None:
+        with contextlib.suppress(Exception):
+            while True:
+                pass
+
+    with pytest.raises(AssertionError, match=r"more than 0\.02 s of the processor"), fuzz.limited(0.02):
+        reader()
 
 
 def test_the_command_tries_as_many_inputs_as_it_is_told_and_keeps_the_counts(

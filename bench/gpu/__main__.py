@@ -83,10 +83,11 @@ def main() -> None:
 
 def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int) -> None:
     """Measure and train as planned until `deadline` (time.time()); what earlier calls did is not done again."""
-    count = len(data.load(faces)["train"])
-    table = Table(out / "results.csv")
+    splits = data.load(faces)
+    count, table = len(splits["train"]), Table(out / "results.csv")
     about = {"plan": what.name, "plan_hash": json_hash(plan.encoded(what)), "machine": machine()}
-    check_plan(table, about["plan_hash"])
+    about["faces"] = data.fingerprint(splits)
+    check_plan(table, about)
     measure_steps(what, table, about, deadline)
     left = [task for task in what.trainings if not finished(out / f"{task.name}.safetensors")]
     for task in what.trainings:
@@ -120,10 +121,11 @@ def measure_steps(what: Plan, table: Table, about: Row, deadline: float) -> None
         print(f"{missing} steps were not measured in time; the same command goes on with them")
 
 
-def check_plan(table: Table, plan_hash: str) -> None:
-    """Raise InputError where the table's rows are of another plan, whose runs may have the same names."""
-    if any(row.get("plan_hash", plan_hash) != plan_hash for row in table.rows):
-        raise InputError(f"{table.path}: of another plan; name another folder by --out")
+def check_plan(table: Table, about: Row) -> None:
+    """Raise InputError where the table's rows are of another plan or other faces; runs may have the same names."""
+    for key, kind in (("plan_hash", "another plan"), ("faces", "other faces")):
+        if any(row.get(key, about[key]) != about[key] for row in table.rows):
+            raise InputError(f"{table.path}: of {kind}; name another folder by --out")
 
 
 def kind(row: Row) -> str:

@@ -1,5 +1,6 @@
 """Faces for a GPU: the splits of the ingest stage, or FER2013 as one Parquet file of JPEGs."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -22,6 +23,15 @@ def load(path: Path) -> dict[str, Faces]:
         return _folder(path) if path.is_dir() else _jpegs(path)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: {error}; expected a folder of splits, or a Parquet file with {COLUMNS}") from error
+
+
+def fingerprint(splits: dict[str, Faces]) -> str:
+    """A hash of the pixels and labels of all splits."""
+    whole = hashlib.sha256()
+    for one in splits.values():
+        whole.update(one.pixels.numpy().tobytes())
+        whole.update(one.labels.numpy().tobytes())
+    return whole.hexdigest()[:16]
 
 
 def _folder(path: Path) -> dict[str, Faces]:

@@ -48,9 +48,15 @@ def network_section(inputs: Inputs) -> Section | None:
 
 
 def most_units(runs: Sequence[Run]) -> Run:
-    """The first run whose method cuts the network, or else the first."""
-    cut = [one for one in runs if method_of(one).get("units", "network") != "network"]
-    return (cut or list(runs))[0]
+    """The first run whose method cuts gradients, or else has units, or else the first."""
+    several = [one for one in runs if method_of(one).get("units", "network") != "network"]
+    cut = [one for one in several if not passes(one)]
+    return (cut or several or list(runs))[0]
+
+
+def passes(one: Run) -> bool:
+    """Whether gradients pass between the units of a run's method."""
+    return bool(method_of(one).get("gradients") == "pass")
 
 
 def parameters(model: Mapping[str, Any]) -> int | None:
@@ -76,13 +82,14 @@ def whole_picture(one: Run, parts: Sequence[Unit], sizes: Mapping[str, tuple[int
     """Paper Fig 3 with the units in colour."""
     names = [unit.name for unit in parts]
     shown = listed(names) if len(names) <= 6 else f"{', '.join(names[:3])} and so on to {names[-1]}"
-    cut = (
-        f"{method_name(one.method)} cuts it into {len(parts)} units: {shown}. No gradient passes a red bar."
-        if len(parts) > 1
-        else "Back-propagation trains it as one unit."
-    )
+    cut = "Back-propagation trains it as one unit."
+    if len(parts) > 1:
+        rule = "Each has a loss, and gradients pass between them." if passes(one) else "No gradient passes a red bar."
+        cut = f"{method_name(one.method)} cuts it into {len(parts)} units: {shown}. {rule}"
     caption = f"The network (paper Fig 3). A box names its feature maps: side² × number. {cut}"
-    return figures.picture("network.svg", network(parts, sizes), caption, f"The network from image to classes. {cut}")
+    return figures.picture(
+        "network.svg", network(parts, sizes, not passes(one)), caption, f"The network from image to classes. {cut}"
+    )
 
 
 def dense_picture(nodes: Sequence[Node], sizes: Mapping[str, tuple[int, ...]]) -> Picture:
@@ -116,8 +123,11 @@ def steps(layer: Any) -> list[str]:  # noqa: ANN401 (a SeparableConvolution)
 
 
 @style.context(STYLE)
-def network(parts: Sequence[Unit], sizes: Mapping[str, tuple[int, ...]]) -> Figure:
-    """The nodes as boxes in the colours of their units, blocks as one box each; a red bar where a gradient is cut."""
+def network(parts: Sequence[Unit], sizes: Mapping[str, tuple[int, ...]], cuts: bool = True) -> Figure:
+    """The nodes as boxes in the colours of their units, blocks as one box each; a red bar where a gradient is cut.
+
+    cuts: whether gradients are cut between units at all.
+    """
     nodes = [node for unit in parts for node in unit.nodes]
     unit_of = {box(node.name): i for i, unit in enumerate(parts) for node in unit.nodes}
     places = {IMAGE: (0.0, 0.0)} | layout(nodes)
@@ -125,7 +135,7 @@ def network(parts: Sequence[Unit], sizes: Mapping[str, tuple[int, ...]]) -> Figu
     figure, axes = canvas(right + 1, 1.9 - low, 0.78, below=0.5 - low)
     for start, end in dict.fromkeys((box(name), box(node.name)) for node in nodes for name in node.inputs):
         if start != end:
-            cut = start != IMAGE and unit_of[start] != unit_of[end]
+            cut = cuts and start != IMAGE and unit_of[start] != unit_of[end]
             connect(axes, route(start, end, places), cut)
     for name in dict.fromkeys(prefix(node.name) for node in nodes if "pyramid" in node.name):
         x, y = places[f"{name}/down{LEVELS}"]

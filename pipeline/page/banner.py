@@ -124,9 +124,10 @@ def draw_curves(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     names = [name for name in SHOWN if any(one.method == name for one in outcomes)]
     for name in names:
         tables = [one.history.set_index("epoch")["val/accuracy"] for one in outcomes if one.method == name]
-        of_epoch = [[table[epoch] for table in tables if epoch in table] for epoch in tables[0].index]
+        epochs = sorted(set[int].intersection(*(set(table.index) for table in tables)))  # which all seeds have
+        of_epoch = [[table[epoch] for table in tables] for epoch in epochs]
         mean = [sum(values) / len(values) for values in of_epoch]
-        tint, epochs = colour(name, list(SHOWN)), list(tables[0].index)
+        tint = colour(name, list(SHOWN))
         axes.plot(epochs, mean, color=tint, linewidth=1.8, label=f"{SHOWN[name]} ({len(tables)} seeds)")
         axes.fill_between(epochs, [min(v) for v in of_epoch], [max(v) for v in of_epoch], color=tint, alpha=0.15, lw=0)
     axes.set(title="Validation accuracy on FER2013: mean and range over seeds", xlabel="epoch", xmargin=0.01)

@@ -33,6 +33,13 @@ def test_peak_memory_is_flat_where_no_gradient_crosses_and_grows_where_it_does()
     assert bp["ratio_of_the_last_two"] > 2
 
 
+def test_channels_and_classes_are_those_of_the_parameters() -> None:
+    params = parameters.load(ROOT / "params.yaml", SMALL | {"model.channels": 3, "model.classes": 5})
+    state = depth.begin(params, params.methods["nbp"], 1)
+    assert (state.network.channels, state.network.classes) == (3, 5)
+    assert depth.peak_of(params, params.methods["bp"], 8, 0) > 0
+
+
 def test_a_network_that_the_units_do_not_fit_is_an_input_error() -> None:
     params = parameters.load(ROOT / "params.yaml", SMALL | {"model.blocks": 2})
     with pytest.raises(InputError, match="block"):

@@ -53,6 +53,16 @@ def test_ctrl_c_reaches_the_stages_of_a_background_job(monkeypatch: pytest.Monke
         signal.signal(signal.SIGINT, before)
 
 
+def test_missing_cells_want_the_file_that_has_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["faults", "--missing"])
+    with pytest.raises(SystemExit) as ended:
+        faults.main()
+    assert ended.value.code == 2
+    assert "--missing: expected --out FILE" in capsys.readouterr().err
+
+
 def test_the_cells_on_the_page_are_those_of_today_and_all_right() -> None:
     shown = records.read_json(ROOT / "docs/study/faults.json")["cells"]
     assert [(cell["stage"], cell["fault"]) for cell in shown] == faults.CELLS

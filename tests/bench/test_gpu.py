@@ -214,6 +214,18 @@ def test_the_rows_of_another_plan_are_refused(tmp_path: Path, splits: Path) -> N
         gpu.carry_out(Plan("small", (task("bp"),), ()), splits, tmp_path, time.time() + 300, at_once=1)
 
 
+def test_the_rows_of_other_faces_are_refused(tmp_path: Path, splits: Path, faces: dict[str, Faces]) -> None:
+    what = Plan("small", (task("bp"),), ())
+    known = data.fingerprint(data.load(splits))
+    assert known == data.fingerprint(data.load(splits))
+    turned = {name: replace(one, pixels=one.pixels.flip(3)) for name, one in faces.items()}
+    relabelled = {name: replace(one, labels=one.labels.flip(0)) for name, one in faces.items()}
+    assert len({known, data.fingerprint(turned), data.fingerprint(relabelled)}) == 3
+    (tmp_path / "results.csv").write_text("kind,run,epochs,faces\nepoch,bp,1,abc\n")
+    with pytest.raises(InputError, match=r"results\.csv: of other faces; name another folder by --out"):
+        gpu.carry_out(what, splits, tmp_path, time.time() + 300, at_once=1)
+
+
 @pytest.mark.slow
 def test_the_row_of_a_test_that_a_kill_kept_from_the_table_is_read_off_the_weights(
     tmp_path: Path, splits: Path

@@ -228,6 +228,8 @@ def test_steps_to_an_accuracy_are_the_first_that_have_it_in_the_mean_over_seeds(
     runs = [history("bp", 0, 0.1, 0.5, 0.6), history("bp", 1, 0.1, 0.3, 0.2), history("nbp", 0, 0.5, 0.4, 0.7)]
     runs += [history("nbp", 1, 0.1, 0.2, 0.3), history("nbp", 2, 0.9, 0.9, 0.9), history("eq4", 0, 0.1, 0.1, 0.1)]
     assert parallel.steps_to_accuracy(runs, 2) == {"bp": 20, "nbp": 20, "eq4": None}
+    few = [history("bp", 0, 0.1, 0.5), history("bp", 1, 0.1, 0.5), history("nbp", 0, 0.5, 0.5)]
+    assert parallel.steps_to_accuracy(few, 2) == {"bp": 20, "nbp": None}  # of which a seed is missing
     with pytest.raises(InputError, match="--after: expected an epoch of bp in the study, found 4"):
         parallel.steps_to_accuracy(runs, 4)
 

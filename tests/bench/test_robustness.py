@@ -56,6 +56,11 @@ def test_occlusion_covers_one_square_of_every_face(side: int) -> None:
     assert len({face.numpy().tobytes() for face in found}) > 1 or side == 48
 
 
+def test_faces_smaller_than_what_covers_them_are_an_input_error() -> None:
+    with pytest.raises(InputError, match="occlusion: expected faces of 24 pixels or more a side, found 20"):
+        robustness.occlusion(torch.zeros(3, 1, 20, 20), 24.0, torch.Generator())
+
+
 def test_contrast_moves_pixels_towards_mid_grey() -> None:
     found = robustness.contrast(torch.tensor([0.0, 128.0, 228.0]), 0.25, torch.Generator())
     assert found.tolist() == [96, 128, 153]

@@ -120,3 +120,10 @@ def test_the_command_says_so_where_there_is_nothing_to_write(tmp_path: Path, cle
         write(tmp_path / "runs", "nbp", 0, 0.0)
     with pytest.raises(wrong_labels.evaluate.InputError, match="no such table, and no run with weights"):
         wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
+
+
+def test_faces_that_a_run_did_not_learn_from_are_refused_also_where_they_are_as_many(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "nbp", 0, 0.4)
+    with pytest.raises(InputError, match="nbp of 0: learnt from other faces than those of --splits"):
+        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6), "g")
+    assert len(wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6), "f")) == 1

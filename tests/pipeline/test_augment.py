@@ -295,6 +295,14 @@ def test_a_file_that_is_no_training_split_is_refused_and_nothing_written(case: s
     assert [path.name for path in tmp_path.iterdir()] == ["train.parquet"]
 
 
+def test_the_split_itself_is_not_written(tmp_path: Path) -> None:
+    source = write_split(tmp_path / "train.parquet", faces(3), [1, 2, 3])
+    before = source.read_bytes()
+    with pytest.raises(InputError, match="the faces are read there"):
+        augment(source, tmp_path / ".." / tmp_path.name / "train.parquet")
+    assert source.read_bytes() == before
+
+
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-W", "error", "-m", "pipeline.augment", *map(str, arguments)]
     return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, **options)

@@ -211,6 +211,12 @@ def test_an_unknown_reference_is_an_input_error(folder: Path, monkeypatch: pytes
         command(folder, monkeypatch, str(folder / "out"), "--reference", "np")
 
 
+def test_a_study_is_not_changed_where_the_reference_is_unknown(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--reference: no run of 'np'"):
+        command(folder, monkeypatch, "--collect", str(folder / "main.csv"), "--reference", "np")
+    assert not [*folder.glob("main*")]
+
+
 def test_memory_is_read_from_the_bench_where_there_is_one(tmp_path: Path) -> None:
     assert compare.peaks(None) == compare.peaks(tmp_path / "none.json") == {}
     (tmp_path / "bench.json").write_text('{"rows": [{"method": "bp", "peak_mib": 394.0}]}')

@@ -18,6 +18,7 @@ from pipeline.metrics import METRICS
 from pipeline.page import audit, figures, inputs
 from pipeline.page.html import flatten
 from pipeline.process import InputError
+from pipeline.report import report
 from tests.pipeline.page.written import (
     DRAWN,
     TRANSFORMS,
@@ -291,3 +292,11 @@ def test_predictions_of_another_test_split_are_refused(root: Path) -> None:
 
 def test_all_seven_expressions_have_a_recall_column(root: Path) -> None:
     assert " ".join(("Run", *EXPRESSIONS)) in read(root)
+
+
+def test_a_readme_that_is_no_reports_is_not_replaced(root: Path) -> None:
+    (root / "own").mkdir()
+    (root / "own/README.md").write_text("mine")
+    with pytest.raises(InputError, match=r"own: has a README\.md of its own"):
+        report(root / "own", mock.Mock())
+    assert [path.read_text() for path in (root / "own").iterdir()] == ["mine"]

@@ -163,6 +163,21 @@ def test_wrong_labels_are_learnt_from_and_validation_keeps_the_true_ones(folder:
     assert contents(folder)[:2] == found[:2] != right[:2]
 
 
+def test_new_weights_never_stand_beside_what_tells_of_old_ones(
+    folder: Path, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train().code == 0
+    change(folder, "epochs", 1)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_stage.records, "write", killed)
+    assert train().code == 130
+    left = {path.name for path in (folder / "runs/nbp-0").iterdir()}
+    assert "model.safetensors" in left and not {"run.json", "metrics.json"} & left
+
+
 def test_a_changed_parameter_does_not_continue_from_the_old_checkpoint(folder: Path, train: Train) -> None:
     killed_after_an_epoch(folder)
     change(folder, "schedule", {"learning_rate": 0.001})

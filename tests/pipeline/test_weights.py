@@ -16,6 +16,7 @@ from cfpn.faces import load as load_split
 from cfpn.prediction import accuracy, predict, unit_log_probabilities
 from cfpn.schema import EXPRESSIONS, Description, write
 from pipeline.process import InputError
+from pipeline.runs.about import digest
 from pipeline.weights import CARD, TOLERANCE, add, early_enough
 from tests.pipeline.pictures.made import BP, VOTING, face, write_weights
 
@@ -28,10 +29,15 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     write_weights(folder / "model.safetensors")
-    (folder / "run.json").write_text(json.dumps({"method": "nbp", "seed": 3, "code": {"commit": "abc"}}))
     (folder / "metrics.json").write_text(json.dumps({"accuracy": 0.5, "test_faces": 9}))
     pixels = np.stack([face(number) for number in range(COUNT)])[:, None]
-    write(tmp_path / "val.parquet", pixels, np.arange(COUNT) % 7, np.arange(1, COUNT + 1), Description())
+    for name, start in (("val", 1), ("train", 101)):
+        rows = np.arange(start, COUNT + start)
+        write(tmp_path / f"{name}.parquet", pixels, np.arange(COUNT) % 7, rows, Description())
+    files = [tmp_path / "train.parquet", tmp_path / "val.parquet"]
+    data = {"fingerprint": digest(files), "faces": COUNT, "drawn": False, "classes": list(EXPRESSIONS)}
+    about = {"method": "nbp", "seed": 3, "profile": "sample", "parameters": {"train": {}}, "data": data}
+    (folder / "run.json").write_text(json.dumps(about | {"code": {"commit": "abc", "fingerprint": "c"}}))
     return folder
 
 
@@ -46,7 +52,7 @@ def test_added_weights_predict_as_the_runs_and_say_where_they_come_from(run: Pat
     own, before = checkpoint.load(path), checkpoint.load(run / "model.safetensors")
     assert torch.equal(predict(own, face()[None]), predict(before, face()[None]))
     assert own.about["training"]["method"] == "nbp"
-    assert own.about["training"]["code"] == {"commit": "abc"}
+    assert own.about["training"]["code"]["commit"] == "abc"
     assert own.about["training"]["test"]["accuracy"] == 0.5
     assert own.about["card"] == CARD
     assert 0 < own.about["exit"] <= 1 or own.about["exit"] is None
@@ -61,6 +67,15 @@ def test_validation_faces_of_other_classes_or_channels_are_refused(run: Path, na
         InputError, match=r"other\.parquet: faces of .* in . channels; .*model\.safetensors knows anger"
     ):
         added(run, validation=run.parent / "other.parquet")
+
+
+@pytest.mark.parametrize("other", ["train.parquet", "elsewhere/val.parquet"])
+def test_other_faces_than_the_runs_own_validation_give_no_exit(run: Path, other: str) -> None:
+    (run.parent / "elsewhere").mkdir()
+    shutil.copy(run.parent / "val.parquet", run.parent / "elsewhere/val.parquet")  # without the faces learnt from
+    with pytest.raises(InputError, match="expected the validation faces that chose the run's epoch"):
+        added(run, validation=run.parent / other)
+    assert list((run.parent / "out").iterdir()) == []
 
 
 def test_adding_twice_gives_the_same_bytes(run: Path) -> None:

@@ -1,5 +1,7 @@
 """The drawings of the network hold what its table of nodes holds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from cfpn.graph import IMAGE, prefix, units
@@ -16,6 +18,33 @@ def test_every_connection_between_units_has_a_red_bar(cuts: str | list[str], bar
     sizes = {IMAGE: (3, 32, 32)} | {node.name: (1, 1, 1) for node in nodes}
     axes = architecture.network(units(nodes, cuts), sizes).axes[0]
     assert sum(line.get_color() == WRONG for line in axes.lines) == bars
+
+
+def test_no_red_bar_stands_where_gradients_pass() -> None:
+    nodes = build(CFPN(**MODEL), 0)
+    sizes = {IMAGE: (3, 32, 32)} | {node.name: (1, 1, 1) for node in nodes}
+    axes = architecture.network(units(nodes, ["block1", "block2"]), sizes, cuts=False).axes[0]
+    assert not any(line.get_color() == WRONG for line in axes.lines)
+    one = SimpleNamespace(
+        method="deep_supervision",
+        about=SimpleNamespace(parameters={"method": {"units": ["block1"], "gradients": "pass"}}),
+    )
+    own = architecture.whole_picture(one, units(nodes, ["block1"]), sizes)
+    assert "gradients pass between them" in own.caption and "red bar" not in own.caption
+
+
+def test_the_drawing_is_of_a_method_that_cuts_gradients_where_one_has_run() -> None:
+    kinds = {
+        "bp": {"units": "network"},
+        "deep": {"units": ["block1"], "gradients": "pass"},
+        "nbp": {"units": ["block1"]},
+    }
+    runs = [
+        SimpleNamespace(method=name, about=SimpleNamespace(parameters={"method": one})) for name, one in kinds.items()
+    ]
+    assert architecture.most_units(runs).method == "nbp"
+    assert architecture.most_units(runs[:2]).method == "deep"
+    assert architecture.most_units(runs[:1]).method == "bp"
 
 
 def test_every_node_has_a_box_and_a_dense_block_has_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -35,3 +36,17 @@ def test_a_curve_says_how_many_seeds_it_is_the_mean_of(drawn: Figure) -> None:
     labels = [line.get_label() for line in drawn.axes[1].lines]
     seeds = {name: sum(one.method == name for one in outcomes) for name in banner.SHOWN}
     assert labels == [f"{title} ({seeds[name]} seeds)" for name, title in banner.SHOWN.items()]
+
+
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_a_curve_ends_where_the_first_of_its_seeds_does(longest_first: bool) -> None:
+    runs = [
+        study.Outcome(
+            "", "nbp", seed, pd.DataFrame({"epoch": range(1, n + 1), "step": 1, "val/accuracy": 0.1 * n}), {}, 1
+        )
+        for seed, n in enumerate((6, 3) if longest_first else (3, 6))
+    ]
+    axes = Figure().subplots()
+    banner.draw_curves(axes, runs)
+    assert axes.lines[0].get_xdata().tolist() == [1, 2, 3]
+    assert axes.lines[0].get_ydata() == pytest.approx([0.45] * 3)
