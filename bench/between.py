@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import compare
-from pipeline.compare import PRIMARY, REFERENCE
-from pipeline.metrics import DASH
+from pipeline.compare import PRIMARY, QUANTITIES, REFERENCE, VALIDATION
+from pipeline.metrics import DASH, Quantity
 from pipeline.page.claims import SPLITS
 from pipeline.process import InputError, atomic, command_line, run
 from pipeline.runs import study
@@ -32,10 +32,13 @@ HEADER = [
     "steps / the other",
 ]
 OTHER = "the other"
+ALONE = {"PrivateTest, network alone": QUANTITIES[-1]}
 
 
-def rows(own: Sequence[Outcome], others: Sequence[Outcome]) -> list[list[str]]:
-    """Two rows for each method of `own`, one for each split, over the seeds of `others`: runs of one method.
+def rows(
+    own: Sequence[Outcome], others: Sequence[Outcome], quantities: Mapping[str, Quantity] = SPLITS
+) -> list[list[str]]:
+    """A row for each method of `own` and each quantity, over the seeds of `others`: runs of one method.
 
     Holm's correction is over the methods, for each split on its own. Steps are those to the validation accuracy that
     the other ends with, as a share of its own, and in how many seeds it is reached. Raises InputError for other test
@@ -49,12 +52,12 @@ def rows(own: Sequence[Outcome], others: Sequence[Outcome]) -> list[list[str]]:
             raise InputError(f"{name}: no seed of the other study, which has {', '.join(map(str, sorted(seeds)))}")
     twins = [replace(one, conditions="", method=OTHER) for one in others]
     found = compare.compared([*twins, *paired], OTHER)["methods"]
-    return [row for name in dict.fromkeys(one.method for one in own) for row in _method(name, found[name])]
+    return [row for name in dict.fromkeys(one.method for one in own) for row in _method(name, found[name], quantities)]
 
 
-def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
+def _method(name: str, one: Mapping[str, Any], quantities: Mapping[str, Quantity]) -> Iterator[list[str]]:
     against, steps = one["against"], compare.steps_cell(one["steps"])
-    for split, quantity in SPLITS.items():
+    for split, quantity in quantities.items():
         less = against["quantities"][quantity.name]
         bounds, faces = interval(less["values"]), against["faces"] if quantity is PRIMARY else None
         yield [
@@ -66,7 +69,7 @@ def _method(name: str, one: Mapping[str, Any]) -> Iterator[list[str]]:
             f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}" if bounds else DASH,
             _p(less) if bounds else DASH,
             _p(faces) if faces else DASH,
-            DASH if quantity is PRIMARY else steps,
+            steps if quantity is VALIDATION else DASH,
         ]
 
 
@@ -93,9 +96,15 @@ def main() -> None:
     parser.add_argument("other", type=Path, help="one more, made under other conditions")
     parser.add_argument("--methods", nargs="+", default=["nbp", "deep_supervision"], help="of the first study")
     parser.add_argument("--reference", default=REFERENCE, help="method of the other study")
+    parser.add_argument("--seeds", nargs="+", type=int, help="compare these alone (default: all that both have)")
+    parser.add_argument("--alone", action="store_true", help="by the network's own classifier, without the heads")
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
     args = parser.parse_args()
-    found = rows(only(args.study, args.methods), only(args.other, [args.reference]))
+    others = only(args.other, [args.reference])
+    others = [one for one in others if one.seed in (args.seeds or [one.seed])]
+    if not others:
+        raise InputError(f"--seeds: {args.other} has no run of {args.reference} with one of them")
+    found = rows(only(args.study, args.methods), others, ALONE if args.alone else SPLITS)
     with atomic(args.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *found])
 

@@ -45,10 +45,10 @@ def measured(network: Network, train: Faces, test: Faces, share: float, seed: in
     }
 
 
-def gathered(table: Path, runs: Path, train: Faces, test: Faces, fingerprint: str = "") -> pd.DataFrame:
+def gathered(table: Path, runs: Path, train: Faces, test: Faces, fingerprint: str) -> pd.DataFrame:
     """Rows of `table`, if it exists, with those of all runs that learnt from wrong labels; written after each run.
 
-    fingerprint: of the data in run.json; "" is not compared.
+    fingerprint: of the data, as run.json has it.
     """
     trained = {one: weights for one, weights in map(run_and_weights, robustness.trained(runs).values()) if one[0]}
     faces = {one: seen(weights, train, fingerprint) for one, weights in trained.items()}
@@ -64,12 +64,12 @@ def gathered(table: Path, runs: Path, train: Faces, test: Faces, fingerprint: st
     return pd.concat([*kept, *found]).sort_values(RUN)
 
 
-def seen(weights: Path, train: Faces, fingerprint: str = "") -> Faces:
+def seen(weights: Path, train: Faces, fingerprint: str) -> Faces:
     """The faces that a run saw, with true labels; raises InputError where it saw others, or these augmented."""
     own = records.read_about(weights.parent / records.ABOUT)
     if own.parameters["train"].get("faces") == "augmented":
         raise InputError(f"{weights.parent}: expected a run that learnt from the faces as they are")
-    if fingerprint and own.data.fingerprint != fingerprint:
+    if own.data.fingerprint != fingerprint:
         raise InputError(f"{weights.parent}: learnt from other faces than those of --splits")
     faces = train.first(own.parameters["train"].get("limit", 0))
     if len(faces) != own.data.faces:

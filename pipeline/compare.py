@@ -273,22 +273,18 @@ def peaks(bench: Path | None) -> dict[str, float]:
 
 
 def outcomes_of(args: argparse.Namespace) -> list[Outcome]:
-    """The outcomes that the command line asks for: of runs, of a study, or of a study to which runs are added."""
-    if args.study:
-        return study.read(args.study)
-    outcomes = evaluated(args)
-    if args.collect:
-        known = study.read(args.collect) if args.collect.exists() else []
-        check_reference(args, [*known, *outcomes])
-        study.collect(args.collect, outcomes)
-        outcomes = study.read(args.collect)
-    return outcomes
+    """The outcomes that the command line asks for: of runs, of a study, or of a study to which runs are added.
 
-
-def check_reference(args: argparse.Namespace, outcomes: Sequence[Outcome]) -> None:
-    """Raise InputError for a --reference that has no run."""
-    if args.reference and args.reference not in {one.method for one in outcomes}:
+    Raises InputError for a --reference without a run; then nothing is added.
+    """
+    found = study.read(args.study) if args.study else evaluated(args)
+    known = study.read(args.collect) if args.collect and args.collect.exists() else []
+    if args.reference and args.reference not in {one.method for one in (*known, *found)}:
         raise InputError(f"--reference: no run of {args.reference!r} in {args.study or args.collect or args.runs}")
+    if args.collect:
+        study.collect(args.collect, found)
+        return study.read(args.collect)
+    return found
 
 
 def evaluated(args: argparse.Namespace) -> list[Outcome]:
@@ -333,7 +329,6 @@ def main() -> None:
     if args.study and (args.methods or args.seeds):
         parser.error("--methods and --seeds choose among runs; --study compares all that it holds")
     outcomes = outcomes_of(args)
-    check_reference(args, outcomes)
     comparison = compared(outcomes, args.reference or REFERENCE, peaks(args.bench))
     if args.out:
         write(args.out, comparison)

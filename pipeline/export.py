@@ -188,12 +188,16 @@ def compared_faces(split: Path | None, network: Network, option: str = "--split"
     return pixels
 
 
-def check_classes(split: Path | None, network: Network) -> None:
-    """Raise InputError where the accuracy on a split would be that of other classes."""
-    if split is not None and (classes := faces.load(split).classes) != network.names:
+def labels_of(split: Path | None, network: Network) -> NDArray[np.int64] | None:
+    """Labels of a split, None without one; raises InputError where they are those of other classes."""
+    if split is None:
+        return None
+    found = faces.load(split)
+    if found.classes != network.names:
         raise InputError(
-            f"--split: {split}: expected the classes {', '.join(network.names)}, found {', '.join(classes)}"
+            f"--split: {split}: expected the classes {', '.join(network.names)}, found {', '.join(found.classes)}"
         )
+    return found.labels.numpy()
 
 
 def needs() -> None:
@@ -202,12 +206,11 @@ def needs() -> None:
         raise InputError(f"{', '.join(missing)}: not installed; pip install '.[export]'")
 
 
-def cost(before: NDArray[np.float32], after: NDArray[np.float32], split: Path | None) -> str:
-    """What 8 bits cost: how many answers stay, and the accuracy on a split before and after."""
+def cost(before: NDArray[np.float32], after: NDArray[np.float32], labels: NDArray[np.int64] | None) -> str:
+    """What 8 bits cost: how many answers stay, and with labels the accuracy before and after."""
     same = f"{(before.argmax(1) == after.argmax(1)).mean():.1%} of the answers stay"
-    if split is None:
+    if labels is None:
         return same
-    labels = faces.load(split).labels.numpy()
     scores = [f"{(found.argmax(1) == labels).mean():.2%}" for found in (before, after)]
     return f"{same}, accuracy {scores[1]} instead of {scores[0]}"
 
@@ -225,10 +228,10 @@ def main() -> None:
     model = load_model(args.weights)
     pixels = compared_faces(args.split, model.network)
     if args.int8:
-        check_classes(args.split, model.network)
+        labels = labels_of(args.split, model.network)
         ranges = compared_faces(args.int8, model.network, "--int8")[:CALIBRATING]
         before, after = export_int8(model, args.out, pixels, ranges)
-        difference, more = float(np.abs(after - before).max()), "; " + cost(before, after, args.split)
+        difference, more = float(np.abs(after - before).max()), "; " + cost(before, after, labels)
     else:
         difference, more = export(model, args.out, pixels), ""
     told = f"largest difference of a probability over {len(pixels)} faces {difference:.1e}{more}"

@@ -12,13 +12,13 @@ import pandas as pd
 
 from pipeline import metrics as test_metrics
 from pipeline import process
+from pipeline.page.files import SOUND
 from pipeline.process import InputError, atomic, write_json
 from tune import names, spaces
 from tune.names import METRIC, MODELS, RATE, SEED, Config
 from tune.outcome import Outcome
 from tune.spaces import Sweep
 
-SOUND = ("complete", "stopped")  # how a trial ends whose accuracy counts in a choice
 CURVES = ("val/accuracy", "val/loss", "train/accuracy", "train/loss")  # of Figs 8-11
 TEST = (*test_metrics.NAMES, "accuracy_standard_error", "majority_accuracy", "collapsed")
 

@@ -9,6 +9,8 @@ import pandas as pd
 from pipeline.process import InputError
 from pipeline.runs.records import read_json
 
+SOUND = ("complete", "stopped")  # in the column status of a sweep's trials: those whose accuracy counts in a choice
+
 
 def optional_json(path: Path) -> dict[str, Any] | None:
     """A JSON object; None where there is no such file."""

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.metrics import DASH, METRICS, Metric
 from pipeline.page import curves, figures
-from pipeline.page.files import read_table
+from pipeline.page.files import SOUND, read_table
 from pipeline.page.html import (
     Picture,
     Section,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 MODELS, RATE, SEED = "models", "train.schedule.learning_rate", "seed"  # axes of sweeps
 VALIDATION = "val/accuracy"
-SOUND = ("complete", "stopped")  # how a trial ends whose accuracy counts in a choice
 DRAWN = 12  # settings of one panel; more lines than these cannot be told apart
 TITLES = {
     "activation": "Activation functions (paper Fig 9)",

@@ -11,6 +11,7 @@ from scipy import stats
 
 from bench import between
 from pipeline.process import InputError
+from pipeline.runs.study import NETWORK
 
 STUDY = Path(__file__).parents[2] / "docs/study"
 METHODS = ["nbp", "deep_supervision"]
@@ -59,6 +60,23 @@ def test_the_tracked_table_is_what_the_command_writes(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["between", *studies, "--out", str(tmp_path / "size.csv")])
     between.main()
     assert (tmp_path / "size.csv").read_text() == (STUDY / "size.csv").read_text()
+
+
+def test_a_comparison_can_be_of_some_seeds_and_of_the_network_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, main = tmp_path / "row.csv", str(STUDY / "main.csv")
+    options = ["--methods", "nbp", "--reference", "bp", "--alone", "--seeds", "0", "1", "2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["between", main, main, *options])
+    between.main()
+    (row,) = pd.read_csv(out).to_dict("records")
+    pair = [best("main.csv", name, f"test/{NETWORK}").loc[[0, 1, 2]] for name in ("nbp", "bp")]
+    test = stats.ttest_rel(*pair)
+    assert (row["split"], row["seeds"]) == ("PrivateTest, network alone", 3)
+    assert row["95 %"] == "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in test.confidence_interval()))
+    monkeypatch.setattr(sys, "argv", ["between", main, main, "--seeds", "9", "--out", str(tmp_path / "none.csv")])
+    with pytest.raises(InputError, match=r"--seeds: .* has no run of bp with one of them"):
+        between.main()
 
 
 def test_one_shared_seed_gives_a_difference_without_a_test() -> None:

@@ -63,7 +63,7 @@ def test_the_table_keeps_other_shares_and_leaves_out_runs_whose_labels_were_true
     old = {"wrong_labels": 0.2, "method": "nbp", "seed": 0, "accuracy": 0.5, "wrong": 3, "by_heart": 0.1}
     stale = old | {"wrong_labels": 0.4, "accuracy": 0.1}
     pd.DataFrame([old, stale]).to_csv(tmp_path / "table.csv", index=False)
-    found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
+    found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6), "f")
     assert [*zip(found.wrong_labels, found.seed, found.accuracy, strict=True)] == [
         (0.2, 0, 0.5),
         (0.4, 0, 1.0),
@@ -80,12 +80,12 @@ def test_a_run_of_other_parameters_or_faces_is_refused_although_its_name_stands_
     tmp_path: Path, changed: str, message: str
 ) -> None:
     write(tmp_path / "one", "nbp", 0, 0.2)
-    wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "one", named(), named(6))
+    wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "one", named(), named(6), "f")
     write(tmp_path / "two", "nbp", 0, 0.4)
     about = tmp_path / "two/nbp of 0/run.json"
     about.write_text(about.read_text().replace('"epochs": 1', changed))
     with pytest.raises(InputError, match=message):
-        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "two", named(), named(6))
+        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "two", named(), named(6), "f")
 
 
 def test_faces_that_a_run_never_saw_count_as_nothing_learnt_by_heart(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_faces_that_a_run_never_saw_count_as_nothing_learnt_by_heart(tmp_path: P
     run = json.loads(about.read_text())
     run["parameters"]["train"]["limit"] = run["data"]["faces"] = 30
     about.write_text(json.dumps(run))
-    found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
+    found = wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6), "f")
     own = named().first(30)
     assert found.wrong.tolist() == [int((mislabelled(own, 0.4, 0).labels != own.labels).sum())]
 
@@ -111,7 +111,7 @@ def test_the_table_on_the_page_has_the_mean_over_seeds() -> None:
 def test_a_run_that_learnt_from_another_number_of_faces_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "runs", "nbp", 0, 0.4)
     with pytest.raises(InputError, match="nbp of 0: learnt from 60 faces, and --splits holds 50"):
-        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named().first(50), named(6))
+        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named().first(50), named(6), "f")
 
 
 @pytest.mark.parametrize("clean", [True, False], ids=["no wrong label", "no run"])
@@ -119,7 +119,7 @@ def test_the_command_says_so_where_there_is_nothing_to_write(tmp_path: Path, cle
     if clean:
         write(tmp_path / "runs", "nbp", 0, 0.0)
     with pytest.raises(wrong_labels.evaluate.InputError, match="no such table, and no run with weights"):
-        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6))
+        wrong_labels.gathered(tmp_path / "table.csv", tmp_path / "runs", named(), named(6), "f")
 
 
 def test_faces_that_a_run_did_not_learn_from_are_refused_also_where_they_are_as_many(tmp_path: Path) -> None:

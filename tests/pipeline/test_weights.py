@@ -52,7 +52,7 @@ def test_added_weights_predict_as_the_runs_and_say_where_they_come_from(run: Pat
     own, before = checkpoint.load(path), checkpoint.load(run / "model.safetensors")
     assert torch.equal(predict(own, face()[None]), predict(before, face()[None]))
     assert own.about["training"]["method"] == "nbp"
-    assert own.about["training"]["code"]["commit"] == "abc"
+    assert own.about["training"]["code"] == {"commit": "abc", "fingerprint": "c"}
     assert own.about["training"]["test"]["accuracy"] == 0.5
     assert own.about["card"] == CARD
     assert 0 < own.about["exit"] <= 1 or own.about["exit"] is None
