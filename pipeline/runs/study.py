@@ -33,7 +33,8 @@ BITS = ["method", "seed", "split", "faces", "correct"]
 class Outcome:
     """What is compared of one run.
 
-    where: folder or table, for messages. history: a row per epoch. scores: by name of METRICS, and NETWORK and FACES.
+    where: folder or table, for messages. history: a row per epoch; where the network looked twice, without its blocks,
+    which the same network's row of one look describes. scores: by name of METRICS, and NETWORK and FACES.
     correct: which test faces are named rightly; split: a hash of those faces' rows and labels. seconds: mean of an
     epoch; place: device, threads and workers. conditions: a hash of data and shared parameters, and
     method_conditions one of the method's own. Unknown: None, "".
@@ -70,12 +71,14 @@ def outcome(run: Run) -> Outcome:
     *_, last = scores.get("accuracy_by_unit") or [None]
     alone = scores["accuracy_by_unit"][last] if last is not None else scores["accuracy"]
     own = run.history.get(f"unit/{last}/accuracy", run.history["val/accuracy"])
+    twice = scores.get(LOOKS, 1) > 1
+    history = run.history[[name for name in run.history if not (twice and name.startswith("block/"))]]
     seconds = run.timing.get("seconds_per_epoch")
     return Outcome(
         where=str(run.folder),
-        method=run.method + MIRROR * (scores.get(LOOKS, 1) > 1),
+        method=run.method + MIRROR * twice,
         seed=run.seed,
-        history=pd.concat([run.history, own.rename(f"val/{NETWORK}")], axis=1),
+        history=pd.concat([history, own.rename(f"val/{NETWORK}")], axis=1),
         scores={name: scores.get(name) for name in (*NAMES, FACES)} | {NETWORK: alone},
         best_epoch=run.training["best_epoch"],
         correct=(predictions["label"] == predictions["predicted"]).to_numpy(),

@@ -49,7 +49,10 @@ every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=lambda es
 def dcor() -> ModuleType:
     # Importing it (through numba) raises the number of threads of torch, which makes tiny operations very slow.
     threads = torch.get_num_threads()
-    module = import_module("dcor")
+    # Numba takes half a minute to compile what these tests call on a dozen rows.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NUMBA_DISABLE_JIT", "1")
+        module = import_module("dcor")
     torch.set_num_threads(threads)
     return module
 

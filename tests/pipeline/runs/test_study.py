@@ -145,6 +145,20 @@ def test_a_run_that_looked_at_mirror_images_too_has_a_name_of_its_own(write_run:
     assert [one.method for one in outcomes(tmp_path)] == ["nbp_mirror"]
 
 
+def test_blocks_are_described_once_where_a_network_looks_once_and_twice(write_run: WriteRun, tmp_path: Path) -> None:
+    run = write_run("nbp", 0)
+    history = pd.read_csv(run / "history.csv").assign(**{"block/block1/probe": 0.3, "unit/block1/accuracy": 0.2})
+    history.to_csv(run / "history.csv", index=False)
+    once = outcomes(tmp_path)
+    path = tmp_path / "evaluations" / run.name / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"looks": 2}))
+    study.collect(tmp_path / "main.csv", [*once, *outcomes(tmp_path)])
+    plain, mirrored = (one.history for one in study.read(tmp_path / "main.csv"))
+    assert plain["block/block1/probe"].tolist() == [0.3] * 4
+    assert mirrored["block/block1/probe"].isna().all()
+    assert mirrored["unit/block1/accuracy"].tolist() == [0.2] * 4
+
+
 def test_new_runs_still_stand_beside_those_of_the_tracked_study() -> None:
     params = parameters.load(ROOT / "params.yaml", {"profile": "fer2013-cpu"})
     shared = {"model": asdict(params.model), "train": asdict(params.train)}
