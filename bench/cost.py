@@ -71,6 +71,7 @@ def measure(trainings: dict[str, Training], batch: int | None, rounds: int) -> p
     states = {name: step.begin(what.params, methods[name]) for name, what in trainings.items()}
     counts = {name: multiply_adds(state) for name, state in states.items()}
     peaks = {name: step.peak(states[name], methods[name], images, labels) for name in trainings}
+    rounds = step.whole_cycles(rounds, methods.values())
     seconds = step.times(states, methods, images, labels, rounds)
     where = torch.cuda.get_device_name() if images.is_cuda else "CPU"
     about = {"input_size": first.model.input_size, "batch": batch, "rounds": rounds, "device": where,

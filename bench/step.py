@@ -4,11 +4,12 @@ Steps of the methods alternate, so that whatever else the machine does falls on 
 """
 
 import json
+import math
 import statistics
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--leave-out", action="store_true", help="methods that do not fit the network, and name them")
     add_parameters(parser)
     parser.add_argument("--batch", type=int, help="faces in a step (default: train.batch)")
-    parser.add_argument("--rounds", type=int, default=12, help="measured steps of each method")
+    parser.add_argument("--rounds", type=int, default=12,
+                        help="measured steps of each method, a multiple of update_every")  # fmt: skip
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     params = parameters.load(args.params, parameters.assignments(args.set))
@@ -100,10 +102,17 @@ def measure(params: Params, names: list[str], batch: int, rounds: int, leave_out
     methods = {name: params.methods[name] for name in names}
     images, labels = batch_of(params, batch)
     peaks = {name: peak(states[name], methods[name], images, labels) for name in names}
+    rounds = whole_cycles(rounds, methods.values())
     seconds = times(states, methods, images, labels, rounds)
     where = torch.cuda.get_device_name() if images.is_cuda else f"CPU, {params.compute.threads} threads"
     about = {"batch": batch, "input_size": params.model.input_size, "width": getattr(params.model, "width", None)}
     return {"rows": [_row(name, names[0], seconds, peaks) for name in names], "rounds": rounds, "device": where} | about
+
+
+def whole_cycles(rounds: int, methods: Iterable[Method]) -> int:
+    """The least number of rounds, `rounds` or more, in which units that learn in one step of n do so in their share."""
+    cycle = math.lcm(*(method.schedule.update_every for method in methods))
+    return math.ceil(rounds / cycle) * cycle
 
 
 def _row(name: str, first: str, seconds: dict[str, list[float]], peaks: dict[str, int]) -> dict[str, object]:

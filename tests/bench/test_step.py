@@ -104,6 +104,20 @@ def test_measured_steps_stand_for_a_whole_training_in_which_units_end(monkeypatc
     assert given[: step.WARM_UP] == [[True] * 4] * step.WARM_UP
 
 
+@pytest.mark.parametrize(("asked", "every", "rounds"), [(12, 8, 16), (16, 8, 16), (2, 1, 2), (5, 4, 8)])
+def test_units_that_rest_do_so_in_their_share_of_the_measured_steps(
+    asked: int, every: int, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = replace(parameters.load(ROOT / "params.yaml").methods["nbp"], schedule=Schedule(update_every=every))
+    given: list[list[bool]] = []
+    record = lambda *args: given.append([rate > 0 for rate in args[-1]])  # noqa: E731
+    monkeypatch.setattr(step.training, "train_step", record)
+    monkeypatch.setattr(step, "peak", lambda *_: 1)
+    assert step.measure(small(now_and_then=method), ["bp", "now_and_then"], 8, asked)["rounds"] == rounds
+    measured = np.array([rates for rates in given if len(rates) > 1][-rounds:])
+    assert measured.mean(0).tolist() == [1 / every] * 3 + [1.0]
+
+
 def test_a_method_that_does_not_fit_the_network_is_left_out_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     params = small(strange=Method(units=["stem"]))
     assert list(step.begun(params, ["strange", "bp", "nbp"], leave_out=True)) == ["bp", "nbp"]
