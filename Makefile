@@ -76,7 +76,7 @@ demo: $(READY) ## the demo page as a folder in which the browser runs the networ
 # Hours on a CPU. FER2013 is where README says; the seeds are those of the weights in the repository. BP is trained for
 # the profile's 20 epochs, the other two by the longer recipe of docs/results.md.
 REAL = dvc exp run -S profile=fer2013-cpu -S source=$(FER2013)
-LONGER = $(addprefix -S profiles/fer2013-cpu.yaml:,train.epochs=60 +train.augmentation.rotation=10 +train.augmentation.scale=0.1)
+LONGER = $(addprefix -S profiles/fer2013-cpu.yaml:,train.epochs=60 ++train.augmentation.rotation=10 ++train.augmentation.scale=0.1)
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
 	@git diff --quiet -- params.yaml profiles || { echo "params.yaml or profiles/ changed: commit or restore them"; exit 2; }
 	$(REAL) -S 'run.methods=[bp]' -S 'run.seeds=[3]'
