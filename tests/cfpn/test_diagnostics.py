@@ -142,6 +142,18 @@ def test_no_quantity_of_a_sorted_split_is_of_its_first_class_alone(monkeypatch: 
     assert [len(classes) for classes in seen[:2]] == [7, 7]
 
 
+def test_gradients_and_probes_are_of_faces_drawn_from_all_of_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "PROBE_FACES", 40)
+    split = plain.faces(400, 6)
+    order = split.labels.argsort(stable=True)
+    split = replace(split, pixels=split.pixels[order], labels=split.labels[order])
+    state, drawn = begin(LOCAL), split.sample(40)
+    assert len(set(drawn.labels.tolist())) == 7
+    assert diagnostics.gradients(state, LOCAL, split, 40) == diagnostics.gradients(state, LOCAL, drawn, 40)
+    found, expected = (diagnostics.probes(nodes_of(state, averaged=False), own, own, SIZE) for own in (split, drawn))
+    assert found == expected
+
+
 def test_blocks_that_give_vectors_are_measured_as_they_are() -> None:
     modules = {"one": nn.Conv2d(1, 4, 3, 2, 1), "two": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
                "three": nn.Linear(4, 7)}  # fmt: skip

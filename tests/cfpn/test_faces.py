@@ -181,6 +181,17 @@ def test_flipping_mirrors_about_half_of_the_faces_and_leaves_the_others() -> Non
     assert 150 < mirrored.sum() < 250
 
 
+@pytest.mark.parametrize("more", [{"rotation": 30.0}, {"scale": 0.2}, {"rotation": 30.0, "scale": 0.2}], ids=str)
+def test_a_mirrored_face_is_turned_and_scaled_as_its_mirror_image_would_be(more: dict[str, float]) -> None:
+    x = smooth(1).expand(64, -1, -1, -1)
+    found = changed(Augmentation(flip=True, **more), x)  # the flags change no draw
+    kept, mirrored = (
+        (found - changed(Augmentation(**more), own)).abs().amax((1, 2, 3)) < 1e-4 for own in (x, x.flip(3))
+    )
+    assert (mirrored ^ kept).all()
+    assert 16 < mirrored.sum() < 48
+
+
 def test_augmentation_hangs_on_its_generator_alone() -> None:
     x, how = smooth(8), Augmentation(flip=True, shift=4, rotation=10, scale=0.1)
     assert torch.equal(changed(how, x, 1), changed(how, x, 1))

@@ -28,7 +28,7 @@ def head(how: Head, seed: int = 0) -> UnitHead:
     return result
 
 
-def naive_class_means(z: Tensor, of: list[int], temperature: float) -> float:
+def naive_class_means(z: Tensor, of: list[int], temperature: float, weights: Tensor | None = None) -> float:
     """The loss face by face, in float64; a face without another of its class does not count."""
     z = z.double() - z.double().mean(0)
     found = []
@@ -40,7 +40,8 @@ def naive_class_means(z: Tensor, of: list[int], temperature: float) -> float:
             if js
         }
         if own in logits:
-            found.append(math.log(sum(math.exp(v) for v in logits.values())) - logits[own])
+            term = math.log(sum(math.exp(v) for v in logits.values())) - logits[own]
+            found.append(term if weights is None else term * weights[own].item())
     return sum(found) / len(found)
 
 
@@ -181,6 +182,13 @@ def test_weights_of_one_change_no_classifiers_loss() -> None:
         found = classifier(embedding, labels(), of, ones)
         torch.testing.assert_close(found, classifier(embedding, labels(), of))
         torch.testing.assert_close(classifier(embedding, labels(), of, 2 * ones), 2 * found)
+
+
+@pytest.mark.parametrize("of", [labels().tolist(), [0, 0, 1, 2, 2, 2]], ids=str)
+def test_the_terms_of_class_means_are_multiplied_by_the_weights_of_their_classes(of: list[int]) -> None:
+    z, weights = draw(len(of), 9), draw(CLASSES, seed=1).abs()
+    found = ClassMeans(temperature=0.5)(z, torch.tensor(of), head(Head(1, 5)), weights)
+    assert found.item() == pytest.approx(naive_class_means(z, of, 0.5, weights), rel=1e-4)
 
 
 def test_balanced_weights_let_every_class_count_the_same_and_their_mean_over_the_faces_is_one() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -251,6 +252,21 @@ def test_in_bfloat16_the_backward_pass_runs_outside_autocast(monkeypatch: pytest
     epochs(begin(method("block"), recipe=recipe), method("block"), recipe)
     assert enabled
     assert not any(enabled)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("gradients", ["stop", "pass"])
+@pytest.mark.parametrize("cuts", ["network", ["block1"]], ids=str)
+def test_bfloat16_is_that_of_every_nodes_forward_pass_and_float32_of_none(
+    cuts: Cuts, gradients: Literal["stop", "pass"], precision: Precision
+) -> None:
+    how, seen = method(cuts, gradients=gradients), {}
+    state = begin(how, recipe=Recipe(batch=BATCH, precision=precision))
+    for node in nodes_of(state.network):
+        note = lambda *_, name=node.name: seen.update({name: torch.is_autocast_enabled("cpu")})  # noqa: E731
+        node.module.register_forward_hook(note)
+    one_step(state, how, data(), 0)
+    assert seen == {node.name: precision == "bfloat16" for node in nodes_of(state.network)}
 
 
 @pytest.mark.parametrize("cuts", ["network", ["block1"]], ids=str)

@@ -29,6 +29,17 @@ def test_the_most_expensive_run_is_as_cheap_as_any_cut_allows() -> None:
         assert max(found) == min(map(max, others))
 
 
+def test_of_equally_good_cuts_the_shortest_runs_stand_at_the_beginning() -> None:
+    assert balanced([1, 1, 1], 2) == [1]
+    draw = random.Random(1)
+    for _ in range(200):
+        costs = [draw.randint(1, 3) for _ in range(draw.randint(2, 7))]
+        parts = draw.randint(2, len(costs))
+        cuts = [list(starts) for starts in combinations(range(1, len(costs)), parts - 1)]
+        best = min(max(runs(costs, cut)) for cut in cuts)
+        assert balanced(costs, parts) == min(cut for cut in cuts if max(runs(costs, cut)) == best)
+
+
 @pytest.mark.parametrize("parts", [0, 4])
 def test_more_parts_than_items_are_refused(parts: int) -> None:
     with pytest.raises(ValueError, match=f"expected 1 to 3 parts, found {parts}"):

@@ -128,6 +128,7 @@ def test_a_description_that_cannot_be_is_refused_with_the_field(field: str, valu
         ("another type", "column row: found int64; expected int32"),
         ("missing value", "column label: a value is missing"),
         ("label", "row 3: label 7, but there are 7"),
+        ("negative label", "row 3: label -1, but there are 7"),
         ("damaged", "CRC"),
     ],
 )
@@ -137,12 +138,13 @@ def test_a_file_that_is_no_split_is_refused_with_its_path_and_the_reason(
     path = tmp_path / "split.parquet"
     write(path, *faces(Description()), Description())
     table, whole = pq.read_table(path), path.read_bytes()
-    labels = [0, 1, 2, 7, 0, 0, 0, 0, 0, 0] if case == "label" else [None] * 10
+    labels = [0, 1, 2, -1 if case == "negative label" else 7, 0, 0, 0, 0, 0, 0]
     changed = {
         "no column": table.drop_columns("label"),
         "another type": table.set_column(2, "row", pa.array(range(10), pa.int64())),
         "missing value": table.set_column(1, "label", pa.array([None] * 10, pa.int8())),
         "label": table.set_column(1, "label", pa.array(labels, pa.int8())),
+        "negative label": table.set_column(1, "label", pa.array(labels, pa.int8())),
     }
     if case in changed:
         pq.write_table(changed[case], path)
@@ -198,6 +200,8 @@ UNFIT = {
     "two faces in one": {"pixels": np.zeros((4, 96, 32), np.uint8)},
     "labels with a fraction": {"labels": np.array([0.9, 0.4, 0.6, 0.1])},
     "labels in words": {"labels": np.array(["a", "b", "c", "d"])},
+    "negative labels": {"labels": np.arange(4) - 1},
+    "negative rows": {"rows": np.arange(4) - 1},
     "rows past int32": {"rows": np.arange(4) + 2**32},
     "rows with a fraction": {"rows": np.arange(4) / 2},
 }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cfpn import prediction, schema, training
 from cfpn.checkpoint import tensors
 from cfpn.diagnostics import diagnose
-from cfpn.faces import augment, batches, generator, images, load
+from cfpn.faces import Augmentation, augment, batches, generator, images, load
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import ClassMeans, balanced_weights
 from cfpn.hsic import Gaussian
@@ -172,6 +172,35 @@ def test_dropout_too_hangs_on_seed_epoch_and_step_alone() -> None:
         state = begin(how, nodes=with_dropout())
         results.append([record.scalars for record in epochs(state, how, RECIPE)])
     assert results[0] == results[1]
+
+
+def watched(seed: int, recipe: Recipe, layer: type[nn.Module]) -> list[tuple[Tensor, Tensor]]:
+    """What a layer of `with_dropout` takes and gives in every training step; all faces are the same one."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    nodes, one = with_dropout(), faces(2 * BATCH)
+    one = replace(one, pixels=one.pixels[:1].expand_as(one.pixels).contiguous())
+    how = method("network", schedule=ONE_CYCLE)
+    state = start(nodes, how, recipe, SIZE, seed, CPU)
+    (watch,) = (module for module in nodes_of(state.network)[0].module.modules() if isinstance(module, layer))
+    watch.register_forward_hook(lambda module, x, y: seen.append((x[0].clone(), y)) if module.training else None)
+    list(train(state, how, recipe, one, faces(9), seed))
+    return seen
+
+
+def test_dropout_is_another_in_every_step_epoch_and_seed() -> None:
+    recipe = Recipe(epochs=2, batch=BATCH)
+    masks = [y == 0 for seed in (0, 1) for _, y in watched(seed, recipe, nn.Dropout)]
+    assert len(masks) == 8
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks, 2))
+
+
+def test_augmentation_is_another_in_every_step_epoch_and_seed() -> None:
+    recipe = Recipe(epochs=2, batch=BATCH, augmentation=Augmentation(flip=True, shift=4))
+    given = [x for seed in (0, 1) for x, _ in watched(seed, recipe, nn.AvgPool2d)]
+    assert len(given) == 8
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(given, 2))
+    plain_ones = [x for x, _ in watched(0, Recipe(epochs=2, batch=BATCH), nn.AvgPool2d)]
+    assert all(torch.equal(x, plain_ones[0]) for x in plain_ones)
 
 
 @pytest.mark.parametrize("cuts", ["network", "block"])

@@ -76,6 +76,11 @@ def test_the_tuned_rate_is_chosen_on_validation_and_never_one_with_a_failed_seed
     assert results.models(results.trials(outcomes), 0.3, {})["failed"].tolist() == [1, 0]
 
 
+def test_of_equally_good_rates_the_smallest_is_tuned() -> None:
+    outcomes = [outcome({"models": "AlexNet", RATE: rate, "seed": 0}, [0.4]) for rate in (10.0, 0.2, 9.0)]
+    assert results.models(results.trials(outcomes), 10.0, {})[RATE].tolist() == [10.0, 0.2]
+
+
 def test_a_network_that_failed_everywhere_still_has_its_two_rows() -> None:
     outcomes = [outcome({"models": "AlexNet", RATE: rate, "seed": 0}, [], "diverged") for rate in (0.1, 0.2)]
     table = results.models(results.trials(outcomes), 0.1, {})

@@ -219,6 +219,21 @@ def test_the_identity_of_a_run_changes_with_what_decides_it_and_with_nothing_els
     assert len({first, *others}) == 1 + len(others)
 
 
+def test_the_identity_of_a_run_is_that_of_its_code_threads_and_device_whatever_the_commit(tmp_path: Path) -> None:
+    file = tmp_path / "train.parquet"
+    file.write_bytes(b"1")
+
+    def own(commit: str, fingerprint: str, threads: int = 1, **others: object) -> str:
+        params = PARAMS.model_copy(update={"compute": Compute(device="cpu", threads=threads)})
+        code = {"commit": commit, "fingerprint": fingerprint}
+        return identity(describe(params, "nbp", 0, faces(32, 1), [file], code) | others)
+
+    first = own("a", "x")
+    assert own("b", "x") == first
+    others = [own("a", "y"), own("a", "x", threads=2), own("a", "x", device="cuda")]
+    assert len({first, *others}) == 1 + len(others)
+
+
 @pytest.mark.parametrize(
     ("units", "gradients", "count"),
     [(["block1", "block2", "block3"], "stop", 4), ("balanced:2", "stop", 2), ("layer", "stop", 9),
