@@ -1,8 +1,11 @@
 """What a trial does beside training: shared faces, checkpoints in pieces, metrics that are not finite."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -11,15 +14,16 @@ import torch
 from ray import tune
 
 from cfpn.network import CFPN
+from cfpn.prediction import predict
 from cfpn.recipe import Recipe
 from cfpn.schema import EXPRESSIONS
-from cfpn.training import DivergedError, Method, start
+from cfpn.training import DivergedError, Method, Record, start
 from pipeline import networks
 from pipeline.params import Compute, Params, Training
 from pipeline.process import InputError
 from pipeline.runs import session as sessions
 from pipeline.runs.session import Session
-from tune import names, spaces, trial
+from tune import names, outcome, spaces, storage, trial
 from tune.storage import PLACES
 from tune.trial import STATE, Arrays, Clock, Place
 
@@ -68,6 +72,62 @@ def test_a_trial_learns_from_the_same_wrong_labels_as_the_train_stage() -> None:
     assert torch.equal(own.labels, expected.labels) and len(own) == 40
     assert not torch.equal(own.labels, torch.from_numpy(shared.labels[:40]))
     assert torch.equal(validation.labels, torch.from_numpy(shared.labels))
+
+
+class Told(NamedTuple):
+    """What a trial told Tune of its epochs, and what its best epoch's weights predict for the test faces."""
+
+    folders: list[Path]
+    probabilities: np.ndarray
+
+
+def trained_worse_and_worse(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[trial.Data, Told]:
+    """Let every training reach 0.9 and then 0.1, with other weights, and keep what is reported below `folder`."""
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 1, 48, 48)).astype(np.uint8)
+    shared = Arrays(pixels, np.arange(50) % 7, np.arange(50), EXPRESSIONS, True)
+    params = Params(
+        profile="test",
+        model=MODEL,
+        train=Training(batch=8, epochs=2),
+        methods={"bp": Method(units="network")},
+        compute=Compute(device="cpu"),
+    )
+    told = Told([], np.zeros((50, 7), np.float32))
+
+    def advance(session: Session, *_: object) -> Iterator[Record]:
+        for epoch, accuracy in enumerate((0.9, 0.1), 1):
+            with torch.no_grad():
+                for parameter in session.state.averaged.parameters():
+                    parameter += 0.1
+            if epoch == 1:
+                told.probabilities[:] = predict(session.state.averaged, torch.from_numpy(pixels))
+            record = Record(epoch, 6 * epoch, 1.0, {"val/accuracy": accuracy, "val/loss": 1.0}, complete=True)
+            session.note(record)
+            yield record
+
+    def report(_: dict[str, object], checkpoint: tune.Checkpoint) -> None:
+        told.folders.append(folder / str(len(told.folders)))
+        shutil.copytree(checkpoint.path, told.folders[-1])
+
+    monkeypatch.setattr(spaces, "point", lambda *_: {})
+    monkeypatch.setattr(spaces, "training", lambda *_: spaces.Training(params, "bp", 0))
+    monkeypatch.setattr(sessions, "advance", advance)
+    monkeypatch.setattr(trial, "here", lambda epoch, *_: {"epoch": epoch})
+    monkeypatch.setattr(tune, "report", report)
+    data = trial.Data(dict.fromkeys(("original", "val", "test"), shared), np.zeros(50, bool), {"original": "f"}, {})
+    return data, told
+
+
+def test_a_trial_is_scored_by_the_weights_of_its_best_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data, told = trained_worse_and_worse(monkeypatch, tmp_path)
+    kept = storage.at(str(tmp_path), "own")
+    trial.run({}, None, Place(1, "cpu"), kept, data)
+    found = outcome.read(kept, names.identifier({}))
+    assert [row["val/accuracy"] for row in found.summary.history] == [0.9, 0.1]
+    np.testing.assert_allclose(found.score.test_probabilities, told.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.score.probabilities, told.probabilities, atol=1e-6)
+    last = trial.score_checkpoint({}, None, Place(1, "cpu"), tune.Checkpoint(str(told.folders[-1])), data, None)
+    np.testing.assert_allclose(last.score.test_probabilities, told.probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize("broken", [STATE, PLACES])
