@@ -159,6 +159,9 @@ def _restore_moments(optimizer: torch.optim.Optimizer, saved: dict[str, Tensor])
         index, name = key.split("/")
         if name not in MOMENTS[type(optimizer)]:
             raise KeyError(f"{key!r} is no moment of {type(optimizer).__name__}")
+        expected = torch.Size() if name == "step" else parameters[int(index)].shape
+        if value.shape != expected:
+            raise ValueError(f"moment {key!r} has the shape {tuple(value.shape)}; expected {tuple(expected)}")
         # The fused step walks memory: moments must lie as their parameter does, channels last included.
         value = torch.empty_like(parameters[int(index)]).copy_(value) if name != "step" else value.clone()
         state["state"].setdefault(int(index), {})[name] = value

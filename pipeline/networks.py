@@ -45,11 +45,13 @@ Model = CFPN | Baseline  # the networks of the workflow; `name` tells which
 
 def build(model: Model, seed: int) -> list[Node]:
     """Nodes of the network that `model` describes, weights drawn from `seed`."""
-    match model:
-        case CFPN():
-            return network.build(model, seed)
-        case Baseline():
-            return _from_the_zoo(model, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        match model:
+            case CFPN():
+                return network.build(model, seed)
+            case Baseline():
+                return _from_the_zoo(model)
 
 
 def described(model: dict[str, Any]) -> list[Node]:
@@ -60,12 +62,10 @@ def described(model: dict[str, Any]) -> list[Node]:
     raise ValueError(f"model.name: no network of this version, found {model.get('name')!r}")
 
 
-def _from_the_zoo(model: Baseline, seed: int) -> list[Node]:
+def _from_the_zoo(model: Baseline) -> list[Node]:
     module, function = MODULES[model.name]
     construct = getattr(import_module(f"pytorchcv.models.{module}"), function)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        whole = construct(in_channels=model.channels, num_classes=model.classes)
+    whole = construct(in_channels=model.channels, num_classes=model.classes)
     _take_any_size(whole, model.name)
     whole.to(memory_format=torch.channels_last)
     return _residual_blocks(whole) if module == "resnet" else [Node(model.name, whole, (IMAGE,))]

@@ -234,11 +234,12 @@ def read_history(path: Path, epochs: int | None = None) -> pd.DataFrame:
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """A row per test face; raises InputError where the file is missing or lacks row, label or predicted."""
+    """A row per test face; raises InputError where the file is missing, damaged or lacks row, label or predicted."""
     try:
         predictions = pd.read_parquet(path)
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: {error}; expected the predictions that the evaluate stage writes") from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path}: {reason}; expected the predictions that the evaluate stage writes") from error
     for name in ("row", "label", "predicted"):
         if name not in predictions:
             raise InputError(f"{path}: no column {name}, found {', '.join(predictions.columns[:5])}")

@@ -191,7 +191,7 @@ def restore(session: Session, path: Path) -> None:
         saved = json.loads(about["session"])
         history, seconds, best_epoch = saved["history"], saved["seconds"], saved["best_epoch"]
         checkpoint.restore(session.state, tensors, len(history))
-    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: not a checkpoint of this training: {error}") from error
     session.history, session.seconds, session.best_epoch = history, seconds, best_epoch
     session.best = {name.removeprefix("best/"): t for name, t in tensors.items() if name.startswith("best/")}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import OrderedDict
@@ -193,6 +194,14 @@ def test_weights_of_another_network_are_refused_by_name(spoil: Spoil, named: str
 def test_the_moments_of_a_unit_that_there_is_not_are_refused_by_name() -> None:
     found = saved(trained(BP)) | {"optimizer/block9/0/exp_avg": torch.zeros(1)}
     with pytest.raises(KeyError, match="'optimizer/block9/0/exp_avg' belongs to none of the units"):
+        restore(begin(BP), found, 1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("exp_avg", (1,)), ("exp_avg_sq", ()), ("step", (1,))])
+def test_moments_of_another_shape_are_refused_by_name_and_not_spread(name: str, shape: tuple[int, ...]) -> None:
+    found = saved(trained(BP))
+    found[next(key for key in found if key.endswith(f"/0/{name}"))] = torch.zeros(shape)
+    with pytest.raises(ValueError, match=rf"moment '0/{name}' has the shape {re.escape(str(shape))}; expected"):
         restore(begin(BP), found, 1)
 
 

@@ -112,6 +112,14 @@ def first(seed: int) -> Tensor:
     return parameters(build(Baseline("densenet121", input_size=64), seed))[0]
 
 
+def test_a_case_of_build_that_draws_without_a_seed_gets_that_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "_from_the_zoo", lambda _: [Node("own", nn.Linear(3, 2), (IMAGE,))])
+    model, before = Baseline("alexnet", input_size=64), torch.get_rng_state()
+    one, same, other = (build(model, seed)[0].module.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_weights_hang_on_the_seed_alone_and_leave_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     one = first(0)

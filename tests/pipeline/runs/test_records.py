@@ -4,11 +4,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from pipeline.process import InputError
 from pipeline.runs import records
-from pipeline.runs.records import Run
+from pipeline.runs.records import Run, read_predictions
 
 WriteRun = Callable[..., Path]
 
@@ -136,6 +137,30 @@ def test_damaged_predictions_are_named(write_run: WriteRun, tmp_path: Path) -> N
     (tmp_path / "evaluations" / write_run("bp", 0).name / "predictions.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"predictions\.parquet: .*expected the predictions"):
         read(tmp_path)
+
+
+def test_predictions_with_any_byte_changed_are_read_or_named_in_one_line(tmp_path: Path) -> None:
+    path, refused = tmp_path / "predictions.parquet", 0
+    pd.DataFrame({"row": range(9), "label": 0, "predicted": 1}).to_parquet(path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_predictions(path)
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert refused > 100
+
+
+def test_missing_predictions_and_a_missing_column_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    with pytest.raises(InputError, match=r"predictions\.parquet: .*expected the predictions"):
+        read_predictions(path)
+    pd.DataFrame({"row": [1], "label": [0]}).to_parquet(path)
+    with pytest.raises(InputError, match=r"predictions\.parquet: no column predicted, found row, label"):
+        read_predictions(path)
 
 
 DATA = {"fingerprint": "f", "faces": 4, "drawn": True, "classes": ["a", "b"]}

@@ -179,10 +179,12 @@ def test_a_checkpoint_with_a_tensor_of_another_name_is_refused_in_one_line(tmp_p
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("about", [None, {"session": "{"}, {"session": "{}"}, {"session": '{"history": []}'}])
-def test_weights_without_a_session_are_no_checkpoint(tmp_path: Path, about: dict[str, str] | None) -> None:
+@pytest.mark.parametrize(
+    "text", [None, "{", "{}", "[]", "3", '{"history": []}', '{"history": null, "seconds": [], "best_epoch": 0}']
+)
+def test_weights_without_a_session_are_no_checkpoint(tmp_path: Path, text: str | None) -> None:
     save(start(), tmp_path / "x")
-    save_file(load_file(tmp_path / "x"), tmp_path / "x", about)
+    save_file(load_file(tmp_path / "x"), tmp_path / "x", None if text is None else {"session": text})
     with pytest.raises(InputError, match="not a checkpoint of this training"):
         restore(start(), tmp_path / "x")
 
