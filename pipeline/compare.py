@@ -135,7 +135,8 @@ def steps_share(one: Outcome, other: Outcome, column: str = "val/accuracy") -> f
     """
     end = other.history.sort_values("epoch").iloc[-1]
     accuracy = one.history["val/accuracy"]
-    reached = one.history.loc[one.history.get(column, accuracy).fillna(accuracy) >= end["val/accuracy"], "step"]
+    goal = end["val/accuracy"] - study.ROUNDING
+    reached = one.history.loc[one.history.get(column, accuracy).fillna(accuracy) >= goal, "step"]
     return float(reached.min() / end["step"]) if len(reached) else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -232,6 +233,12 @@ def test_steps_to_an_accuracy_are_the_first_that_have_it_in_the_mean_over_seeds(
     assert parallel.steps_to_accuracy(few, 2) == {"bp": 20, "nbp": None}  # of which a seed is missing
     with pytest.raises(InputError, match="--after: expected an epoch of bp in the study, found 4"):
         parallel.steps_to_accuracy(runs, 4)
+
+
+def test_steps_to_an_accuracy_do_not_depend_on_the_bits_that_stored_it() -> None:
+    single = float(np.float32(2195 / 3589))
+    runs = [history("bp", 0, 0.5, single), history("nbp", 0, 2195 / 3589, 0.5), history("eq4", 0, 2194 / 3589, 0.7)]
+    assert parallel.steps_to_accuracy(runs, 2) == {"bp": 20, "nbp": 10, "eq4": 20}
 
 
 def test_a_worker_that_fails_leaves_its_group_so_that_no_other_waits_for_it() -> None:

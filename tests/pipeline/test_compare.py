@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -103,6 +104,18 @@ def test_steps_are_counted_to_the_accuracy_that_the_reference_ends_with(folder: 
     assert methods["cka"]["steps"] == {"share": 0.75, "reached": 1, "of": 2}
     written = compare.markdown(found(folder))
     assert all(cell in written for cell in ("0.75 (1 of 2)", "0.50 (2 of 2)", "– (0 of 1)"))
+
+
+@pytest.mark.parametrize(("faces", "share"), [(2195, 0.5), (2194, None)])
+def test_the_same_share_of_faces_reaches_the_goal_however_many_bits_stored_it(faces: int, share: float | None) -> None:
+    single, double = float(np.float32(2195 / 3589)), faces / 3589  # the first is the larger by rounding alone
+    assert single > double
+    assert compare.steps_share(trained([double, 0.5]), trained([0.5, single])) == share
+
+
+def trained(accuracies: list[float]) -> study.Outcome:
+    table = pd.DataFrame({"epoch": [1, 2], "step": [10, 20], "val/accuracy": accuracies})
+    return study.Outcome("here", "nbp", 0, table, {}, 1)
 
 
 def test_time_and_memory_stand_beside_the_reference(folder: Path) -> None:
