@@ -122,7 +122,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """A file of the page."""
         if not self.is_ours():
-            self.reply(HTTPStatus.FORBIDDEN, "text/plain", b"asked for under another name than the loopback address")
+            expected = f"this page is at {LOOPBACK}:{self.server.server_port} alone"
+            self.reply(HTTPStatus.FORBIDDEN, "text/plain", expected.encode())
         elif (name := FILES.get(self.path)) is not None:
             file = FOLDER / name
             self.reply(HTTPStatus.OK, KINDS[file.suffix], file.read_bytes())

@@ -36,7 +36,6 @@ EXAMPLE = """example:
 """
 MOST = 1e-4  # difference of a probability to PyTorch's above which the file is not written
 DRAWN = 128  # faces of the comparison where no split is given
-BATCH = 128
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # probabilities (n, classes), twice
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 CALIBRATING, AT_ONCE = 512, 16  # faces from which the ranges of 8-bit features come: a moving average over chunks
@@ -67,11 +66,16 @@ def export(model: Model, path: Path, pixels: Tensor) -> float:
     """
     with atomic(path) as temporary:
         convert(model, temporary)
-        difference = compare(model.network, temporary, pixels)
-        if not difference <= MOST:
-            raise InputError(
-                f"{path}: not written; a probability differs by {difference:.1e} from PyTorch's, more than {MOST}"
-            )
+        return agreeing(model.network, temporary, pixels, path)
+
+
+def agreeing(network: Network, temporary: Path, pixels: Tensor, path: Path) -> float:
+    """`compare` of a temporary file; InputError, which names the `path` that is to be, where it is more than MOST."""
+    difference = compare(network, temporary, pixels)
+    if not difference <= MOST:
+        raise InputError(
+            f"{path}: not written; a probability differs by {difference:.1e} from PyTorch's, more than {MOST}"
+        )
     return difference
 
 
@@ -107,8 +111,9 @@ def convert(model: Model, path: Path) -> None:
 
 def compare(network: Network, path: Path, pixels: Tensor) -> float:
     """Largest difference between the file's probabilities and PyTorch's, in batches and for one face alone."""
+    chunks = torch.split(pixels, faces.per_pass(network.input_size))
     expected = prediction.predict(network, pixels).numpy()
-    found = np.concatenate([*(predicted(path, torch.split(pixels, BATCH))), *(predicted(path, [pixels[:1]]))])
+    found = np.concatenate([*predicted(path, chunks), *predicted(path, [pixels[:1]])])
     return float(np.abs(found - np.concatenate([expected, expected[:1]])).max())
 
 
@@ -136,10 +141,12 @@ def export_int8(model: Model, path: Path, pixels: Tensor, ranges: Tensor) -> Ans
     """
     with TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx"
-        export(model, whole, pixels)
+        convert(model, whole)
+        agreeing(model.network, whole, pixels, path)
         with atomic(path) as temporary:
             quantize(whole, temporary, ranges)
-            before, after = (np.concatenate(predicted(file, torch.split(pixels, BATCH))) for file in (whole, temporary))
+            chunks = torch.split(pixels, faces.per_pass(model.network.input_size))
+            before, after = (np.concatenate(predicted(file, chunks)) for file in (whole, temporary))
     return before, after
 
 

@@ -6,6 +6,7 @@ exit code is then 2. pipeline/pictures/open.py says how a picture is read.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -21,7 +22,7 @@ from pipeline.pictures import detect
 from pipeline.pictures.answers import Model, answers, load_model
 from pipeline.pictures.sources import Item, Reader
 from pipeline.pictures.writers import Lines, Objects, Pictures, Rows, Writer
-from pipeline.process import InputError, command_line, run, thread_count
+from pipeline.process import InputError, command_line, flush, run, thread_count
 
 TOP = 3  # classes that are told
 EXAMPLE = """examples:
@@ -78,7 +79,7 @@ def checked(args: argparse.Namespace, network: Network) -> float | None:
         raise InputError("--explain: expected --out DIR or --json beside it, which show what the network looked at")
     if args.top is not None and (args.csv or args.top < 1):
         raise InputError("--top: expected 1 or more, and not with --csv, which tells all classes")
-    if args.out and any(args.out.resolve() == Path(path).resolve() for path in args.paths):
+    if args.out and os.path.realpath(args.out) in map(os.path.realpath, args.paths):
         raise InputError(f"--out {args.out}: pictures are read there; another folder is needed")
     if args.faces == "detect" and not detect.available():
         raise InputError("--faces detect: OpenCV is not installed; pip install '.[photo]'")
@@ -130,6 +131,7 @@ def main() -> None:
             own = [next(found) for _ in item.boxes]
             for output in outputs:
                 output(item, own)
+    flush()
     if faults:
         sys.exit(2)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cfpn import weights
+from cfpn.faces import per_pass
 from pipeline.demo import FOLDER
 from pipeline.export import compared_faces, export, needs
 from pipeline.pictures import annotate, explain
@@ -73,6 +74,7 @@ def about(model: Model) -> dict[str, object]:
         "most": pictures.MOST_PIXELS,
         "smallest": pictures.SMALLEST,
         "taken": TAKEN,
+        "at_once": per_pass(model.network.input_size),
         "patch": explain.PATCH,
         "step": explain.STEP,
         "blur": explain.BLUR,

@@ -1,6 +1,9 @@
 """A picture with its faces' boxes, expressions, units' opinions, and what the network looked at."""
 
-from collections.abc import Sequence
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,10 +80,23 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
     plain = Path(name.replace(":", "-"))
     stem = (plain.stem if plain.suffix.lower() in SUFFIXES else plain.name).lstrip(".")
     stem = stem.encode(errors="replace")[:LONGEST].decode(errors="ignore") or "picture"
-    path, number = folder / f"{stem}.png", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.png"
-    with atomic(path) as temporary:
-        image.save(temporary, "PNG")
+    with held(folder):
+        path, number = folder / f"{stem}.png", 1
+        while path.exists():
+            number += 1
+            path = folder / f"{stem}-{number}.png"
+        with atomic(path) as temporary:
+            image.save(temporary, "PNG")
     return path
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a lock on `folder` (made if missing), so that of two processes one waits and both keep their pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

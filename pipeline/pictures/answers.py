@@ -45,8 +45,13 @@ class Answer:
 
 
 def load_model(name: str) -> Model:
-    """The network of a weights file or of weights that come with the library; raises InputError where there is none."""
+    """The network of a weights file or of weights that come with the library; raises InputError where there is none.
+
+    PermissionError, with its name, where the file is not to be read: safetensors would call it missing.
+    """
     try:
+        if not weights.is_name(name):
+            Path(name).open("rb").close()
         network = checkpoint.load(name, networks.described)
         path = weights.named(name) if weights.is_name(name) else Path(name)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -69,15 +74,16 @@ def answers(model: Model, pixels: Tensor, exit: float | None = None, explained: 
     else:
         found = prediction.opinions(network, pixels, exit)
         votes = found.vote()
-    maps = explain.importance(network, pixels, votes.argmax(1)) if explained else None
+    asked = None if exit is None else found.asked
+    maps = explain.importance(network, pixels, votes.argmax(1), asked) if explained else None
     return [
         Answer(
             ranked(vote, network.names),
-            {name: ranked(own, network.names) for name, own in zip(found.units[:asked], logs.exp(), strict=False)},
-            model.costs[asked - 1] if exit is not None else model.costs[-1],
+            {name: ranked(own, network.names) for name, own in zip(found.units[:count], logs.exp(), strict=False)},
+            model.costs[count - 1] if exit is not None else model.costs[-1],
             None if maps is None else maps[place],
         )
-        for place, (vote, logs, asked) in enumerate(zip(votes, found.logs, found.asked.tolist(), strict=True))
+        for place, (vote, logs, count) in enumerate(zip(votes, found.logs, found.asked.tolist(), strict=True))
     ]
 
 

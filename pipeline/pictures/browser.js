@@ -44,8 +44,14 @@ async function look(blob) {
   };
 }
 
-// The vote and every unit's probabilities for faces of side x side grey pixels.
+// The vote and every unit's probabilities for faces of side x side grey pixels, as many at once as memory allows.
 async function opinions(faces) {
+  const { about } = await loaded, found = [];
+  for (let at = 0; at < faces.length; at += about.at_once) found.push(...await together(faces.slice(at, at + about.at_once)));
+  return found;
+}
+
+async function together(faces) {
   const { ort, about, session } = await loaded;
   const pixels = new Uint8Array(faces.length * about.side ** 2);
   faces.forEach((face, place) => pixels.set(face, place * face.length));
@@ -156,7 +162,7 @@ function annotated(bitmap, box, seen, { side, heat, strongest, line, shortest, l
   const canvas = canvasOf(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
   const context = canvas.getContext("2d"), square = [box.x, box.y, box.side, box.side].map((value) => value * scale);
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  const mask = canvasOf(side, side), most = Math.max(...seen, 1e-12), pixels = new ImageData(side, side);
+  const mask = canvasOf(side, side), most = seen.reduce((one, other) => Math.max(one, other), 1e-12), pixels = new ImageData(side, side);
   seen.forEach((value, pixel) => pixels.data.set([...heat, Math.max(value, 0) / most * strongest * 255], 4 * pixel));
   mask.getContext("2d").putImageData(pixels, 0, 0);
   context.drawImage(mask, ...square);

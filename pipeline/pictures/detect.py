@@ -16,6 +16,7 @@ from PIL import Image
 from cfpn.network import Network
 from cfpn.schema import Description
 from pipeline.pictures.open import SMALLEST
+from pipeline.process import InputError
 
 SIDE = Description().side  # of a face of FER2013
 CROP = 2  # a picture whose longer side is at most so many sides of a face is one that someone has cut out already
@@ -39,22 +40,31 @@ def available() -> bool:
     return find_spec("cv2") is not None
 
 
+def opencv() -> Any:  # noqa: ANN401 - OpenCV has no types
+    """OpenCV; InputError where it is installed and does not load, as without libraries of the system that it needs."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise InputError(f"OpenCV is installed and does not load ({error}); --faces crop does without it") from error
+    return cv2
+
+
 @cache
 def cascade() -> Any:  # noqa: ANN401 - OpenCV has no types
-    """OpenCV's detector of frontal faces, in the file that it ships."""
-    import cv2
-
-    return cv2.CascadeClassifier(str(Path(cv2.__file__).with_name("data") / CASCADE))
+    """OpenCV's detector of frontal faces, in the file that it ships; InputError where that is missing."""
+    path = Path(opencv().__file__).with_name("data") / CASCADE
+    detector = opencv().CascadeClassifier(str(path)) if path.is_file() else None
+    if detector is None or detector.empty():
+        raise InputError(f"{path}: OpenCV's detector of faces is not there; --faces crop does without it")
+    return detector
 
 
 def find(image: Image.Image) -> list[Box]:
     """Boxes of the faces in an upright picture, from left to right; needs OpenCV."""
-    import cv2
-
     shrink = max(1.0, max(image.size) / LARGEST)
     small = image.convert("L").resize([max(1, round(side / shrink)) for side in image.size], reducing_gap=2.0)
     least = max(SMALLEST, round(SMALLEST / shrink))
-    even = cv2.equalizeHist(np.asarray(small))
+    even = opencv().equalizeHist(np.asarray(small))
     with ONE_AT_A_TIME:
         found = cascade().detectMultiScale(even, scaleFactor=SCALE, minNeighbors=NEIGHBOURS, minSize=(least, least))
     return sorted(Box(*(round(int(value) * shrink) for value in box)) for box in found)

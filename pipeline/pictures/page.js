@@ -56,7 +56,11 @@ function row(table, texts, scope = "row") {
   return result;
 }
 
-at("file").addEventListener("change", (event) => event.target.files[0] && send(event.target.files[0]));
+at("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  event.target.value = ""; // so that the same file can be chosen once more
+  if (file) send(file);
+});
 at("crop").addEventListener("change", () => sent && send(sent));
 at("drop").addEventListener("dragover", (event) => { event.preventDefault(); at("drop").classList.add("over"); });
 at("drop").addEventListener("dragleave", () => at("drop").classList.remove("over"));
@@ -67,13 +71,16 @@ at("drop").addEventListener("drop", (event) => {
 });
 at("camera").addEventListener("click", async () => {
   const video = at("video");
+  at("camera").disabled = true; // a second click while the browser asks would open a second camera
   try {
+    if (!navigator.mediaDevices) throw new Error("browsers give it to pages of https and of this machine alone");
     if (!video.srcObject) {
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
       video.hidden = false;
       at("camera").textContent = "Take the picture";
       return;
     }
+    if (!video.videoWidth) throw new Error("it has shown no picture yet; try again");
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);
@@ -84,5 +91,7 @@ at("camera").addEventListener("click", async () => {
     canvas.toBlob(send, "image/png");
   } catch (error) {
     at("error").textContent = `No camera: ${error.message}`;
+  } finally {
+    at("camera").disabled = false;
   }
 });

@@ -118,12 +118,14 @@ class Reader:
 
     def every(self, folder: Path, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
         """All files below a folder, sorted, each folder once; hidden ones and `leave_out` are passed over."""
-        passed = {folder.resolve(), *([self.leave_out.resolve()] if self.leave_out else [])}
+        passed = {os.path.realpath(one) for one in (folder, self.leave_out) if one}
         for parent, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
             below = sorted(name for name in folders if name[0] != ".")
             folders.clear()
             for name in below:
-                if (real := Path(parent, name).resolve()) not in passed:  # a link may lead to a folder that holds it
+                if (
+                    real := os.path.realpath(Path(parent, name))
+                ) not in passed:  # a link may lead to a folder that holds it
                     passed.add(real)
                     folders.append(name)
             yield from (Path(parent, name) for name in sorted(names) if name[0] != ".")
@@ -206,8 +208,11 @@ class Reader:
 
 
 def is_file_or_dangling(path: Path) -> bool:
-    """Whether a path is a file, or a link to one that is not there: that is said when it is opened."""
-    return path.is_file() or (path.is_symlink() and not path.exists())
+    """Whether a path is a file, or one that is not there or not to be read: that is said when it is opened."""
+    try:
+        return path.is_file() or (path.is_symlink() and not path.exists())
+    except PermissionError:  # in a folder that can be listed and not entered
+        return True
 
 
 def _header(line: bytes) -> bytes:

@@ -198,3 +198,39 @@ def test_the_box_on_the_page_takes_the_picture_that_is_there_for_one_face(
         page.run("send(new Blob(['face'])).then(() => at('crop').click())")
         page.run(TOLD)
     assert asked == ["auto", "crop"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
+def test_a_file_can_be_chosen_twice_and_two_clicks_open_one_camera(
+    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    def answer(service: demo.Service, data: bytes, search: str) -> dict[str, Any]:
+        asked.append(data)
+        return {"error": "none"}
+
+    monkeypatch.setattr(demo.Service, "answer", answer)
+    with browser.browser() as page:
+        page_of(server, page)
+        page.run(CHOSEN)
+        page.run(TOLD)
+        assert page.run("at('file').value") == ""  # else the browser would tell of no change
+        assert page.run(CLICKED) == 1
+    assert asked == [b"face"]
+
+
+CHOSEN = """(async () => {
+  const data = new DataTransfer();
+  data.items.add(new File(["face"], "face.png"));
+  at("file").files = data.files;
+  at("file").dispatchEvent(new Event("change"));
+})()"""
+CLICKED = """(async () => {
+  let opened = 0;
+  navigator.mediaDevices.getUserMedia = () => { opened++; return new Promise(() => {}); };
+  at("camera").click();
+  at("camera").click();
+  return opened;
+})()"""

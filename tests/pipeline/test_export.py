@@ -76,6 +76,16 @@ def test_a_file_that_differs_is_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_in_eight_bits_too_the_message_names_the_file_that_was_to_be(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "convert", lambda model, path: path.write_bytes(b"onnx"))
+    monkeypatch.setattr(command, "compare", lambda network, path, pixels: 1.0)
+    with pytest.raises(InputError, match=f"^{tmp_path / 'it.onnx'}: not written"):
+        command.export_int8(load_model(str(folder / "small.safetensors")), tmp_path / "it.onnx", pixels(), pixels())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_eight_bits_change_probabilities_a_little_and_say_what_they_cost(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ from cfpn.prediction import opinions, predict, unit_log_probabilities
 from pipeline import predict as command
 from pipeline.pictures import annotate, camera, detect, sources
 from pipeline.pictures import open as pictures
+from pipeline.pictures.answers import load_model
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import BP, HTML, coloured, encoded, face, grey, turned_jpeg, write_weights
 
@@ -201,6 +202,28 @@ def test_without_a_detector_every_picture_is_a_crop_and_says_so(
     assert records(call(tmp_path / "large.png", "--json")[1])[0]["how"] == "taken as a face crop"
     with pytest.raises(InputError, match="OpenCV is not installed"):
         call(tmp_path / "large.png", "--faces", "detect")
+
+
+def test_an_opencv_that_does_not_work_is_told_and_costs_no_crop(
+    call: Call, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detect, "available", lambda: True)
+    monkeypatch.setitem(sys.modules, "cv2", None)  # so that importing it fails
+    coloured(200, 150).save(tmp_path / "large.png")
+    detect.cascade.cache_clear()
+    code, text, error = call(tmp_path / "large.png", folder)
+    assert (code, len(text.splitlines())) == (2, COUNT)
+    assert "error: OpenCV is installed and does not load" in error
+
+
+def test_an_opencv_without_its_detector_is_told(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.setattr(detect, "CASCADE", "nothing.xml")
+    coloured(200, 150).save(tmp_path / "large.png")
+    detect.cascade.cache_clear()
+    code, text, error = call(tmp_path / "large.png")
+    assert (code, text) == (2, "")
+    assert "nothing.xml: OpenCV's detector of faces is not there" in error
 
 
 def test_with_a_detector_faces_have_boxes_and_a_picture_without_one_is_told(call: Call, tmp_path: Path) -> None:
@@ -424,6 +447,54 @@ def test_a_folder_that_cannot_be_entered_is_told(call: Call, folder: Path, monke
     code, text, error = call(folder)
     assert (code, len(text.splitlines())) == (2, COUNT)
     assert f"{folder / 'secret'}: Permission denied" in error
+
+
+def test_a_file_whose_folder_cannot_be_entered_costs_the_others_nothing(
+    call: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+
+    def refusing(path: Path) -> bool:
+        if path.name == "plain.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refusing)
+    code, text, _ = call(folder)
+    assert (code, len(text.splitlines())) == (0, COUNT)
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(path: Path, *_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(PermissionError, match=f"Permission denied: '{weights}'"):
+        load_model(str(weights))
+
+
+def test_a_link_that_leads_to_itself_costs_the_others_nothing(call: Call, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    code, text, error = call(tmp_path / "loop", folder / "plain.png", "--out", tmp_path / "seen")
+    assert (code, len(text.splitlines())) == (2, 1)
+    assert f"error: {tmp_path / 'loop'}: Too many levels" in error
+
+
+def test_of_pictures_with_one_name_that_are_written_at_once_none_is_lost(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        saved = list(pool.map(lambda _: annotate.save(grey(), tmp_path, "photo.jpg"), range(40)))
+    assert sorted(saved) == sorted(tmp_path.glob("*.png"))
+    assert len(set(saved)) == 40
+
+
+def test_a_full_disk_is_told_also_beside_a_picture_that_cannot_be_read(weights: Path, folder: Path) -> None:
+    (folder / "page.jpg").write_bytes(HTML)
+    command = [sys.executable, "-m", "pipeline.predict", "--weights", str(weights), str(folder)]
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, cwd=ROOT, env=own, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: [Errno 28] No space left on device: 'standard output'"
 
 
 @pytest.mark.parametrize("size", [(60000, 24), (24, 60000)])

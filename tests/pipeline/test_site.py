@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cfpn.faces import per_pass
 from cfpn.prediction import predict, unit_log_probabilities
 from pipeline import demo, site
 from pipeline.pictures import detect, explain
@@ -217,6 +218,23 @@ def test_the_browser_explains_every_pixel_whatever_the_step_of_the_patches(
 @there
 @pytest.mark.browser
 @pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
+def test_how_many_faces_are_asked_at_once_changes_no_explanation(page: browser.Page) -> None:
+    script = f"""loaded.then(async ({{ about, session }}) => {{
+      const before = about.at_once, run = session.run, most = [], explain = async (count) => {{
+        about.at_once = count;
+        return [...await importance(Uint8Array.from({json.dumps(face().ravel().tolist())}), 0)];
+      }};
+      session.run = (given) => {{ most.push(given.pixels.dims[0]); return run.call(session, given); }};
+      try {{ return {{ one: await explain(50), other: await explain(before), most }}; }}
+      finally {{ about.at_once = before; session.run = run; }} }})"""
+    found = page.run(script)
+    assert found["most"] == [50, 50, 22, 122]
+    np.testing.assert_allclose(found["one"], found["other"], atol=1e-6)
+
+
+@there
+@pytest.mark.browser
+@pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
 def test_classes_that_are_numbers_are_told_as_they_are(page: browser.Page, model: Model) -> None:
     own, numbers = json.dumps(model.network.names), json.dumps([str(place) for place in range(7)])
     assert any(predict(model.network, crop(PICTURES[name]))[0].argmax() > 0 for name in PICTURES)
@@ -257,3 +275,4 @@ def test_the_page_knows_the_classes_and_units_of_its_network(model: Model) -> No
     assert found["classes"] == model.network.names
     assert found["units"] == [unit.name for unit in model.network.units]
     assert found["side"] == 48 != MODEL.input_size
+    assert found["at_once"] == per_pass(MODEL.input_size)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cfpn import load
+from cfpn import load, prediction
 from cfpn.network import Network
-from cfpn.prediction import predict
+from cfpn.prediction import opinions, predict
+from pipeline.pictures.answers import Model
+from pipeline.pictures.answers import answers as model_answers
 from pipeline.pictures.explain import blurred, deleted, importance, log_probability, patches
 from tests.pipeline.pictures.made import face
 
@@ -54,6 +56,30 @@ def test_deleting_the_most_important_pixels_costs_more_than_deleting_random_ones
 
 def test_deleting_the_least_important_pixels_costs_least(network: Network, pixels: Tensor, answers: Tensor) -> None:
     assert lost(network, pixels, answers, -importance(network, pixels, answers)) < 0
+
+
+def test_a_face_that_leaves_early_is_explained_by_the_units_that_were_asked(
+    network: Network, pixels: Tensor, answers: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, chosen, places = pixels[:4], answers[:4], len(network.units)
+    together = importance(network, few, chosen)
+    mixed = importance(network, few, chosen, torch.tensor([1, places, 1, places]))
+    monkeypatch.setattr(prediction, "vote", lambda units, together: next(iter(units.values())).softmax(1))
+    first = importance(network, few, chosen)
+    assert not torch.allclose(first, together, atol=1e-3)
+    torch.testing.assert_close(mixed, torch.stack([first[0], together[1], first[2], together[3]]), atol=1e-5, rtol=0)
+
+
+def test_an_early_answer_comes_with_its_own_explanation(network: Network, pixels: Tensor) -> None:
+    model = Model(network, "it", "", [1] * len(network.units))
+    sure = (
+        opinions(network, pixels[:6], 1.0).logs[:, 0].exp().amax(1).median().item()
+    )  # half of the faces leave at once
+    found = opinions(network, pixels[:6], sure)
+    assert len(set(found.asked.tolist())) > 1
+    expected = importance(network, pixels[:6], found.vote().argmax(1), found.asked)
+    told = [answer.importance for answer in model_answers(model, pixels[:6], sure, True)]
+    torch.testing.assert_close(torch.stack(told), expected)
 
 
 def test_a_constant_face_has_no_important_pixel(network: Network) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.pictures import open as pictures
 from pipeline.pictures.open import open_picture, read, shown
 from pipeline.process import InputError
 from tests.pipeline.pictures.made import HTML, coloured, encoded, grey, turned_jpeg
@@ -69,6 +70,46 @@ def test_what_is_opaque_keeps_its_values_under_an_alpha_channel() -> None:
 def test_sixteen_bits_become_eight(form: str) -> None:
     deep = Image.fromarray((array(grey()) * 257).astype(np.uint16))
     np.testing.assert_array_equal(array(opened(encoded(deep, form))), array(grey()))
+
+
+def tiff(values: np.ndarray, bits: int, meaning: int) -> bytes:
+    """A grey TIFF of 12 or 16 bits without compression, as the standard says; meaning 0: white is zero."""
+    first, second = values.ravel()[::2].astype(int), values.ravel()[1::2].astype(int)
+    packed = np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8)
+    data = packed.tobytes() if bits == 12 else values.astype("<u2").tobytes()
+    height, width = values.shape
+    start = 8 + 2 + 9 * 12 + 4
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: meaning, 273: start, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + data
+
+
+@pytest.mark.parametrize(("bits", "meaning"), [(12, 1), (16, 0), (16, 1)])  # Pillow does not know 12 and 0
+def test_a_tiff_says_its_range_and_whether_white_is_zero(bits: int, meaning: int) -> None:
+    values = np.rint(array(grey()) / 255 * (2**bits - 1))
+    stored = values if meaning else 2**bits - 1 - values
+    np.testing.assert_array_equal(array(opened(tiff(stored, bits, meaning))), array(grey()))
+
+
+def test_the_transparent_value_of_sixteen_bits_is_white() -> None:
+    values = array(grey()) * 257
+    clear = int(values[0, 0])
+    found = array(opened(encoded(Image.fromarray(values.astype(np.uint16)), "PNG", transparency=clear)))
+    np.testing.assert_array_equal(found, np.where(values == clear, 255, array(grey())))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(MemoryError(), "not enough memory to read"), (ValueError(), "damaged picture: ValueError")]
+)
+def test_an_error_without_words_is_told_by_its_kind(
+    error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(image: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr(pictures, "turned", failing)
+    with pytest.raises(InputError, match=f"^it: {words}"):
+        opened(encoded(grey(), "PNG"))
 
 
 @pytest.mark.parametrize(("kind", "factor"), [(np.int32, 1), (np.int32, 257), (np.float32, 1 / 255), (np.float32, 1)])
@@ -164,4 +205,11 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 def test_names_that_would_break_a_line_are_shown_with_escapes() -> None:
     assert shown("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
     assert shown(os.fsdecode(b"\xff.png")) == "\\xff.png"
-    assert shown("é 얼굴 😀.png") == "é 얼굴 😀.png"
+    assert shown("a\u2028b\x9b\u202etxt") == "a\\u2028b\\x9b\\u202etxt"
+
+
+@pytest.mark.parametrize(
+    "name", ["é 얼굴 😀.png", "写真\u3000一.jpg", "10.00\u202fAM.png", "می\u200cروم.png", "👩\u200d🔬.png"]
+)
+def test_names_that_people_give_are_shown_as_they_are(name: str) -> None:
+    assert shown(name) == name
