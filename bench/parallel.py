@@ -164,8 +164,7 @@ def steps_to_accuracy(outcomes: list[study.Outcome], after: int) -> dict[str, fl
     found: dict[str, list[float | None]] = {}
     for one in outcomes:
         if one.seed in goals:
-            there = one.history.loc[one.history["val/accuracy"] >= goals[one.seed] - study.ROUNDING, "step"]
-            found.setdefault(one.method, []).append(float(there.iloc[0]) if len(there) else None)
+            found.setdefault(one.method, []).append(one.steps_to(goals[one.seed]))
     whole = {name: len(steps) == len(goals) and all(steps) for name, steps in found.items()}
     return {name: statistics.fmean(filter(None, steps)) if whole[name] else None for name, steps in found.items()}
 

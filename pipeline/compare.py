@@ -134,10 +134,8 @@ def steps_share(one: Outcome, other: Outcome, column: str = "val/accuracy") -> f
     None where it never does.
     """
     end = other.history.sort_values("epoch").iloc[-1]
-    accuracy = one.history["val/accuracy"]
-    goal = end["val/accuracy"] - study.ROUNDING
-    reached = one.history.loc[one.history.get(column, accuracy).fillna(accuracy) >= goal, "step"]
-    return float(reached.min() / end["step"]) if len(reached) else None
+    steps = one.steps_to(end["val/accuracy"], column)
+    return None if steps is None else float(steps / end["step"])
 
 
 def _faces(pairs: Pairs) -> dict[str, Any] | None:

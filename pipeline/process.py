@@ -276,8 +276,8 @@ def current_umask() -> int:
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Hold a lock on `folder` (made if missing) so that a second process on the same outputs is refused.
+def only_one(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a lock on `folder` (made if missing) so that a second process on the same outputs is refused, or waits.
 
     Raises InputError when another live process holds it; the lock goes with the process, so a kill leaves none behind.
     """
@@ -285,7 +285,7 @@ def only_one(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise InputError(f"{folder}: another process is writing here; wait for it or stop it") from error
         yield

@@ -1,9 +1,6 @@
 """A picture with its faces' boxes, expressions, units' opinions, and what the network looked at."""
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.pictures.detect import Box
 from pipeline.pictures.open import SUFFIXES
-from pipeline.process import atomic
+from pipeline.process import atomic, only_one
 
 LARGEST, SMALLEST = 1600, 480  # pixels of the longer side of what is drawn
 LONGEST = 200  # bytes of a name before its number and suffix; file systems take 255
@@ -80,7 +77,7 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
     plain = Path(name.replace(":", "-"))
     stem = (plain.stem if plain.suffix.lower() in SUFFIXES else plain.name).lstrip(".")
     stem = stem.encode(errors="replace")[:LONGEST].decode(errors="ignore") or "picture"
-    with held(folder):
+    with only_one(folder, wait=True):  # so that of two processes both keep their pictures
         path, number = folder / f"{stem}.png", 1
         while path.exists():
             number += 1
@@ -88,15 +85,3 @@ def save(image: Image.Image, folder: Path, name: str) -> Path:
         with atomic(path) as temporary:
             image.save(temporary, "PNG")
     return path
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a lock on `folder` (made if missing), so that of two processes one waits and both keep their pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

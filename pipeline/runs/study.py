@@ -59,6 +59,12 @@ class Outcome:
         """Validation accuracy of the chosen epoch."""
         return float(self.history.loc[self.history["epoch"] == self.best_epoch, "val/accuracy"].iloc[0])
 
+    def steps_to(self, goal: float, column: str = "val/accuracy") -> float | None:
+        """Steps after which `column`, else the validation accuracy, is first at or above a goal; None if it never is."""
+        accuracy = self.history["val/accuracy"]
+        reached = self.history.get(column, accuracy).fillna(accuracy) >= goal - ROUNDING
+        return float(self.history.loc[reached, "step"].min()) if reached.any() else None
+
 
 def outcome(run: Run) -> Outcome:
     """The results of a run that has been evaluated; raises InputError where scores are missing."""

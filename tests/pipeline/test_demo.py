@@ -155,6 +155,19 @@ def page_of(server: demo.Server, page: browser.Page) -> None:
         page.events.append(page.read())
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bytes, str]]:
+    """What the service is asked: pictures, and how they are searched for faces."""
+    found: list[tuple[bytes, str]] = []
+
+    def answer(service: demo.Service, data: bytes, search: str) -> dict[str, Any]:
+        found.append((data, search))
+        return {"error": "none"}
+
+    monkeypatch.setattr(demo.Service, "answer", answer)
+    return found
+
+
 TOLD = """(async () => { while (at("status").textContent) await new Promise((go) => setTimeout(go, 10)); })()"""
 SENT = """(async () => {
   const bytes = Uint8Array.from(atob("%s"), (c) => c.charCodeAt(0));
@@ -184,41 +197,27 @@ def test_a_browser_shows_the_picture_and_a_row_per_unit(server: demo.Server) -> 
 @pytest.mark.browser
 @pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
 def test_the_box_on_the_page_takes_the_picture_that_is_there_for_one_face(
-    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+    server: demo.Server, asked: list[tuple[bytes, str]]
 ) -> None:
-    asked: list[str] = []
-
-    def answer(service: demo.Service, data: bytes, search: str) -> dict[str, Any]:
-        asked.append(search)
-        return {"error": "none"}
-
-    monkeypatch.setattr(demo.Service, "answer", answer)
     with browser.browser() as page:
         page_of(server, page)
         page.run("send(new Blob(['face'])).then(() => at('crop').click())")
         page.run(TOLD)
-    assert asked == ["auto", "crop"]
+    assert [search for _, search in asked] == ["auto", "crop"]
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(browser.found() is None, reason=browser.INSTALL)
 def test_a_file_can_be_chosen_twice_and_two_clicks_open_one_camera(
-    server: demo.Server, monkeypatch: pytest.MonkeyPatch
+    server: demo.Server, asked: list[tuple[bytes, str]]
 ) -> None:
-    asked: list[bytes] = []
-
-    def answer(service: demo.Service, data: bytes, search: str) -> dict[str, Any]:
-        asked.append(data)
-        return {"error": "none"}
-
-    monkeypatch.setattr(demo.Service, "answer", answer)
     with browser.browser() as page:
         page_of(server, page)
         page.run(CHOSEN)
         page.run(TOLD)
         assert page.run("at('file').value") == ""  # else the browser would tell of no change
         assert page.run(CLICKED) == 1
-    assert asked == [b"face"]
+    assert [data for data, _ in asked] == [b"face"]
 
 
 CHOSEN = """(async () => {
