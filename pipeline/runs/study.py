@@ -60,7 +60,7 @@ class Outcome:
         return float(self.history.loc[self.history["epoch"] == self.best_epoch, "val/accuracy"].iloc[0])
 
     def steps_to(self, goal: float, column: str = "val/accuracy") -> float | None:
-        """Steps after which `column`, else the validation accuracy, is first at or above a goal; None if it never is."""
+        """Steps after which `column`, else the validation accuracy, is first at a goal or above; None: never."""
         accuracy = self.history["val/accuracy"]
         reached = self.history.get(column, accuracy).fillna(accuracy) >= goal - ROUNDING
         return float(self.history.loc[reached, "step"].min()) if reached.any() else None
