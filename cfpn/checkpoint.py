@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,11 @@ def about(
 ) -> dict[str, str]:
     """Metadata from which `load` builds the network again; model: the fields of its dataclass.
 
+    classes: their names; raises ValueError where they are not as many different ones as the network has classes.
     more: what else a reader may want to know, as JSON values: how the network was trained, what it scores.
     One key alone: safetensors keeps several in random order.
     """
+    check_names(classes, network.classes)
     text = {
         "format": FORMAT,
         "model": model,
@@ -39,6 +41,13 @@ def about(
         "preprocessing": PREPROCESSING,
     } | more
     return {"network": json.dumps(text)}
+
+
+def check_names(names: Sequence[str], classes: int) -> None:
+    """Raise ValueError where the names are not those of so many different classes."""
+    if len(names) != classes or len(set(names)) != classes:
+        twice = "" if len(set(names)) == len(names) else ", of which one stands twice"
+        raise ValueError(f"{len(names)} names for {classes} classes{twice}")
 
 
 def _cfpn(model: dict[str, Any]) -> list[Node]:
@@ -83,8 +92,7 @@ def described(metadata: dict[str, str], nodes: Callable[[dict[str, Any]], list[N
         network.about = about
         if about.get("preprocessing", PREPROCESSING) != PREPROCESSING:
             raise ValueError(f"preprocessing {about['preprocessing']}, but this version does {PREPROCESSING}")
-        if len(network.names) != network.classes:
-            raise ValueError(f"{len(network.names)} names for {network.classes} classes")
+        check_names(network.names, network.classes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"metadata 'network': {type(error).__name__}: {error}") from error
     return network

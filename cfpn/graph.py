@@ -37,10 +37,14 @@ class Unit(NamedTuple):
 
 def checked(nodes: Sequence[Node]) -> Sequence[Node]:
     """The nodes; raises ValueError where a name is taken or no name of a module, or an input is no earlier node."""
-    known = {IMAGE}
+    known, blocks = {IMAGE}, {prefix(name) for name, _, _ in nodes if "/" in name}
     for name, _, inputs in nodes:
         if name in known or not name or "." in name:
             raise ValueError(f"node {name!r}: expected a name of its own without a dot")
+        if name in blocks:
+            raise ValueError(f"node {name!r}: other nodes have this name before a slash; expected one of its own")
+        if hasattr(nn.ModuleDict, name) or hasattr(nn.ModuleDict, prefix(name)):
+            raise ValueError(f"node {name!r}: PyTorch has a method of this name; expected another")
         if strange := [each for each in inputs if each not in known]:
             raise ValueError(f"node {name!r}: input {strange[0]!r} is none of the nodes before it")
         known.add(name)
@@ -48,15 +52,15 @@ def checked(nodes: Sequence[Node]) -> Sequence[Node]:
 
 
 def check_outputs(units: Sequence[Unit], shapes: Mapping[str, Sequence[int]], classes: int) -> None:
-    """Raise ValueError where a hidden unit hands on other than maps (n, c, h, w), or the network gives no logits.
+    """Raise ValueError where a hidden unit hands on other than square maps (n, c, h, w), or the network no logits.
 
     shapes: of the features of all nodes for one image, by name.
     """
     for name in [name for unit in units[:-1] for name in unit.outputs]:
-        if len(shapes[name]) != 4:
-            raise ValueError(
-                f"node {name!r}: expected maps (n, c, h, w) of a hidden unit, found {_shown(shapes[name])}"
-            )
+        if len(shapes[name]) != 4 or shapes[name][2] != shapes[name][3]:
+            square = "square " if len(shapes[name]) == 4 else ""
+            found = _shown(shapes[name])
+            raise ValueError(f"node {name!r}: expected {square}maps (n, c, h, w) of a hidden unit, found {found}")
     last = units[-1].outputs[0]
     if tuple(shapes[last][1:]) != (classes,):
         raise ValueError(f"node {last!r}: expected logits (n, {classes}), found {_shown(shapes[last])}")
@@ -72,7 +76,7 @@ def units(nodes: Sequence[Node], cuts: Cuts) -> list[Unit]:
     cuts: "network" one unit, which is back-propagation; "block" one unit per name prefix before "/"; "layer" one unit
     per node; or a list of node names or prefixes after whose last node the gradient stops. "balanced:K" becomes such a
     list by `partition.resolved`, which knows the shapes.
-    Raises ValueError for a cut that names no node, or the last one.
+    Raises ValueError for a cut that names no node, or the last one, and for another word.
     """
     groups = _groups(nodes, cuts)
     result = []
@@ -115,6 +119,8 @@ def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:
         return [[node] for node in nodes]
     if cuts == "block":
         ends = list({prefix(node.name): node.name for node in nodes}.values())
+    elif isinstance(cuts, str):
+        raise ValueError(f"units: expected network, block, layer, balanced:K or a list; {_no_cut(nodes, cuts)}")
     else:
         ends = [_last(nodes, cut) for cut in cuts]
     groups: list[list[Node]] = [[]]
@@ -128,9 +134,13 @@ def _groups(nodes: Sequence[Node], cuts: Cuts) -> list[list[Node]]:
 def _last(nodes: Sequence[Node], cut: str) -> str:
     names = [node.name for node in nodes if cut in (node.name, prefix(node.name))]
     if not names or names[-1] == nodes[-1].name:
-        known = ", ".join(dict.fromkeys(prefix(node.name) for node in nodes[:-1]))
-        raise ValueError(f"units: {cut!r} is no node after which a gradient can stop; the network has {known}")
+        raise ValueError(f"units: {_no_cut(nodes, cut)}")
     return names[-1]
+
+
+def _no_cut(nodes: Sequence[Node], cut: str) -> str:
+    known = ", ".join(dict.fromkeys(prefix(node.name) for node in nodes[:-1]))
+    return f"{cut!r} is no node after which a gradient can stop; the network has {known}"
 
 
 def _name(here: list[str], nodes: Sequence[Node], cuts: Cuts) -> str:

@@ -151,7 +151,7 @@ class Network(nn.Module):
         self.names, self.about = tuple(map(str, range(classes))), dict[str, Any]()
         self.nodes = nn.ModuleDict({node.name: node.module for node in checked(nodes)})
         self.eval()
-        self.shapes = shapes = _shapes(nodes, torch.zeros(1, channels, input_size, input_size))
+        self.shapes = shapes = _shapes(nodes, channels, input_size, input_size)
         self.units = units(nodes, cuts := resolved(cuts, nodes, shapes))
         check_outputs(self.units, shapes, classes)
         self.settings: dict[str, Any] = {
@@ -160,8 +160,7 @@ class Network(nn.Module):
         }  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            heads = {unit.name: _head(head, pool, unit, shapes, classes) for unit in self.units[:-1]}
-        self.heads = nn.ModuleDict(heads)
+            self.heads = nn.ModuleDict({one.name: _head(head, pool, one, shapes, classes) for one in self.units[:-1]})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Logits (n, classes) of every unit with a classifier for images (n, c, h, w), by name; the network's last."""
@@ -188,9 +187,10 @@ class Network(nn.Module):
         return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def _shapes(nodes: list[Node], image: Tensor) -> dict[str, torch.Size]:
+def _shapes(nodes: list[Node], *image: int) -> dict[str, torch.Size]:
+    device = next((weight.device for node in nodes for weight in node.module.parameters()), None)
     with torch.no_grad():
-        features = run(nodes, {IMAGE: image}, [IMAGE, *(node.name for node in nodes)])
+        features = run(nodes, {IMAGE: torch.zeros(1, *image, device=device)}, [IMAGE, *(node.name for node in nodes)])
     return {name: feature.shape for name, feature in features.items()}
 
 

@@ -116,7 +116,7 @@ class LocalLoss:
     z: Z is these maps, averaged on to grid x grid (0: as they are), or the embedding of the unit's head.
     input_pool: the image is averaged to input_pool x input_pool before its kernel.
     classifier: what takes the embedding where classifier_weight is not 0.
-    Raises ValueError where both weights are 0, and for a number below 0.
+    Raises ValueError where both weights are 0, for a number below 0, and for an unknown z.
     """
 
     hsic: Bottleneck | SimilarityMatching = field(default_factory=Bottleneck)
@@ -132,6 +132,8 @@ class LocalLoss:
     def __post_init__(self) -> None:
         if not self.hsic_weight and not self.classifier_weight:
             raise ValueError("local_loss: hsic_weight and classifier_weight are both 0: there is nothing to minimise")
+        if self.z not in ("features", "embedding"):
+            raise ValueError(f"local_loss.z: expected features or embedding, found {self.z!r}")
         for name in ("hsic_weight", "classifier_weight", "pool", "grid", "input_pool"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"local_loss.{name}: expected 0 or more, found {getattr(self, name)}")
@@ -140,6 +142,11 @@ class LocalLoss:
     def classifies(self) -> bool:
         """Whether a unit trains a classifier of its own."""
         return self.classifier_weight > 0 and isinstance(self.classifier, LinearClassifier)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether a unit's head takes part in its loss."""
+        return self.classifier_weight > 0 or self.z == "embedding"
 
     @torch.no_grad()
     def targets(self, images: Tensor, labels: Tensor, classes: int) -> Targets:
@@ -153,7 +160,7 @@ class LocalLoss:
     def __call__(self, outputs: Sequence[Tensor], to: Targets, head: UnitHead) -> Tensor:
         """The loss of a unit whose outputs are maps (n, c_j, h_j, w_j), a scalar float32 or float64."""
         maps = pooled(outputs, self.pool)
-        embedding = head(maps) if self.classifier_weight or self.z == "embedding" else maps  # which nothing takes
+        embedding = head(maps) if self.trains_head else maps  # which nothing takes
         loss = maps.new_zeros((), dtype=torch.float32)
         if self.hsic_weight:
             z = rows(pooled([maps], self.grid)) if self.z == "features" else embedding

@@ -57,7 +57,7 @@ def resolved(cuts: Cuts, nodes: Sequence[Node], shapes: Shapes) -> Cuts:
 
     Raises ValueError for more units than nodes.
     """
-    if not isinstance(cuts, str) or not cuts.startswith("balanced:"):
+    if not isinstance(cuts, str) or not cuts.removeprefix("balanced:").isdecimal():
         return cuts
     parts = int(cuts.removeprefix("balanced:"))
     if parts > len(nodes):

@@ -86,7 +86,11 @@ def start(
     nodes: list[Node], method: Method, recipe: Recipe, input_size: int, seed: int, device: torch.device,
     channels: int = 1, classes: int = 7,
 ) -> State:  # fmt: skip
-    """The state before the first step; heads are drawn from `seed` without touching the network's weights."""
+    """The state before the first step, its network in training mode.
+
+    Heads are drawn from `seed` without touching the network's weights. Raises ValueError where nodes and method do not
+    fit, and for a unit without a weight that its loss could train.
+    """
     loss = method.local_loss
     network = Network(
         nodes, method.units, input_size=input_size, channels=channels, classes=classes, head=loss.head,
@@ -94,14 +98,19 @@ def start(
         seed=data.generator(seed, SEED_HEADS).initial_seed(),
     ).to(device)  # fmt: skip
     learners = [_learner(network, place, method, recipe) for place in range(len(network.units))]
-    return State(network, copy.deepcopy(network) if recipe.average else network, learners)
+    averaged = copy.deepcopy(network) if recipe.average else network
+    network.train()
+    return State(network, averaged, learners)
 
 
 def _learner(network: Network, place: int, method: Method, recipe: Recipe) -> Learner:
     unit, last = network.units[place], place == len(network.units) - 1
     head = None if last else cast(UnitHead, network.heads[unit.name])
     parameters = [p for node in unit.nodes for p in node.module.parameters()]
+    learnt = any(p.requires_grad for p in parameters) or (head is not None and method.local_loss.trains_head)
     parameters += head.parameters() if head is not None else []
+    if not parameters or (method.gradients == "stop" and not learnt):
+        raise ValueError(f"unit {unit.name!r}: expected a weight that its loss can train; join it with a neighbour")
     return Learner(
         unit, head, None if last else method.local_loss,
         recipe.optimizer.build(parameters, method.schedule.learning_rate),
@@ -113,8 +122,10 @@ def train(state: State, method: Method, recipe: Recipe, faces: Faces, validation
     """Train from state.epoch to recipe.epochs; yields a Record per step and one with the validation per epoch.
 
     When a complete record is yielded, the state is whole. Data order, augmentation and dropout depend on (seed, epoch,
-    step) alone. Raises DivergedError at the first loss that is not finite.
+    step) alone. Faces are moved to the network's device. Raises DivergedError at the first loss that is not finite.
     """
+    device = next(state.network.parameters()).device
+    faces, validation = faces.to(device), validation.to(device)
     per_epoch = len(faces) // recipe.batch
     weigh(state.learners, recipe.class_weights, faces.labels, state.network.classes)
     for epoch in range(state.epoch, recipe.epochs):

@@ -16,8 +16,8 @@ from pipeline.process import InputError, command_line, file_hash, run, write_jso
 from pipeline.runs.about import ROOT, code_files, digest
 
 # What a run's files hold comes of them.
-WRITERS = ("pipeline/params.py", "pipeline/runs/about.py", "pipeline/runs/chance.py", "pipeline/runs/records.py",
-           "pipeline/train.py")  # fmt: skip
+WRITERS = ("pipeline/inputs.py", "pipeline/params.py", "pipeline/runs/about.py", "pipeline/runs/chance.py",
+           "pipeline/runs/records.py", "pipeline/train.py")  # fmt: skip
 
 
 def files(faces: str, splits: Path, augmented: Path) -> tuple[Path, Path]:

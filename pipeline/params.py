@@ -185,6 +185,7 @@ class Sweep:
 
 OF_PROFILE = ("photographs", "model", "train", "methods")  # sections of profiles/NAME.yaml
 OF_ALL = tuple(name for name in Params.model_fields if name not in OF_PROFILE)  # sections of params.yaml
+OF_RESTING_UNITS = ("first_unit_stops_at", "update_every")  # of a schedule; where gradients pass no unit can rest
 
 
 class Files(NamedTuple):
@@ -321,6 +322,9 @@ def _set(raw: Raw, name: str, value: object) -> None:
 
 
 def _resolve_schedules(raw: Raw) -> None:
-    """Begin each method's schedule with the fields of train.schedule."""
+    """Begin each method's schedule with the fields of train.schedule; those of resting units only where these may."""
+    shared = raw.get("train", {}).get("schedule", {})
     for method in raw.get("methods", {}).values():
-        method["schedule"] = raw.get("train", {}).get("schedule", {}) | method.get("schedule", {})
+        joint = method.get("gradients") == "pass"
+        own = {name: value for name, value in shared.items() if not (joint and name in OF_RESTING_UNITS)}
+        method["schedule"] = own | method.get("schedule", {})

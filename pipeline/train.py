@@ -12,8 +12,8 @@ import torch
 from cfpn.allocator import keep_freed_memory
 from cfpn.faces import Faces
 from cfpn.faces import load as load_split
+from pipeline import inputs, process
 from pipeline import params as parameters
-from pipeline import process
 from pipeline.params import Params
 from pipeline.process import InputError, command_line, only_one, probe, run, there, workspace
 from pipeline.runs import chance, records
@@ -59,8 +59,7 @@ def train(params: Params, args: argparse.Namespace) -> None:
     """Train as the command line says and write the outputs."""
     torch.set_num_threads(params.compute.threads)
     keep_freed_memory()
-    files = [args.augmented if params.train.faces == "augmented" else args.splits / "train.parquet"]
-    files.append(args.splits / "val.parquet")
+    files = list(inputs.files(params.train.faces, args.splits, args.augmented))
     device = sessions.device(params.compute)
     faces, validation = (load(path).to(device) for path in files)
     advice = f"name others by --splits, or set photographs: false in profiles/{params.profile}.yaml"

@@ -114,5 +114,5 @@ def room(cpus: float, gpus: float) -> int:
 def check_resources(workers: int, cpus: int, gpus: int) -> None:
     """Raise InputError where the cluster has no place for `workers` workers: Ray would wait without a word."""
     if workers > (places := room(cpus, gpus)):
-        each = f"{cpus} CPUs" + (f" and {gpus} GPUs" if gpus else "")
+        each = f"{gpus} GPUs (compute.device=cpu takes CPUs)" if gpus else f"{cpus} CPUs"
         raise InputError(f"compute.workers: {workers} workers of {each}; the cluster has place for {places}")

@@ -25,7 +25,7 @@ from pipeline.networks import Model
 from pipeline.process import InputError, atomic
 
 if TYPE_CHECKING:
-    from pipeline.params import Compute, Params
+    from pipeline.params import Compute, Params, Transport
 
 EXPECTED = 10  # faces of a class in a mixed order: then none of them is no accident
 DIRECT = {"gloo": "cpu", "nccl": "cuda"}  # transports that hand on tensors, and the device where these have to be
@@ -59,7 +59,7 @@ def model_for(params: Params, faces: Faces) -> Model:
     """The network's parameters, with the channels and classes of the data; InputError where they name others."""
     model, channels, classes = params.model, faces.pixels.shape[1], len(faces.classes)
     for name, known in (("channels", channels), ("classes", classes)):
-        if (asked := getattr(model, name)) not in (getattr(type(model), name), known):
+        if (asked := getattr(model, name)) not in (getattr(type(model), name, known), known):
             raise InputError(f"model.{name}: the faces have {known}, found {asked}; leave it out")
     return replace(model, channels=channels, classes=classes)
 
@@ -140,11 +140,16 @@ def _records(
 
     steps = len(faces) // recipe.batch * recipe.epochs
     kind = device(compute).type
-    if kind != DIRECT.get(compute.transport, kind):
-        raise InputError(f"compute.transport: {compute.transport} needs compute.device {DIRECT[compute.transport]}")
+    check_transport(compute.transport, kind)
     task = segment.Task(model_for(params, faces), method, recipe, seed, steps, kind, compute.threads, compute.transport)
     with cluster.connected(compute.address, count * compute.threads):
         yield from workers.train(session.state, task, faces, validation, count, session.log)
+
+
+def check_transport(transport: Transport, kind: str) -> None:
+    """Raise InputError where features between workers on devices of this kind cannot take this way."""
+    if kind != DIRECT.get(transport, kind):
+        raise InputError(f"compute.transport: {transport} needs compute.device {DIRECT[transport]}")
 
 
 def workers_of(params: Params, method: Method) -> int:

@@ -276,6 +276,17 @@ def test_a_network_for_other_data_is_loaded_with_its_classes(tmp_path: Path) -> 
     assert predict(found, np.zeros((2, 3, 32, 32), np.uint8)).shape == (2, 10)
 
 
+@pytest.mark.parametrize(("names", "said"), [("ab", "2 names for 7 classes"), ("abcdefa", "7 names .* stands twice")])
+def test_names_that_are_not_those_of_the_classes_are_neither_written_nor_read(
+    names: str, said: str, tmp_path: Path
+) -> None:
+    network = begin(VOTING).network
+    with pytest.raises(ValueError, match=said):
+        about(network, asdict(MODEL), tuple(names))
+    with pytest.raises(ValueError, match=said):
+        load(write(tmp_path / "x.safetensors", network, classes=[*names]))
+
+
 def test_a_network_that_is_no_cfpn_is_loaded_by_a_function_that_makes_its_nodes(tmp_path: Path) -> None:
     def one_layer(model: dict[str, object]) -> list[Node]:
         assert model == {"name": "flat"}

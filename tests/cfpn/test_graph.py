@@ -235,6 +235,9 @@ def test_a_prefix_is_what_stands_before_the_slash() -> None:
         ([(IMAGE, IMAGE)], "node 'image': expected a name of its own"),
         ([("a", IMAGE), ("b", "c")], "node 'b': input 'c' is none of the nodes before it"),
         ([("a", "b"), ("b", IMAGE)], "node 'a': input 'b' is none of the nodes before it"),
+        ([("half", IMAGE)], "node 'half': PyTorch has a method of this name"),
+        ([("keys/0", IMAGE)], "node 'keys/0': PyTorch has a method of this name"),
+        ([("stem", IMAGE), ("stem/1", "stem")], "node 'stem': other nodes have this name before a slash"),
     ],
 )
 def test_a_table_that_is_no_network_is_refused_by_its_node(table: list[tuple[str, str]], said: str) -> None:
@@ -248,6 +251,11 @@ def test_a_table_that_is_no_network_is_refused_by_its_node(table: list[tuple[str
     [
         (nn.Flatten(), nn.Linear(64, 7), "node 'a': expected maps (n, c, h, w) of a hidden unit, found (n, 64)"),
         (Sum(), Sum(), "node 'b': expected logits (n, 7), found (n, 1, 8, 8)"),
+        (
+            nn.MaxPool2d((2, 1)),
+            Sum(),
+            "node 'a': expected square maps (n, c, h, w) of a hidden unit, found (n, 1, 4, 8)",
+        ),
         (Sum(), nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), "node 'b': expected logits (n, 7), found (n, 3)"),
     ],
 )
@@ -257,3 +265,11 @@ def test_outputs_that_no_unit_can_learn_from_are_refused_before_the_first_step(
     nodes = [Node("a", hidden, (IMAGE,)), Node("b", last, ("a",))]
     with pytest.raises(ValueError, match=re.escape(said)):
         Network(nodes, "layer", input_size=8, head=Head(width=8))
+
+
+@pytest.mark.parametrize("cuts", ["one", "blocks", "balanced:x", "balanced:", ""])
+def test_a_word_that_is_no_way_to_cut_is_refused_whole(cuts: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"units: expected network, block, layer, balanced:K or a list; '{cuts}' is no"
+    ):
+        Network(toy(), cuts, input_size=8, head=Head())

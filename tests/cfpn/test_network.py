@@ -314,3 +314,11 @@ def test_the_parameters_of_heads_count_where_they_vote() -> None:
     for vote in (True, False):
         state = begin(method(["block0"], vote=vote), nodes=chain(2, 1, 8))
         assert state.network.count() == network + vote * head
+
+
+def test_nodes_that_lie_on_another_device_make_a_network_there() -> None:
+    with torch.device("meta"):
+        nodes = build(SMALL, 0)
+    found = Network(nodes, "block", input_size=16, head=HEAD)
+    assert found.shapes == network("block").shapes
+    assert {weight.device.type for weight in found.nodes.parameters()} == {"meta"}

@@ -213,6 +213,11 @@ def test_a_number_below_zero_is_refused_by_name(name: str) -> None:
         LocalLoss(**{name: -1})
 
 
+def test_an_unknown_z_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"local_loss\.z: expected features or embedding, found 'feature'"):
+        LocalLoss(z="feature")
+
+
 def test_a_local_loss_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to minimise"):
         LocalLoss(hsic_weight=0.0, classifier_weight=0.0)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cfpn import prediction, schema, training
 from cfpn.checkpoint import tensors
 from cfpn.diagnostics import diagnose
-from cfpn.faces import Augmentation, augment, batches, generator, images, load
+from cfpn.faces import Augmentation, Faces, augment, batches, generator, images, load
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import ClassMeans, balanced_weights
 from cfpn.hsic import Gaussian
@@ -495,3 +495,52 @@ def test_every_unit_steps_by_the_optimizer_that_is_asked_for(cuts: Cuts) -> None
     state = begin(method(cuts), recipe=Recipe(batch=BATCH, optimizer=Optimizer("sgd", 0.01)))
     assert {type(learner.optimizer) for learner in state.learners} == {torch.optim.SGD}
     assert {group["weight_decay"] for one in state.learners for group in one.optimizer.param_groups} == {0.01}
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_step_by_hand_keeps_statistics_as_one_of_train_does(average: float) -> None:
+    state = begin(VOTING, average=average)
+    before = snapshot(state.network.state_dict())
+    train_step(state, VOTING, *data(), [RATE] * len(state.learners))
+    changed = [name for name in differing(before, state.network.state_dict()) if "running_mean" in name]
+    assert len(changed) == sum("running_mean" in name for name in before) > 0
+
+
+def three(*modules: nn.Module) -> list[Node]:
+    """Nodes one after the other."""
+    names = ["one", "two", "three"]
+    return [
+        Node(name, module, (before,)) for name, module, before in zip(names, modules, [IMAGE, *names], strict=False)
+    ]
+
+
+END = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    ("last", "how", "named"),
+    [
+        (nn.Linear(8, 7), method("layer", local_loss=ALONE), "two"),
+        (nn.Identity(), method("layer"), "three"),
+        (nn.Identity(), method("layer", gradients="pass"), "three"),
+    ],
+)
+def test_a_unit_without_a_weight_that_its_loss_trains_is_refused_by_name(
+    last: nn.Module, how: Method, named: str
+) -> None:
+    nodes = three(nn.Conv2d(1, 8 if isinstance(last, nn.Linear) else 7, 3), nn.ReLU(), nn.Sequential(*END, last))
+    with pytest.raises(ValueError, match=f"unit '{named}': expected a weight that its loss can train"):
+        begin(how, nodes=nodes)
+
+
+def test_a_unit_without_weights_of_its_own_learns_by_its_head() -> None:
+    how = method("layer")
+    state = begin(how, nodes=three(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Sequential(*END, nn.Linear(8, 7))))
+    assert set(steps(state, how, 1)[0]) >= {"unit/one/loss", "unit/two/loss"}
+
+
+def test_faces_are_moved_to_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    monkeypatch.setattr(Faces, "to", lambda own, device: moved.append((len(own), device)) or own)
+    epochs(begin(BP), BP, RECIPE, 1)
+    assert moved == [(20, CPU), (9, CPU)]

@@ -169,6 +169,21 @@ def test_a_schedule_is_the_trainings_then_the_methods_then_the_profiles(path: Pa
     assert [changed[name].schedule.learning_rate for name in ("nbp", "bp")] == [0.03, 0.002]
 
 
+def test_resting_units_of_all_methods_are_those_of_methods_whose_gradients_stop(path: Path) -> None:
+    files = FILES | {"methods.yaml": FILES["methods.yaml"] | {"ds": {"gradients": "pass"}}}
+    changed = load(write(path.parent, files), {"train.schedule.update_every": 2, "train.schedule.warm_up": 0.3}).methods
+    assert [changed[name].schedule.update_every for name in ("nbp", "bp", "ds")] == [2, 2, 1]
+    assert [changed[name].schedule.warm_up for name in ("nbp", "bp", "ds")] == [0.3, 0.3, 0.3]
+    with pytest.raises(InputError, match=r"methods\.ds\.schedule: expected update_every 1"):
+        load(path, {"methods.ds.schedule.update_every": 2})
+
+
+def test_recomputing_bp_is_bp_with_the_same_numbers_in_every_profile() -> None:
+    for profile in PROFILES:
+        methods = load(PROJECT, {"profile": profile}).methods
+        assert asdict(methods["bp_recompute"]) == asdict(methods["bp"]) | {"recompute": True}, profile
+
+
 def test_the_recipe_is_the_training_without_schedule_and_faces(path: Path) -> None:
     training = load(path).train
     assert type(training.recipe) is Recipe

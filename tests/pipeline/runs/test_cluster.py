@@ -132,9 +132,10 @@ def kill_all_of(folder: Path) -> None:
             continue
 
 
-def places_of_segments() -> list[Path]:
-    """Working directories of the processes that hold segments."""
-    return sorted(Path(f"/proc/{number}/cwd").readlink() for number in processes("cmdline", b"ray::Segment"))
+def places_of_segments(folder: Path) -> list[Path]:
+    """Working directories in the folder of the processes that hold segments."""
+    places = (Path(f"/proc/{number}/cwd").readlink() for number in processes("cmdline", b"ray::Segment"))
+    return sorted(place for place in places if folder in place.parents)
 
 
 @pytest.mark.slow
@@ -151,7 +152,7 @@ def test_two_nodes_share_a_training_and_one_ends_it_alone_when_the_other_is_lost
         folder = project(tmp_path / "shared", 20, workers=2, address=address)
         with training(folder) as process:
             wait_until(lambda: any(folder.glob(".checkpoints/nbp-0/*.safetensors")), process)
-            assert places_of_segments() == [head, other]
+            assert places_of_segments(tmp_path) == [head, other]
             kill_all_of(other)
             _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said

@@ -1,6 +1,6 @@
 """A training from parameters to a whole checkpoint and on from it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -123,6 +123,19 @@ def test_channels_and_classes_come_from_the_faces_and_other_ones_are_refused(nam
     own = replace(PARAMS.model, **{name: 5})
     with pytest.raises(InputError, match=f"model.{name}: the faces have {known}, found 5; leave it out"):
         begin(PARAMS.model_copy(update={"model": own}), LOCAL, 0, faces(16, 0))
+
+
+def test_a_network_whose_channels_and_classes_have_no_default_takes_those_of_the_faces() -> None:
+    @dataclass(frozen=True)
+    class Own:
+        input_size: int
+        channels: int
+        classes: int
+
+    fits = PARAMS.model_copy(update={"model": Own(48, 1, 7)})
+    assert sessions.model_for(fits, faces(16, 0)) == Own(48, 1, 7)
+    with pytest.raises(InputError, match=r"model\.channels: the faces have 1, found 3"):
+        sessions.model_for(PARAMS.model_copy(update={"model": Own(48, 3, 7)}), faces(16, 0))
 
 
 def test_a_limit_that_leaves_out_a_class_of_sorted_rows_is_refused() -> None:

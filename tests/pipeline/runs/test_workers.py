@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -150,16 +151,9 @@ def trained_although_a_worker_is_killed(transport: Transport) -> Session:
 
 
 def worker_processes() -> list[int]:
-    """Process numbers of the segments' workers."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes()
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            found += [int(entry.name)] if b"ray::Segment" in title else []
-    return sorted(found)
+    """Process numbers of the segments' workers in the Ray that this process started, not in another on the machine."""
+    own = psutil.Process().children(recursive=True)
+    return sorted(child.pid for child in own if child.is_running() and "ray::Segment" in child.name())
 
 
 @pytest.mark.slow
