@@ -6,7 +6,7 @@ where it was not; the workspace shows the same panels over the runs you select.
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +15,8 @@ from pipeline import params as parameters
 from pipeline.process import InputError, command_line, run
 from pipeline.runs import records
 from tune import spaces, track
-from tune.names import METHOD, MODELS, RATE, SEED, short
+from tune.names import MODELS, RATE, SEED, short
+from tune.spaces import Sweep
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2.interface import PanelGrid, Report
@@ -97,38 +98,42 @@ def figures(path: Path, tables: Path) -> list[Figure]:
     }
     result = []
     for name, entry in parameters.load_sweeps(path.parent / "sweeps" / "params.yaml").items():
-        shown = conditions(path, name, tables)
+        sweep = spaces.with_common_rate(spaces.read(path, name, [], {}, None, None))
+        space, shown = conditions(sweep, tables)
         if entry.models:
             own = [label for label, one in entry.models.items() if one.model is None]
             title = "Fig. 8: with and without back-propagation"
-            result.append(Figure(title, name, _line(entry), shown | {f"axes.{MODELS}": own}))
+            result.append(Figure(title, name, _line(space), shown | {f"axes.{MODELS}": own}))
         if entry.models and RATE not in shown:
             known |= {name: "Fig. 11: networks, each at its own learning rate"}
-        result.append(Figure(known.get(name, f"Sweep of {name}"), name, _line(entry), shown))
+        result.append(Figure(known.get(name, f"Sweep of {name}"), name, _line(space), shown))
     return sorted(result, key=_place)
 
 
-def _line(entry: parameters.Sweep) -> str:
+def _line(space: Collection[str]) -> str:
     """What the runs of one line have in common: their value on the one axis beside the seed, or their setting."""
-    axes = [axis for axis, values in entry.space.items() if len(values) > 1 and not (entry.models and axis == RATE)]
-    varying = [MODELS] * bool(entry.models) + [METHOD] * bool(entry.methods) + list(short(axes).values())
-    return "setting" if len(varying) > 1 else f"axes.{(varying or [SEED])[0]}"
+    varying = [axis for axis in space if axis != SEED and not (MODELS in space and axis == RATE)]
+    return "setting" if len(varying) > 1 else f"axes.{short(space)[(varying or [SEED])[0]]}"
 
 
-def conditions(path: Path, name: str, tables: Path) -> dict[str, Any]:
-    """What all runs of a sweep's figure share: its group if it ran here, else the profile; networks a common rate."""
-    sweep = spaces.read(path, name, [], {}, None, None)
-    file = tables / name / "sweep.json"
+def conditions(sweep: Sweep, tables: Path) -> tuple[list[str], dict[str, Any]]:
+    """The axes of a sweep's figure, and what its runs share: their group if the sweep ran here, else the profile.
+
+    Networks share a common rate too.
+    """
+    file = tables / sweep.name / "sweep.json"
     about = records.read_json(file) if file.exists() else {}
     if about:
         try:
             shown, rate = {"sweep_group": track.group(about)}, about["params"]["train"]["schedule"]["learning_rate"]
+            space = list(about["space"])
         except (KeyError, TypeError) as error:
             raise InputError(f"{file}: {error}; expected the file that tune/sweep.py writes") from error
     else:
         shown, rate = {"profile": sweep.files.common["profile"]}, spaces.common_rate(sweep)
+        space = list(spaces.space(sweep))
     one_rate = sweep.models and not about.get("rates")
-    return {"sweep_name": name} | shown | ({RATE: rate} if one_rate else {})
+    return space, {"sweep_name": sweep.name} | shown | ({RATE: rate} if one_rate else {})
 
 
 def _place(figure: Figure) -> int:

@@ -48,14 +48,17 @@ def code() -> str:
     return run_json.digest([*run_json.code_files(), *OWN_CODE])
 
 
-def load(sweep: Sweep, files: dict[str, Path], splits: Path) -> Data:
-    """All faces, with what run.json says of them; InputError where a point of the grid cannot be trained on them."""
+def load(sweep: Sweep, files: dict[str, Path], splits: Path, device: str = "cpu") -> Data:
+    """All faces, with what run.json says of them; InputError where a point of the grid cannot be trained on them.
+
+    device: "cpu" or "cuda", where trials train.
+    """
     faces = {name: trial.arrays(evaluate.load_faces(path)) for name, path in files.items()}
     for name in faces.keys() - {"val", "test"}:
         sessions.check_kinds(trial.faces(faces[name]), trial.faces(faces["val"]))
     if sweep.test:
         check_test(files["test"], trial.faces(faces["test"]), trial.faces(faces["val"]))
-    check(sweep, faces)
+    check(sweep, faces, device)
     copied = None
     if sweep.test:
         copied = evaluate.copies(trial.faces(faces["test"]), splits / FILES["original"]).numpy()
@@ -72,8 +75,11 @@ def check_test(path: Path, test: Faces, validation: Faces) -> None:
             raise InputError(f"{path}: expected the {name} of the validation faces, {theirs}, found {ours}")
 
 
-def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
-    """Raise InputError for faces that the profile refuses, splits too small, and units that a network does not have."""
+def check(sweep: Sweep, faces: dict[str, Arrays], device: str = "cpu") -> None:
+    """Raise InputError for faces that the profile refuses, splits too small, and units that a network does not have.
+
+    Also where workers on devices of this kind, "cpu" or "cuda", cannot hand on features as compute.transport says.
+    """
     seen: set[Any] = set()
     for config in spaces.configs(sweep):
         what = spaces.training(sweep, config, 1, "cpu")
@@ -81,6 +87,8 @@ def check(sweep: Sweep, faces: dict[str, Arrays]) -> None:
         refuse_drawn(what.params, own.drawn, "name others by --splits, or let them pass by --set photographs=false")
         count = min(train.limit or len(own.labels), len(own.labels))
         sessions.check_counts(train.batch, count, len(faces["val"].labels))
+        if sessions.workers_of(what.params, what.how) > 1:
+            sessions.check_transport(what.params.compute.transport, device)
         key = repr((what.params.model, what.how.units))
         if key not in seen:
             check_units(what, own, names.label(config))

@@ -79,7 +79,7 @@ class Progress(tune.Callback):
             self._say(name, result["reason"])
             return
         self.reached[name] = int(result["epoch"])
-        self.first.setdefault(name, self.reached[name] - 1)
+        self.first.setdefault(name, self.reached[name] - (not result.get("kept")))
         done = sum(other.status in ENDED for other in trials)
         values = (f"{result['epoch']}/{self.epochs.get(name, '?')}", f"{result[METRIC]:.4f}",
                   f"{result['val/loss']:.4f}", f"{result['time_this_iter_s']:.1f}",

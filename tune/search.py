@@ -108,7 +108,7 @@ def fit(
     space = param_space(sweep, args.search)
     Observers.present = [Tidy(sweep, kept), *callbacks]
     try:
-        if resume and args.search != "grid":  # what the strategy has learnt stands in Ray's own record alone
+        if resume and args.search != "grid":  # what Optuna has learnt, and which trials ASHA stopped: Ray's own record
             return fitted(tune.Tuner.restore(
                 storage.uri(kept), trainable, resume_unfinished=True, resume_errored=True, param_space=space
             ))  # fmt: skip

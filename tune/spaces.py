@@ -1,7 +1,7 @@
 """What a sweep tries: axes of parameters, methods, networks and seeds, from sweeps/params.yaml and the command line."""
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +75,8 @@ def read(path: Path, name: str, sets: list[str], fixed: dict[str, Any], method: 
     given = {key: list(values) for key, values in entry.space.items()} | dict(own)
     given = {key: values for key, values in given.items() if key not in fixed}
     check_apart([*given, *fixed])
-    methods = given.pop(METHOD, [method] if method else entry.methods)
+    own_methods = given.pop(METHOD, entry.methods)
+    methods = [method] if method else own_methods
     if odd := [value for value in methods if not isinstance(value, str)]:
         raise InputError(f"method: expected names of methods, found {odd[0]!r}")
     return Sweep(
@@ -194,15 +195,16 @@ def training(sweep: Sweep, config: Config, threads: int, device: Device) -> Trai
 
 def gives_rate(name: str, value: object) -> bool:
     """Whether a parameter, or the group of a dotted name, sets the learning rate of the training."""
-    if name == RATE:
-        return True
-    key = RATE.removeprefix(f"{name}.").partition(".")[0]
-    return (
-        RATE.startswith(f"{name}.")
-        and isinstance(value, dict)
-        and key in value
-        and gives_rate(f"{name}.{key}", value[key])
-    )
+    return RATE in leaves(name, value)
+
+
+def leaves(name: str, value: object) -> Iterator[str]:
+    """Dotted names of all parameters that a value sets: of each member where it is a group."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(f"{name}.{key}", inner)
+    else:
+        yield name
 
 
 def _network(sweep: Sweep, overrides: dict[str, Any], entry: Entry) -> dict[str, Any]:
@@ -233,20 +235,47 @@ def check(sweep: Sweep) -> None:
         raise InputError(f"--seeds: expected 1 or more, found {sweep.seeds}")
     if sweep.models and (others := sweep.axes.keys() - {MODELS, RATE}):
         raise InputError(f"{min(others)}: expected one value; the networks of a sweep may differ in the rate alone")
+    check_fixed(sweep)
     seen: dict[str, Config] = {}
     for config in configs(sweep):
         what = training(sweep, config, 1, "cpu")
         train = replace(what.params.train, schedule=what.how.schedule)  # which is all that a trial reads
         key = repr((what.params.model, train, what.how, what.seed))
+        if config == seen.get(key):
+            raise InputError(f"{names.label(config)}: a value stands twice, which has no effect")
         if key in seen:
             raise InputError(
                 f"{names.label(seen[key])} and {names.label(config)} are the same training: a value has no effect on "
-                f"method {what.method}; --method names another"
+                f"method {what.method}{'' if sweep.models else '; --method names another'}"
             )
         seen[key] = config
     found = [names.identifier(config) for config in seen.values()]
     if len(set(found)) < len(found):
         raise InputError(f"values that differ by more than punctuation are needed to name trials apart: {found}")
+
+
+def check_fixed(sweep: Sweep) -> None:
+    """Raise InputError where a value that is set for all trials reaches none: another replaces it, or no method has it.
+
+    Values that vary show this by two points that train the same.
+    """
+    used = methods_of(sweep)
+    chosen = {RATE} if sweep.models else {leaf for name, one in sweep.fixed.items() for leaf in leaves(name, one)}
+    chosen |= {leaf for name, values in sweep.axes.items() for one in values for leaf in leaves(name, one)}
+    for leaf in (leaf for name, one in sweep.fixed.items() for leaf in leaves(name, one)):
+        kind, _, rest = leaf.partition(".")
+        method, _, own = rest.partition(".")
+        if kind == "methods" and method not in used:
+            raise InputError(f"{leaf}: no trial has the method {method!r}, expected one of {', '.join(sorted(used))}")
+        if kind == "methods" and f"train.{own}" == RATE in chosen:
+            raise InputError(
+                f"{leaf}: this sweep sets the learning rate of all methods by {RATE}; expected one of them"
+            )
+
+
+def methods_of(sweep: Sweep) -> set[str]:
+    """Names of the methods that trials have."""
+    return {training(sweep, config, 1, "cpu").method for config in configs(sweep)}
 
 
 def point(sweep: Sweep, config: Config) -> Config:
@@ -260,7 +289,8 @@ def point(sweep: Sweep, config: Config) -> Config:
 
 def specification(sweep: Sweep, search: str, samples: int) -> dict[str, Any]:
     """All that decides the results but for data, code and resources, as plain JSON values."""
-    base = resolve(sweep, sweep.fixed)
+    base = resolve(sweep, sweep.fixed).model_dump(mode="json", include={"profile", "model", "train", "methods"})
+    base["methods"] = {name: base["methods"][name] for name in sorted(methods_of(sweep))}
     return {
         "sweep": sweep.name,
         "method": sweep.method,
@@ -270,5 +300,5 @@ def specification(sweep: Sweep, search: str, samples: int) -> dict[str, Any]:
         "rates": sweep.rates,
         "search": search,
         "samples": samples if search == "optuna" else None,
-        "params": base.model_dump(mode="json", include={"profile", "model", "train", "methods"}),
+        "params": base,
     }

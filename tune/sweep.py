@@ -78,8 +78,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with exit code 2 where options exclude each other, have no effect, or are counts that cannot be."""
     if args.resume and args.restart:
         parser.error("--resume and --restart exclude each other")
-    if args.rates and any(one.startswith("train.schedule") for one in args.set):
-        parser.error("--rates and --set train.schedule... exclude each other: both choose the learning rate")
+    if args.rates and sets_rate(args.set):
+        parser.error("--rates and --set train.schedule.learning_rate exclude each other: both choose the rate")
     for flag, count, least in (
         ("--samples", args.samples, 1),
         ("--retries", args.retries, 0),
@@ -91,6 +91,13 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--cpus is of the Ray that is started here; --address names one that runs")
     if args.samples is not None and args.search != "optuna":
         parser.error("--samples: expected --search optuna beside it")
+
+
+def sets_rate(sets: list[str]) -> bool:
+    """Whether one of the values of --set is that of the learning rate, or a group with it."""
+    from tune import spaces
+
+    return any(spaces.gives_rate(name, value) for name, values in map(spaces.values_of, sets) for value in values)
 
 
 def main() -> None:
@@ -107,7 +114,7 @@ def main() -> None:
     about |= {"threads": place.threads, "device": place.device, "data": inputs.digests(files), "code": inputs.code()}
     kept, out = storage.at(args.storage, args.name), args.out / args.name
     storage.apart(kept, out)
-    data = inputs.load(sweep, files, args.splits)
+    data = inputs.load(sweep, files, args.splits, place.device)
     with only_one(out), alone(kept):
         results.probe(out)
         resume = prepare(kept, about, args)
@@ -186,8 +193,13 @@ def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) ->
         return True
     if args.resume == "same" and old is None:
         raise InputError(f"--resume: there is no sweep to continue in {storage.uri(kept)}")
-    if (usable or grid) and not args.resume and not args.restart and not storage.finished(kept):
-        raise InputError(f"{storage.uri(kept)} holds an unfinished sweep: --resume continues it, --restart discards it")
+    if (usable or grid) and not args.restart and not storage.finished(kept):
+        held = f"{storage.uri(kept)} holds an unfinished sweep"
+        if not args.resume and not differ:
+            raise InputError(f"{held}: --resume continues it, --restart discards it")
+        if not args.resume:
+            raise InputError(f"{held} of another kind ({differ[0]}): --restart discards it")
+        print(f"{held} of another kind ({'; '.join(differ[:1])}), which is discarded", file=sys.stderr)
     storage.begin(kept, about)
     return False
 
@@ -214,7 +226,7 @@ def trained(
         mode = sink.mode(workspace())
     most = max(search.workers(sweep, place, config) for config in spaces.configs(sweep))
     files = inputs.needed(sweep, args.splits, args.augmented)
-    source = {"commit": data.code["commit"], "dvc": sink.dvc(files.values())}
+    source = {"code": {"commit": data.code["commit"]}, "dvc": sink.dvc(files.values())}
     with cluster.cluster(args):
         at_once = cluster.fits(args, most)
         told = mode not in (None, "disabled")

@@ -76,8 +76,8 @@ class Tracker(tune.Callback):
         what = spaces.training(self.sweep, config, self.about["threads"], self.about["device"])
         name = names.identifier(config)
         self.begun.add(name)
-        commit = {"commit": run["code"]["commit"]} if run is not None else {}
-        told = settings(self.sweep, self.about, config, what) | self.source | commit
+        code = {"code": {"commit": run["code"]["commit"]}} if run is not None else {}
+        told = settings(self.sweep, self.about, config, what) | self.source | code
         run_id = json_hash([storage.identity(self.about), config])  # the same for a trial that is resumed
         self.writer.send(Begin(name, names.title(config, what.method), run_id, told, rows))
 

@@ -121,13 +121,13 @@ def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data
     name, what = names.identifier(config), spaces.training(sweep, config, place.threads, place.device)
     ended = outcome.read(kept, name)
     if ended is not None:  # by a trial that was killed before Tune took note of its end
-        tune.report(brief(ended.summary.history, ended.summary.places[-1]))
+        tune.report(brief(ended.summary.history, ended.summary.places[-1]) | {"kept": 1})
         return
     own, validation = prepare(what, place, data)
     session = sessions.begin(what.params, what.how, what.seed, own)
     places = resume(session, storage.checkpoints(kept, name))
     if places:
-        report(session, places)  # Tune may know less: a driver is killed between a checkpoint and its note of it
+        report(session, places, kept=1)  # Tune may know less: a driver is killed between a checkpoint and its note
     before = Clock.now()
     for record in sessions.advance(session, what.params, what.how, what.seed, own, validation):
         if record.complete:
@@ -227,12 +227,12 @@ def brief(history: Sequence[Mapping[str, float]], place: Mapping[str, Any]) -> d
     return {name: whole[name] for name in TOLD} | {BEST: best, "row": json.dumps(whole), "diverged": 0, "reason": ""}
 
 
-def report(session: Session, places: list[dict[str, Any]]) -> None:
-    """Report the last epoch together with a checkpoint of the whole session."""
+def report(session: Session, places: list[dict[str, Any]], **more: int) -> None:
+    """Report the last epoch together with a checkpoint of the whole session; kept=1: it was trained before."""
     with tempfile.TemporaryDirectory() as folder:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
-        told = brief(session.history, places[-1])
+        told = brief(session.history, places[-1]) | more
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

@@ -1,6 +1,7 @@
 """tune/cluster.yaml against the schema that Ray ships."""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def test_nodes_get_the_versions_of_this_environment() -> None:
     text = " ".join(FILE["setup_commands"])
     assert f"ray[tune]=={ray.__version__}" in text
     assert f"torch=={version('torch').partition('+')[0]}" in text
+    pins = dict(re.findall(r"([\w.-]+)(?:\[\w+\])?==([\w.]+)", text))
+    assert pins.keys() > {"numpy", "pandas", "pyarrow", "safetensors", "wandb"}
+    assert pins == {name: version(name).partition("+")[0] for name in pins}
 
 
 def test_every_node_has_rights_of_its_own_since_ray_gives_them_to_the_head_alone() -> None:

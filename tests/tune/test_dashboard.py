@@ -90,8 +90,30 @@ def flatten(value: dict[str, Any], start: str = "") -> dict[str, Any]:
     return result
 
 
+RATE_OF_ALL = {"params": {"train": {"schedule": {"learning_rate": 0.25}}}}
+
+
+@pytest.mark.parametrize(
+    ("space", "by"),
+    [
+        ({"seed": [0, 1], "model.activation": ["relu", "elu"], "model.width": [16, 32]}, "setting"),
+        ({"seed": [0, 1], "model.width": [16, 32]}, "axes.width"),
+        ({"seed": [0, 1], "method": ["nbp", "bp"]}, "axes.method"),
+        ({"seed": [0, 1]}, "axes.seed"),
+    ],
+)
+def test_the_lines_of_a_sweep_that_ran_here_are_by_the_axes_that_it_had(
+    tmp_path: Path, space: dict[str, list[object]], by: str
+) -> None:
+    (tmp_path / "activation").mkdir()
+    about = {"sweep": "activation", "space": space, **RATE_OF_ALL}
+    (tmp_path / "activation/sweep.json").write_text(json.dumps(about))
+    (figure,) = (one for one in dashboard.figures(PARAMS, tmp_path) if one.sweep == "activation")
+    assert figure.by == by
+
+
 def test_of_a_sweep_that_ran_here_its_last_runs_are_shown(tmp_path: Path) -> None:
-    about = {"sweep": "models", "params": {"train": {"schedule": {"learning_rate": 0.25}}}}
+    about = {"sweep": "models", "space": {"seed": [0], "models": ["A"]}, **RATE_OF_ALL}
     (tmp_path / "models").mkdir()
     (tmp_path / "models/sweep.json").write_text(json.dumps(about))
     (figure,) = (one for one in dashboard.figures(PARAMS, tmp_path) if one.title.startswith("Fig. 11"))
@@ -103,7 +125,7 @@ def test_of_a_sweep_that_ran_here_its_last_runs_are_shown(tmp_path: Path) -> Non
 
 
 def test_networks_at_rates_of_their_own_are_shown_at_every_rate(tmp_path: Path) -> None:
-    about = {"sweep": "models", "rates": {"AlexNet": 0.5}, "params": {"train": {"schedule": {"learning_rate": 0.25}}}}
+    about = {"sweep": "models", "space": {"seed": [0], "models": ["A"]}, "rates": {"A": 0.5}, **RATE_OF_ALL}
     (tmp_path / "models").mkdir()
     (tmp_path / "models/sweep.json").write_text(json.dumps(about))
     (figure,) = (one for one in dashboard.figures(PARAMS, tmp_path) if one.title.startswith("Fig. 11"))

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,3 +196,15 @@ def test_a_test_split_of_another_kind_is_refused_before_the_first_trial(
     files = inputs.needed(sweep, tmp_path, tmp_path / "augmented.parquet")
     with pytest.raises(InputError, match=rf"test\.parquet: expected the {message}"):
         inputs.load(sweep, files, tmp_path)
+
+
+@pytest.mark.parametrize(("transport", "device", "wanted"), [("nccl", "cpu", "cuda"), ("gloo", "cuda", "cpu")])
+def test_a_transport_that_does_not_fit_the_trials_device_is_known_before_ray_starts(
+    transport: str, device: str, wanted: str
+) -> None:
+    sweep = spaces.read(ROOT / "params.yaml", "x", ["train.batch=32"], {}, None, 1)
+    files = sweep.files._replace(common=sweep.files.common | {"compute": {"workers": 2, "transport": transport}})
+    for method, refused in (("nbp", True), ("bp", False)):  # BP learns in one process
+        own = replace(sweep, files=files, method=method)
+        with pytest.raises(InputError, match=f"needs compute.device {wanted}") if refused else nullcontext():
+            inputs.check(own, {"original": FACES, "val": FACES}, device)

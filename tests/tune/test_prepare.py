@@ -47,6 +47,16 @@ def test_another_specification_is_refused_with_its_difference_or_begun_anew(kept
     assert not unfinished(kept)
 
 
+def test_an_unfinished_sweep_of_another_kind_is_not_offered_to_continue_and_not_discarded_in_silence(
+    kept: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=r"another kind \(params\.train\.batch: .*\): --restart discards it"):
+        sweep.prepare(kept, OTHER, options())
+    assert unfinished(kept)
+    sweep.prepare(kept, OTHER, options("auto"))
+    assert "an unfinished sweep of another kind (params.train.batch: " in capsys.readouterr().err
+
+
 def test_an_unfinished_sweep_is_never_discarded_unasked(kept: Storage) -> None:
     with pytest.raises(InputError, match="unfinished sweep"):
         sweep.prepare(kept, ABOUT, options())
@@ -148,3 +158,9 @@ def test_a_table_of_rates_and_a_rate_of_the_command_line_exclude_each_other(
         sweep.arguments()
     assert ended.value.code == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+def test_another_part_of_the_schedule_goes_with_a_table_of_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = ["--set", "train.schedule.shape=constant", "--set", "train={epochs: 3}"]
+    monkeypatch.setattr(sys, "argv", ["sweep", "models", "--rates", "models.csv", *own])
+    assert sweep.arguments().rates == Path("models.csv")

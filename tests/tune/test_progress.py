@@ -79,6 +79,19 @@ def test_time_left_counts_epochs_of_this_command_alone() -> None:
     assert shown.left() == "40 s"
 
 
+def test_an_epoch_that_was_trained_before_this_command_takes_none_of_its_time() -> None:
+    shown = Progress(SWEEP, EPOCHS, stream=io.StringIO())
+    now = iter([0.0, 10.0, 10.0])
+    shown.clock = lambda: next(now)
+    shown.setup()
+    result = {"val/accuracy": 0.5, "val/loss": 1.0, "time_this_iter_s": 3.0}
+    shown.on_trial_result(0, [], trial("relu"), result | {"epoch": 2, "kept": 1})
+    assert shown.left() == "?"
+    shown.on_trial_result(0, [], trial("tanh"), result | {"epoch": 1})
+    shown.clock = lambda: 10.0
+    assert shown.left() == "30 s"
+
+
 def test_a_search_that_tries_some_of_the_points_counts_those() -> None:
     stream = io.StringIO()
     shown = Progress(SWEEP, EPOCHS, trials=2, stream=stream)

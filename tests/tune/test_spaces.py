@@ -98,6 +98,9 @@ def test_a_set_replaces_the_sweeps_own_values() -> None:
         ("model.width=16,17", "multiple of 16"),
         ("methods.bp.schedule.update_every=1,2", "no effect on method nbp; --method names another"),
         ("train.batch=32,32", "no effect"),
+        ("train.batch=32,32", "batch=32 seed=0: a value stands twice"),
+        ("methods.bp.vote=true", r"methods\.bp\.vote: no trial has the method 'bp', expected one of nbp"),
+        ("methods.bp={vote: true}", r"methods\.bp\.vote: no trial has the method 'bp'"),
         ("train.epochs=0,1", "epochs"),
         ("profile=sample,nothing", "profile: expected one of .*sample, found .nothing"),
     ],
@@ -175,12 +178,57 @@ def test_a_rate_in_a_group_decides_that_of_a_method_with_one_of_its_own(group: s
     assert what.how.schedule.learning_rate == 0.25
 
 
-def test_an_option_replaces_the_sweeps_own_axis(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("models", ["methods.nbp.schedule.learning_rate=0.016"]),
+        ("models", ["methods.nbp={schedule: {learning_rate: 0.016}}"]),
+        ("learning_rate", ["methods.nbp.schedule.learning_rate=0.016"]),
+        ("own", ["train.schedule.learning_rate=0.1", "methods.nbp.schedule.learning_rate=0.016", "model.width=16,32"]),
+    ],
+)
+def test_a_rate_of_a_method_that_another_one_replaces_is_refused(name: str, sets: list[str]) -> None:
+    with pytest.raises(InputError, match=r"methods\.nbp\.schedule\.learning_rate: this sweep sets .* of all methods"):
+        spaces.check(read(name, *sets))
+
+
+def test_a_rate_of_a_method_that_nothing_replaces_is_that_of_its_trials() -> None:
+    sweep = read("activation", "methods.nbp.schedule.learning_rate=0.25")
+    spaces.check(sweep)
+    found = {spaces.training(sweep, one, 1, "cpu").how.schedule.learning_rate for one in spaces.configs(sweep)}
+    assert found == {0.25}
+
+
+def own_sweep(folder: Path, entry: str) -> Path:
+    """A params.yaml beside which sweeps/params.yaml has one sweep, "own"."""
     for name in ("params.yaml", "methods.yaml", "profiles"):
-        (tmp_path / name).symlink_to(PARAMS.parent / name)
-    (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps/params.yaml").write_text("own:\n  method: nbp\n  space: {train.epochs: [3, 5]}\n")
-    sweep = spaces.read(tmp_path / "params.yaml", "own", [], {"train.epochs": 2}, None, None)
+        (folder / name).symlink_to(PARAMS.parent / name)
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps/params.yaml").write_text(f"own: {entry}\n")
+    return folder / "params.yaml"
+
+
+def test_a_method_of_the_command_line_replaces_those_of_the_sweeps_own_space(tmp_path: Path) -> None:
+    path = own_sweep(tmp_path, "{space: {method: [nbp, bp], model.width: [16, 32]}}")
+    assert spaces.read(path, "own", [], {}, None, 1).methods == ("nbp", "bp")
+    chosen = spaces.read(path, "own", [], {}, "local_ce", 1)
+    assert (chosen.method, chosen.methods, list(chosen.axes)) == ("local_ce", (), ["model.width"])
+
+
+def test_a_method_that_no_trial_has_changes_nothing_of_a_sweep(tmp_path: Path) -> None:
+    path = own_sweep(tmp_path, "{method: nbp, space: {model.width: [16, 32]}}")
+    (tmp_path / "methods.yaml").unlink()
+    text = PARAMS.with_name("methods.yaml").read_text()
+    found = []
+    for more in ("", "\nanother:\n  units: network\n"):
+        (tmp_path / "methods.yaml").write_text(text + more)
+        found.append(spaces.specification(spaces.read(path, "own", [], {}, None, 1), "grid", 1))
+    assert found[0] == found[1] and found[0]["params"]["methods"].keys() == {"nbp"}
+
+
+def test_an_option_replaces_the_sweeps_own_axis(tmp_path: Path) -> None:
+    path = own_sweep(tmp_path, "{method: nbp, space: {train.epochs: [3, 5]}}")
+    sweep = spaces.read(path, "own", [], {"train.epochs": 2}, None, None)
     assert (sweep.axes, sweep.fixed) == ({}, {"train.epochs": 2})
 
 

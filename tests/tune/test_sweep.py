@@ -227,7 +227,7 @@ def test_before_the_first_trial_a_sweep_says_what_it_will_do_and_at_the_end_what
 def test_no_secret_of_the_environment_is_in_a_file_or_a_message_of_a_sweep(rates: Run) -> None:
     paths = [path for path in rates.folder.rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in paths)
-    said = {path.name: path.read_bytes() for path in paths} | {"output": "".join(rates.finished[1:]).encode()}
+    said = {str(path): path.read_bytes() for path in paths} | {"output": "".join(rates.finished[1:]).encode()}
     assert [(name, key) for name, text in said.items() for key, word in SECRETS.items() if word.encode() in text] == []
 
 
@@ -398,7 +398,7 @@ def test_asha_stops_what_falls_behind_and_calls_it_stopped(cluster: str, tmp_pat
 
 def test_optuna_repeats_each_setting_it_tries_over_all_seeds(cluster: str, tmp_path: Path) -> None:
     folder = project(tmp_path)
-    options = ("--search", "optuna", "--samples", "1", "--seeds", "2", "--epochs", "1", "--address", cluster)
+    options = ("--search", "optuna", "--samples", "2", "--seeds", "2", "--epochs", "1", "--address", cluster)
     done = sweep(folder, "rates", "--set", "train.schedule.learning_rate=0.1,0.01,0.001,0.0001", *options)
     trials = pd.read_csv(folder / "sweeps/results/rates/trials.csv")
     assert done.code == 0, done

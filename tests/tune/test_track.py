@@ -73,7 +73,7 @@ def test_the_run_of_a_resumed_trial_is_told_anew_with_the_epochs_before(tmp_path
     told.on_trial_result(0, [], TRIAL, result(3))
     begin, log = heard.messages
     assert isinstance(begin, Begin) and [row["epoch"] for row in begin.history] == [1, 2]
-    assert begin.config["commit"] == "earlier"
+    assert begin.config["code"]["commit"] == "earlier"
     assert isinstance(log, Log) and log.row["epoch"] == 3
 
 
