@@ -28,7 +28,7 @@ HEADER = [
     "less the other, points",
     "95 %",
     "p, seeds (Holm)",
-    "p, faces (Holm)",
+    "p, faces (Holm; seeds)",
     "steps / the other",
 ]
 OTHER = "the other"
@@ -67,15 +67,10 @@ def _method(name: str, one: Mapping[str, Any], quantities: Mapping[str, Quantity
             quantity.text(one["quantities"][quantity.name]["mean"]),
             f"{100 * less['mean']:+.1f}",
             f"{100 * bounds[0]:+.1f} to {100 * bounds[1]:+.1f}" if bounds else DASH,
-            _p(less) if bounds else DASH,
-            _p(faces) if faces else DASH,
+            compare.p_cell(less),
+            compare.p_cell(faces),
             steps if quantity is VALIDATION else DASH,
         ]
-
-
-def _p(test: Mapping[str, float]) -> str:
-    own, corrected = ("< 0.001" if test[key] < 0.001 else f"{test[key]:.3f}" for key in ("p", "p_holm"))
-    return f"{own} ({corrected})"
 
 
 def only(table: Path, methods: Sequence[str]) -> list[Outcome]:

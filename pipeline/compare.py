@@ -214,8 +214,8 @@ def _columns(comparison: Mapping[str, Any]) -> Columns:
         (PRIMARY.header, lambda _, one: _mean(one, PRIMARY, 1)),
         ("sd", lambda _, one: PRIMARY.text(one["quantities"][PRIMARY.name]["sd"], 1)),
         (f"minus {base}, points", lambda _, one: _mean(one["against"], PRIMARY, 1)),
-        ("p, seeds (Holm)", lambda _, one: _seeds_cell(one["against"])),
-        ("p, faces (Holm; seeds)", lambda _, one: _faces_cell(one["against"])),
+        ("p, seeds (Holm)", lambda _, one: p_cell(one["against"] and one["against"]["quantities"][PRIMARY.name])),
+        ("p, faces (Holm; seeds)", lambda _, one: p_cell(one["against"] and one["against"]["faces"])),
         *((other.header, _mean_of(other)) for other in QUANTITIES[1:-1]),
         (f"steps / {base}", lambda _, one: steps_cell(one["steps"])),
         (QUANTITIES[-1].header, lambda _, one: _mean(one, QUANTITIES[-1], 1)),
@@ -234,18 +234,12 @@ def _mean(one: Mapping[str, Any] | None, quantity: Quantity, more: int) -> str:
     return quantity.text(one["quantities"][quantity.name]["mean"], more) if one else DASH
 
 
-def _seeds_cell(against: Mapping[str, Any] | None) -> str:
-    if not against:
+def p_cell(test: Mapping[str, Any] | None) -> str:
+    """p of a test, p by Holm, and of a test over faces the number of its seeds."""
+    if not test or test["p"] is None:
         return DASH
-    test = against["quantities"][PRIMARY.name]
-    return DASH if test["p"] is None else f"{_p(test['p'])} ({_p(test['p_holm'])})"
-
-
-def _faces_cell(against: Mapping[str, Any] | None) -> str:
-    if not against or not against["faces"]:
-        return DASH
-    test = against["faces"]
-    return f"{_p(test['p'])} ({_p(test['p_holm'])}; {len(test['seeds'])})"
+    seeds = f"; {len(test['seeds'])}" if "seeds" in test else ""
+    return f"{_p(test['p'])} ({_p(test['p_holm'])}{seeds})"
 
 
 def steps_cell(steps: Mapping[str, Any] | None) -> str:

@@ -83,6 +83,8 @@ def opened_faces(path: Path, cut: Cut | None, votes: Path | None) -> Iterator[tu
         yield image_folder.read(path, cut)
         return
     with opened(path) as file:
+        if votes is not None and cut is not None:
+            raise InputError(f"{votes}: its votes are for the splits of the full fer2013.csv; leave out the cut")
         description, chunks = csv_reader.read(file, path, cut)
         yield description, chunks if votes is None else ferplus.relabel(chunks, ferplus.read(votes), path, votes)
 

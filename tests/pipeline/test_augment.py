@@ -243,7 +243,7 @@ def test_another_seed_changes_the_noise_alone(tmp_path: Path) -> None:
     assert (first[:, -1] != second[:, -1]).any(axis=(1, 2)).all()
 
 
-def test_memory_holds_a_row_group_not_the_file(tmp_path: Path) -> None:
+def test_no_row_group_of_the_output_holds_the_whole_file(tmp_path: Path) -> None:
     augment(write_split(tmp_path / "train.parquet", faces(1).repeat(1000, 0), range(1000)), tmp_path / "out.parquet")
     metadata = pq.read_metadata(tmp_path / "out.parquet")
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cfpn.schema import EXPRESSIONS
+from pipeline.data.chunks import Cut
 from pipeline.data.ferplus import VOTED, read
 from pipeline.ingest import ingest
 from pipeline.process import InputError
@@ -96,6 +97,13 @@ def test_another_number_of_rows_is_refused(count: int, message: str, tmp_path: P
     path = write_votes(tmp_path / "v.csv", [votes(anger=10)] * count, [*USAGES, "PrivateTest"])
     with pytest.raises(InputError, match=message):
         ingest(write_faces(tmp_path / "f.csv"), tmp_path / "out", votes=path)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_votes_are_refused_beside_a_cut_which_would_name_other_splits(tmp_path: Path) -> None:
+    path = write_votes(tmp_path / "v.csv", [votes(anger=10)] * 4)
+    with pytest.raises(InputError, match=r"v\.csv: its votes are for the splits of the full fer2013\.csv"):
+        ingest(write_faces(tmp_path / "f.csv"), tmp_path / "out", cut=Cut(0.2, 0.2, 0), votes=path)
     assert not list((tmp_path / "out").iterdir())
 
 
