@@ -78,7 +78,7 @@ demo: $(READY) ## the demo page as a folder in which the browser runs the networ
 REAL = dvc exp run -S profile=fer2013-cpu -S source=$(FER2013)
 LONGER = $(addprefix -S profiles/fer2013-cpu.yaml:,train.epochs=60 ++train.augmentation.rotation=10 ++train.augmentation.scale=0.1)
 weights: $(READY) ## train on FER2013 and put the networks into cfpn/weights
-	@git diff --quiet -- params.yaml profiles || { echo "params.yaml or profiles/ changed: commit or restore them"; exit 2; }
+	@git diff --quiet HEAD -- params.yaml methods.yaml profiles || { echo "params.yaml, methods.yaml or profiles/ changed: commit or restore them"; exit 2; }
 	$(REAL) -S 'run.methods=[bp]' -S 'run.seeds=[3]'
 	python -m pipeline.weights bp runs/bp-3 results/evaluate/bp-3
 	$(REAL) $(LONGER) -S 'run.methods=[nbp,deep_supervision]' -S 'run.seeds=[0]'

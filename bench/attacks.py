@@ -128,6 +128,7 @@ def gathered(table: Path, runs: Path, test: Faces) -> pd.DataFrame:
     for method, seed in sorted(weights, key=lambda one: one[0] != SURROGATE):
         print(weights[method, seed].parent, flush=True)
         network = evaluate.load_network(weights[method, seed])
+        evaluate.check_classes(network, test, weights[method, seed].parent)
         found = {how: misled(network, test, how) for how in ATTACKS}
         rows = measured(network, test, found, surrogates.get(seed, {}))
         tables.append(robustness.labelled(weights[method, seed], rows))

@@ -19,7 +19,7 @@ BAR = 2000  # source faces a second
 
 
 def measure(source: Path) -> tuple[float, float, float]:
-    """Run the stage once: seconds, processor seconds and peak resident memory in MB; InputError where it fails."""
+    """Run the stage once: seconds, processor seconds and peak resident memory in MiB; InputError where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "augmented.parquet"
         done = measured([sys.executable, "-m", "pipeline.augment", str(source), str(target)])
@@ -47,7 +47,7 @@ def main() -> None:
     seconds, processor, memory = map(
         median, zip(*(measure(arguments.train) for _ in range(arguments.rounds)), strict=True)
     )
-    print(f"{faces} faces: {seconds:.2f} s, {processor:.2f} s of processor, {memory:.0f} MB at the peak")
+    print(f"{faces} faces: {seconds:.2f} s, {processor:.2f} s of processor, {memory:.0f} MiB at the peak")
     print(f"{'met   ' if faces / seconds >= BAR else 'MISSED'} {faces / seconds:.0f} faces/s, {BAR} wanted")
     sys.exit(faces / seconds < BAR)
 

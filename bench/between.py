@@ -96,9 +96,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV to write")
     args = parser.parse_args()
     others = only(args.other, [args.reference])
+    if args.seeds and (odd := sorted({*args.seeds} - {one.seed for one in others})):
+        raise InputError(f"--seeds: {args.other} has no run of {args.reference} with one of them: {odd[0]}")
     others = [one for one in others if one.seed in (args.seeds or [one.seed])]
-    if not others:
-        raise InputError(f"--seeds: {args.other} has no run of {args.reference} with one of them")
     found = rows(only(args.study, args.methods), others, ALONE if args.alone else SPLITS)
     with atomic(args.out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([HEADER, *found])

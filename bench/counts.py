@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from cfpn.graph import Node
+from cfpn.heads import UnitHead, pooled
 from cfpn.layers import Classifier, Fusion3, SeparableConvolution
 from cfpn.separable import form
 
@@ -54,9 +55,15 @@ def node_work(node: Node, inputs: Sequence[Tensor], output: Tensor) -> tuple[Wor
 
 def convolution_work(kernel: nn.Conv2d, x: Tensor, output: Tensor, wanted: bool) -> tuple[Work, Work]:
     """A convolution with the batch norm and activation behind it."""
-    macs, moved = output[:, 0].numel() * kernel.weight.numel(), x.numel() + output.numel()
+    forward, backward = product_work(kernel, x, output, wanted)
     norm, back = norm_work(output.numel())
-    return Work(macs, moved).plus(norm), Work(macs * (1 + wanted), moved * (1 + wanted)).plus(back)
+    return forward.plus(norm), backward.plus(back)
+
+
+def product_work(kernel: nn.Conv2d, x: Tensor, output: Tensor, wanted: bool) -> tuple[Work, Work]:
+    """A convolution alone."""
+    macs, moved = output[:, 0].numel() * kernel.weight.numel(), x.numel() + output.numel()
+    return Work(macs, moved), Work(macs * (1 + wanted), moved * (1 + wanted))
 
 
 def norm_work(numbers: int) -> tuple[Work, Work]:
@@ -80,3 +87,19 @@ def separable_work(module: SeparableConvolution, maps: Sequence[Tensor], output:
     again = [depthwise] if how in ("map_by_map", "joined") else []
     backward = [joining, *again, pointwise, pointwise, depthwise, of_input, back, larger]
     return total([joining, depthwise, pointwise, norm, larger]), total(backward)
+
+
+def head_work(head: UnitHead, maps: Sequence[Tensor]) -> Work:
+    """Forward and backward pass of a hidden unit's head on the unit's outputs; maps of its size are not averaged."""
+    x = pooled(maps, head.size)
+    averaged = sum(m.numel() + m[:, :, : head.size, : head.size].numel() for m in maps if m.shape[-1] > head.size)
+    works = [Work(0, 2 * averaged)]
+    for layer in head.trunk:
+        y = layer(x)
+        if isinstance(layer, nn.Conv2d):
+            works += product_work(layer, x, y, wanted=True)
+        elif isinstance(layer, nn.BatchNorm2d):
+            works += norm_work(y.numel())
+        x = y
+    embedding, classes = len(x) * head.classifier.in_features, head.classifier.out_features
+    return total([*works, Work(3 * embedding * classes, 2 * (x.numel() + embedding) + 2 * embedding)])

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import psutil
 from ruamel.yaml import YAML
 
-from bench.faulty import SWEEP
+from bench.faulty import OUTLIVED, SWEEP
 from bench.origin import origin
 from pipeline.process import InputError, command_line, run, write_json
 from pipeline.runs import records
@@ -55,7 +55,7 @@ STAGES = {
     "report": Stage("pipeline.report", "runs/nbp-0/history.csv", "report"),
     "sweep@activation": Stage(SWEEP, "data/splits/train.parquet", "sweeps/results/activation", at=2),
 }
-KILLED = -9
+KILLED, DISTURBED = -9, -1  # the last: what ran first has failed by what came second
 CRUCIAL = ("train@nbp-0", "lost Ray worker")  # with the worker an epoch is lost, and begins again
 EVERYWHERE = {
     "kill -9": {KILLED},
@@ -88,8 +88,10 @@ class Seen(NamedTuple):
 def project(folder: Path) -> None:
     """A copy of the files that git knows or would take, at a tiny size, without the results that the workflow wrote."""
     words = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in found.split("\0"):
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    if found.returncode:
+        raise InputError(f"{ROOT}: git knows no files here; expected a clone")
+    for name in found.stdout.split("\0"):
         if name != "dvc.lock" and not name.startswith("results/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
@@ -174,8 +176,9 @@ def strike(folder: Path, stage: str, fault: str) -> Seen:
     found = dvc(folder, stage, "repro", stage, FAULT=fault, **where)
     if outputs.exists():
         outputs.chmod(0o755)
-    if fault == "second process" and not found.code:
-        return Seen(*json.loads(seen.read_text()))
+    if fault == "second process" and seen.exists():
+        second = Seen(*json.loads(seen.read_text()))
+        return second if not found.code else Seen(DISTURBED, f"{second.text}\n{found.text}")
     return found
 
 
@@ -241,7 +244,7 @@ def results(folder: Path) -> dict[str, str]:
 def code(seen: Seen) -> int:
     """The stage's exit code, which DVC tells; a command's own where DVC did not run it, or was killed."""
     told = re.findall(r"exited with (-?\d+)$", seen.text, re.MULTILINE)
-    return int(told[-1]) if told else seen.code
+    return int(told[-1]) if told and seen.code != DISTURBED else seen.code
 
 
 def said(text: str) -> str:
@@ -266,7 +269,7 @@ def walk(base: Path, stage: str, fault: str, wanted: Mapping[str, str]) -> dict[
     resumed = "".join(re.findall(r"continue after epoch \d+", after.text)[:1])
     then = f"{resumed}; same results".lstrip("; ") if not differ else f"other results: {', '.join(differ[:3])}"
     right = not (differ or left or after.code) and code(seen) in CODES[fault]
-    right = right and "Traceback" not in seen.text + after.text
+    right = right and not any(word in seen.text + after.text for word in ("Traceback", OUTLIVED))
     if (stage, fault) == CRUCIAL:
         right = right and " worker died" in seen.text
     if not right:

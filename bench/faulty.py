@@ -23,6 +23,7 @@ import psutil
 SWEEP = "tune/sweep.py"
 MOMENTS = {SWEEP: ("tune.progress:Progress", "on_trial_result")}  # what is counted; of stages, outputs begun
 DROP_FROM_BOUNDING_SET, OVERRIDE_PERMISSIONS = 24, 1  # of Linux: prctl, capabilities
+OUTLIVED = "the stage has outlived its driver"
 SMALL = 100  # bytes; every output is larger
 
 
@@ -67,10 +68,11 @@ def arrange(where: str, at: int, fault: Callable[[], None]) -> None:
 
 
 def lose_parent() -> None:
-    """Kill the `dvc repro` that runs this stage, and wait for what follows."""
+    """Kill the `dvc repro` that runs this stage, and wait for what follows; says so where nothing does."""
     parent = next(one for one in psutil.Process().parents() if any(Path(word).name == "dvc" for word in one.cmdline()))
     parent.kill()
     time.sleep(60)
+    print(OUTLIVED, file=sys.stderr)
 
 
 def lose_worker() -> None:

@@ -20,12 +20,12 @@ from cfpn.allocator import keep_freed_memory
 from pipeline.ingest import ingest
 from pipeline.process import InputError, command_line, run
 
-MEMORY_BAR = 400  # MB
+MEMORY_BAR = 400  # MiB
 RATIO_BARS = {"fromstring": 1.0, "split": 3.0}
 
 
 class Measurement(NamedTuple):
-    """Of one process: seconds without and with its start and imports, processor seconds, peak resident memory in MB."""
+    """Of one process: seconds without and with its start and imports, processor seconds, peak memory in MiB."""
 
     work: float
     whole: float
@@ -71,9 +71,9 @@ def report(rounds: Sequence[Mapping[str, Measurement]]) -> bool:
     """Print the table and the verdicts; whether every bar is met."""
     for variant in VARIANTS:
         work, whole, cpu, memory = (median(one[variant][k] for one in rounds) for k in range(4))
-        print(f"{variant:<11} {work:6.2f} s of work {whole:6.2f} s in all {cpu:6.2f} s of processor {memory:4.0f} MB")
+        print(f"{variant:<11} {work:6.2f} s of work {whole:6.2f} s in all {cpu:6.2f} s of processor {memory:4.0f} MiB")
     memory = max(one["ingest"].memory for one in rounds)
-    verdicts = {f"peak memory {memory:.0f} MB, at most {MEMORY_BAR} wanted": memory < MEMORY_BAR}
+    verdicts = {f"peak memory {memory:.0f} MiB, at most {MEMORY_BAR} wanted": memory < MEMORY_BAR}
     for variant, bar in RATIO_BARS.items():
         ratios = [median(one[variant][k] / one["ingest"][k] for one in rounds) for k in range(2)]
         text = f"{ratios[0]:.2f} times (whole processes: {ratios[1]:.2f} times) as fast as {variant}, {bar:g} wanted"

@@ -16,7 +16,7 @@ RESIDENT_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes in one unit of 
 
 
 class Measured(NamedTuple):
-    """Of a process that ended: exit status, standard output, seconds, processor seconds, peak resident memory in MB."""
+    """Of a process that ended: exit status, standard output, seconds, processor seconds, peak memory in MiB."""
 
     status: int
     out: str

@@ -73,18 +73,18 @@ def step_when_asked(model: CFPN, recipe: Recipe, threads: int, variant: str) -> 
     """Take a training step for every line on standard input and print its seconds."""
     torch.set_num_threads(threads)
     nodes = networks.build(model, 0)
-    images = torch.randn(recipe.batch, 1, model.input_size, model.input_size)
+    images = torch.randn(recipe.batch, model.channels, model.input_size, model.input_size)
     if variant == "naive":
         nodes = naive(nodes, model.activation)
     else:
         keep_freed_memory()
         images = images.contiguous(memory_format=torch.channels_last)
     method = Method(units="network")
-    state = start(nodes, method, recipe, model.input_size, 0, torch.device("cpu"))
+    state = start(nodes, method, recipe, model.input_size, 0, torch.device("cpu"), model.channels, model.classes)
     state.network.train()
     for _ in sys.stdin:
         begin = time.perf_counter()
-        train_step(state, method, images, torch.arange(recipe.batch) % 7, [1e-4])
+        train_step(state, method, images, torch.arange(recipe.batch) % model.classes, [1e-4])
         print(time.perf_counter() - begin, flush=True)
 
 

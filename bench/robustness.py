@@ -98,7 +98,9 @@ def gathered(table: Path, runs: Path, faces: Faces) -> pd.DataFrame:
     kept = others(table, known, KEYS)
     for weights in known.values():
         print(weights.parent, flush=True)
-        found.append(labelled(weights, measured(evaluate.load_network(weights), kinds)))
+        network = evaluate.load_network(weights)
+        evaluate.check_classes(network, faces, weights.parent)
+        found.append(labelled(weights, measured(network, kinds)))
         write(table, [*kept, *found], KEYS)
     return pd.concat([*kept, *found]).sort_values(KEYS)
 

@@ -9,18 +9,18 @@ import csv
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypedDict, cast
+from typing import NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from bench.counts import Work, additions, convolution_work, node_work, total
-from cfpn import hsic
+from bench.counts import Work, additions, head_work, node_work, total
+from cfpn import heads, hsic
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import IMAGE, Node, prefix
-from cfpn.layers import Classifier, SeparableConvolution
+from cfpn.heads import Head, UnitHead, pooled
 from cfpn.network import CFPN, build
 from pipeline.process import InputError, atomic, command_line, run, thread_count
 
@@ -28,7 +28,8 @@ EXAMPLE = """example:
   python -m bench.roofline --input-size 48 --width 96 --batch 128 --out roofline.csv --figure roofline.svg
 """
 MIB, FLOAT = 2**20, 4
-HEAD_WIDTH, HEAD_SIDE, KERNEL_SIDE, IMAGE_SIDE = 128, 6, 3, 12  # maps of a head; sides that it and the kernels take
+HEAD = Head(hidden=3)  # of the method nbp
+HEAD_SIDE, KERNEL_SIDE, IMAGE_SIDE = 6, 3, 12  # sides of the maps that a head and the kernels take
 
 
 class Machine(NamedTuple):
@@ -191,47 +192,17 @@ def clear(modules: Iterable[nn.Module], tensors: Iterable[Tensor]) -> None:
         tensor.grad = None
 
 
-class PooledHead(nn.Module):
-    """A head of a hidden unit: maps pooled to 6x6, a 1x1 and a separable convolution, averaged, a classifier."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        first = nn.Conv2d(channels, HEAD_WIDTH, 1, bias=False)
-        self.first = nn.Sequential(first, nn.BatchNorm2d(HEAD_WIDTH), nn.ReLU(inplace=True))
-        self.second = SeparableConvolution(HEAD_WIDTH, HEAD_WIDTH, "relu")
-        self.classifier = Classifier(HEAD_WIDTH, 7)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.classifier(self.second(self.first(pooled(maps, HEAD_SIDE))))
-        return logits
-
-
-def pooled(maps: Sequence[Tensor], side: int) -> Tensor:
-    """Maps averaged to side x side pixels and concatenated."""
-    return torch.cat([F.adaptive_avg_pool2d(x, min(side, x.shape[-1])) for x in maps], 1)
-
-
 def head(block: str, outputs: Sequence[Tensor], rounds: int, device: torch.device) -> Part:
     """Head and cross-entropy of a hidden unit with these outputs, forward and backward."""
     maps = [x.detach().requires_grad_() for x in outputs]
-    module = PooledHead(sum(x.shape[1] for x in maps))
-    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
+    module = UnitHead(HEAD, sum(x.shape[1] for x in maps), min(HEAD_SIDE, *(x.shape[-1] for x in maps)), 7).to(device)
     labels = torch.arange(len(maps[0]), device=device) % 7
-    x = pooled(maps, HEAD_SIDE)
-    first = module.first(x)
-    second = module.second(first)
-    works = [
-        *convolution_work(cast(nn.Conv2d, module.first[0]), x, first, True),
-        *node_work(Node("second", module.second, ()), [first], second),
-        *node_work(Node("classifier", module.classifier, ()), [second], module.classifier(second)),
-        Work(0, 2 * (sum(m.numel() for m in maps) + x.numel())),  # pooling and its gradient
-    ]
 
     def step() -> None:
-        torch.autograd.backward(F.cross_entropy(module(maps), labels))
+        torch.autograd.backward(F.cross_entropy(module.logits(maps), labels))
         clear([module], maps)
 
-    return Part(f"{block} head", total(works), fastest(step, device, rounds))
+    return Part(f"{block} head", head_work(module, maps), fastest(step, device, rounds))
 
 
 def dependence(block: str, outputs: Sequence[Tensor], image: Tensor, rounds: int, device: torch.device) -> Part:
@@ -244,7 +215,7 @@ def dependence(block: str, outputs: Sequence[Tensor], image: Tensor, rounds: int
     d = pooled([maps], KERNEL_SIDE)[0].numel()
 
     def step() -> None:
-        k = hsic.centred_unbiased(kernel(pooled([maps], KERNEL_SIDE).flatten(1)))
+        k = hsic.centred_unbiased(kernel(heads.rows(pooled([maps], KERNEL_SIDE))))
         torch.autograd.backward(hsic.cka_centred(k, of_image) - hsic.cka_centred(k, of_labels))
         clear([], [maps])
 

@@ -10,6 +10,7 @@ Folders of runs and evaluations that params.yaml does not ask for move to .forme
 methods would make DVC see another folder than the one that it recorded.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -91,21 +92,25 @@ def summary(runs: Sequence[Run], out: Path) -> None:
 
 
 def put_aside(folder: Path, wanted: Callable[[str], bool], to: Path) -> None:
-    """Move the folders below `folder` that are not wanted to `to`, in place of what was put there before."""
+    """Move the folders below `folder` that are not wanted to `to`; what was put there before gets a number."""
     for own in sorted(folder.iterdir()) if folder.is_dir() else []:
         if own.is_dir() and not wanted(own.name):
-            before = " in place of an earlier one" if (to / own.name).exists() else ""
-            shutil.rmtree(to / own.name, ignore_errors=True)
+            target, before = to / own.name, ""
+            if target.exists():
+                places = (target.with_name(f"{own.name}.{number}") for number in itertools.count(1))
+                earlier = target.rename(next(place for place in places if not place.exists()))
+                before = f"; the earlier one is {earlier}"
             to.mkdir(parents=True, exist_ok=True)
-            shutil.move(own, to / own.name)
-            print(f"{own}: not asked for in params.yaml, moved to {to / own.name}{before}", file=sys.stderr)
+            shutil.move(own, target)
+            print(f"{own}: not asked for in params.yaml, moved to {target}{before}", file=sys.stderr)
 
 
 def main() -> None:
     """Command line of the stage."""
     parser = command_line(
         "python -m pipeline.summary",
-        "Write the numbers and curves of all runs that `dvc metrics` and `dvc plots` show.",
+        "Write the numbers and curves of all runs that `dvc metrics` and `dvc plots` show. Folders of runs and "
+        "evaluations that params.yaml does not ask for move to .former/.",
         "example: python -m pipeline.summary results",
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="where metrics.json and plots/ go")

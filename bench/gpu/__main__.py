@@ -84,6 +84,8 @@ def main() -> None:
 def carry_out(what: Plan, faces: Path, out: Path, deadline: float, at_once: int) -> None:
     """Measure and train as planned until `deadline` (time.time()); what earlier calls did is not done again."""
     splits = data.load(faces)
+    if what.photographs and any(split.drawn for split in splits.values()):
+        raise InputError(f"{faces}: drawn faces, but the plan {what.name} is for photographs")
     count, table = len(splits["train"]), Table(out / "results.csv")
     about = {"plan": what.name, "plan_hash": json_hash(plan.encoded(what)), "machine": machine()}
     about["faces"] = data.fingerprint(splits)

@@ -54,12 +54,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """share: of the time, in [0, 1], which measuring may take at most."""
+    """share: of the time, in [0, 1], which measuring may take at most. photographs: drawn faces are refused."""
 
     name: str
     trainings: tuple[Training, ...]
     cells: tuple[Cell, ...]
     share: float = 0.3
+    photographs: bool = False
 
     def __post_init__(self) -> None:
         names = [training.name for training in self.trainings]
@@ -121,6 +122,8 @@ def outlined(name: str, path: Path) -> Plan:
     params = parameters.load(path, {"profile": outline.profile} | outline.changes)
     if not isinstance(params.model, CFPN):
         raise InputError(f"model.name: expected cfpn, found {params.model.name}")
+    if lost := [name for name in ("limit", "wrong_labels") if getattr(params.train, name)]:
+        raise InputError(f"train.{lost[0]}: a plan is of all faces with their own labels; leave it out")
     model = params.model
     trainings = (
         Training(f"{method}-{seed}", model, params.methods[method], params.train.recipe, seed)
@@ -128,7 +131,8 @@ def outlined(name: str, path: Path) -> Plan:
     )
     models = {size: replace(model, input_size=size) for size in outline.sizes}
     methods = {method: params.methods[method] for method in outline.measured}
-    return Plan(name, tuple(trainings), tuple(cells(models, methods, params.train.batch)))
+    measured = tuple(cells(models, methods, params.train.batch))
+    return Plan(name, tuple(trainings), measured, photographs=params.photographs)
 
 
 def write(plan: Plan, path: Path) -> None:

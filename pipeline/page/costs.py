@@ -115,14 +115,15 @@ def other_ratios(inputs: Inputs) -> Iterator[str]:
         return
     yield (
         "These ratios differ from those in README, which are of the profile fer2013-cpu: 48×48 FER2013 faces and a "
-        "network of width 96. The sample profile has a narrower network, so that it trains in minutes."
+        "network of width 96."
     )
     shares = [head_share(one) for one in inputs.runs]
     if found := [share for share in shares if share]:
         yield (
             f"The heads of the units do not shrink with the network. They hold {max(found):.0%} of the parameters that "
-            f"predict here and {WIDE_HEADS:.0%} at width 96. "
-            "So they take a larger part of a step here."
+            f"predict here and {WIDE_HEADS:.0%} at width 96."
+            + " So they take a larger part of a step here."
+            * (max(found) > WIDE_HEADS)
         )
 
 

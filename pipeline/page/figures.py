@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.metrics import wilson
+from pipeline.metrics import BINS, wilson
 from pipeline.page.html import Picture, method_name
 
 Pixels = NDArray[np.uint8]
@@ -23,7 +23,6 @@ FACE = 48  # units of a drawn face's side, whatever its pixels
 METHOD_COLOURS = {"nbp": "#0b6fb8", "bp": "#d4600c"}
 OTHER_COLOURS = ("#2a8a57", "#8a4fb5", "#b8860b", "#c2416f", "#4c6272", "#6b7a1e")  # as dark as those of METHOD_COLOURS
 INK, FAINT, RIGHT, WRONG = "#22272e", "#8b949e", "#1f7a45", "#c0341d"
-BINS = 15  # of confidence, as in the calibration error
 STYLE = (
     "default",  # not what a user's matplotlibrc says
     {

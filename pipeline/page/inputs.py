@@ -150,6 +150,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected the key 'profile'")
     if not isinstance(content.get("run", {}), dict):
         raise InputError(f"{path}: run: expected methods and seeds, found {content['run']!r}")
+    for name, value in content.get("run", {}).items():
+        if not isinstance(value, list):
+            raise InputError(f"{path}: run.{name}: expected a list, found {value!r}")
     return {"source": "?", "run": {}} | {name: content[name] for name in SHOWN if name in content}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.metrics import DASH, METRICS, Metric
+from pipeline.metrics import BINS, DASH, METRICS, Metric
 from pipeline.page import architecture, curves, figures
 from pipeline.page.curves import Curve
 from pipeline.page.html import (
@@ -53,7 +53,7 @@ def result_notes(inputs: Inputs) -> Iterator[str]:
     left = f" ({', '.join(f'{count:,}' for count in counts)} are left)" if counts else ""
     yield (
         f"Without copies leaves out the test faces of which {inputs.names['train']} holds an identical copy{left}. "
-        "ECE is the expected calibration error over 15 bins. NLL is the negative log likelihood in nats. "
+        f"ECE is the expected calibration error over {BINS} bins. NLL is the negative log likelihood in nats. "
         "Parameters are those that predict. "
         f"Largest class is what naming the most frequent {inputs.noun} every time scores."
     )

@@ -102,7 +102,7 @@ def ways(folder: Path) -> tables.Table:
     found = records.read_json(folder / "parallel.json")
     rows = {row["row"]: row for row in found["rows"]}
     header = ("training", "faces per second", "times one process", "of the bound, %", "sent in a step, MiB",
-              "memory of a process, MiB", "minutes to the accuracy")  # fmt: skip
+              "memory of a process, MiB", "of the one that leads, MiB", "minutes to the accuracy")  # fmt: skip
     cells = zip(*(way(row, rows, found["batch"]) for row in found["rows"]), strict=True)
     columns = dropped(dict(zip(header, map(list, cells), strict=True)))
     return list(columns), list(zip(*columns.values(), strict=True))
@@ -114,6 +114,7 @@ def way(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], batch: in
     alone = rows.get(alone_of(row["row"]), {}).get("faces_per_second")
     busiest = max((worker["busy_ms"] for worker in workers), default=None)
     peaks = [worker["peak_mib"] for worker in workers] or row.get("peak_mib", [])
+    leader = row["peak_mib"] if workers and "peak_mib" in row else []
     together = 2 if row["row"].endswith("twice") else 1  # trainings that end at the same time
     return [
         f"`{row['row']}`",
@@ -122,6 +123,7 @@ def way(row: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]], batch: in
         f"{100 * busiest / row['step_ms']:.0f}" if busiest else DASH,
         ", ".join(f"{worker['sent_mib']:.1f}" for worker in workers[:-1]) or DASH,
         ", ".join(f"{peak:,.0f}" for peak in peaks) or DASH,
+        ", ".join(f"{peak:,.0f}" for peak in leader) or DASH,
         f"{row['steps'] * batch * together / rate / 60:.1f}" if row.get("steps") else DASH,
     ]
 

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from pipeline.metrics import NAMES
 from pipeline.process import InputError, atomic, json_hash, only_one
 from pipeline.runs.records import LOOKS, Run, conditions, method_conditions
+from pipeline.runs.significance import ROUNDING
 
 KEYS = ["method", "seed", "epoch"]
 NETWORK = "network_accuracy"  # of the network's own classifier, where units vote; else the accuracy
 FACES = "test_faces"
-ROUNDING = 1e-6  # the share of the same faces differs by less where one run stored 32 bits, the other 64
 CONDITIONS, OF_METHOD = "conditions", "method_conditions"
 MIRROR = "_mirror"  # ends the name of a method whose networks look at each face and at its mirror image
 BITS = ["method", "seed", "split", "faces", "correct"]

@@ -103,6 +103,12 @@ def test_the_table_keeps_its_rows_and_only_methods_beside_bp_meet_its_faces(
     assert (found[(found.method == "nbp") & (found.attack == "none")].accuracy == 1).all()
 
 
+def test_a_run_of_other_classes_is_not_attacked(tmp_path: Path) -> None:
+    write(tmp_path / "runs", "bp", 0)
+    with pytest.raises(InputError, match=r"bp of 0: trained on anger, .*; the test split has a, b"):
+        attacks.gathered(tmp_path / "table.csv", tmp_path / "runs", replace(known(), classes=tuple("abcdefg")))
+
+
 def test_another_number_of_faces_is_taken_only_where_every_row_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

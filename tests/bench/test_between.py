@@ -74,9 +74,12 @@ def test_a_comparison_can_be_of_some_seeds_and_of_the_network_alone(
     test = stats.ttest_rel(*pair)
     assert (row["split"], row["seeds"]) == ("PrivateTest, network alone", 3)
     assert row["95 %"] == "{:+.1f} to {:+.1f}".format(*(100 * bound for bound in test.confidence_interval()))
-    monkeypatch.setattr(sys, "argv", ["between", main, main, "--seeds", "9", "--out", str(tmp_path / "none.csv")])
-    with pytest.raises(InputError, match=r"--seeds: .* has no run of bp with one of them"):
-        between.main()
+    for seeds in (["9"], ["0", "9"]):
+        monkeypatch.setattr(
+            sys, "argv", ["between", main, main, "--seeds", *seeds, "--out", str(tmp_path / "none.csv")]
+        )
+        with pytest.raises(InputError, match=r"--seeds: .* has no run of bp with one of them"):
+            between.main()
 
 
 def test_one_shared_seed_gives_a_difference_without_a_test() -> None:

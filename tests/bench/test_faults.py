@@ -1,5 +1,6 @@
 """Claims about bench/faults.py: its cells are those of the workflow, and it tells a right cell from a wrong one."""
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -119,6 +120,19 @@ DVC = "ERROR: failed to reproduce 'ingest': failed to run: python -m pipeline.in
 def test_code_and_last_word_are_the_stages_own_where_it_has_any(text: str, code: int, said: str) -> None:
     assert faults.code(faults.Seen(7, text)) == code
     assert faults.said(text) == said
+
+
+@pytest.mark.parametrize(("first", "code"), [(0, 2), (255, faults.DISTURBED)])
+def test_a_process_that_fails_by_the_one_that_came_second_is_wrong_whatever_that_one_says(
+    first: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".faults").mkdir()
+    (tmp_path / ".faults/seen.json").write_text(json.dumps([2, "error: another process writes there"]))
+    monkeypatch.setattr(faults, "forget", lambda *_: None)
+    monkeypatch.setattr(faults, "dvc", lambda *_, **__: faults.Seen(first, DVC.format(2) if first else ""))
+    found = faults.code(faults.strike(tmp_path, "ingest", "second process"))
+    assert found == code
+    assert (found in faults.CODES["second process"]) == (first == 0)
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,26 @@ def splits(tmp_path: Path, faces: dict[str, Faces]) -> Path:
     return tmp_path / "splits"
 
 
+@pytest.mark.parametrize(("name", "value"), [("limit", 500), ("wrong_labels", 0.2)])
+def test_a_plan_does_not_leave_out_what_it_cannot_hold(
+    name: str, value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = plan.OUTLINES["tiny"]
+    monkeypatch.setitem(plan.OUTLINES, "tiny", replace(own, changes=own.changes | {f"train.{name}": value}))
+    with pytest.raises(InputError, match=rf"train\.{name}: a plan is of all faces with their own labels"):
+        plan.outlined("tiny", ROOT / "params.yaml")
+
+
+def test_a_plan_for_photographs_refuses_drawn_faces(tmp_path: Path, faces: dict[str, Faces]) -> None:
+    for name, own in faces.items():
+        arrays = (own.pixels.numpy(), own.labels.numpy(), own.rows.numpy())
+        schema.write(tmp_path / f"{name}.parquet", *arrays, schema.Description(drawn=True))
+    what = Plan("small", (task("bp"),), (), photographs=True)
+    with pytest.raises(InputError, match="drawn faces, but the plan small is for photographs"):
+        gpu.carry_out(what, tmp_path, tmp_path / "out", time.time() + 300, at_once=1)
+    assert [plan.outlined(name, ROOT / "params.yaml").photographs for name in ("strong", "tiny")] == [True, False]
+
+
 @pytest.mark.parametrize("name", plan.OUTLINES)
 def test_a_plan_read_back_is_the_plan_that_was_written(tmp_path: Path, name: str) -> None:
     written = plan.outlined(name, ROOT / "params.yaml")

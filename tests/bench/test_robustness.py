@@ -134,6 +134,14 @@ def test_a_run_of_photographs_is_not_measured_on_drawn_faces(tmp_path: Path) -> 
     assert not (tmp_path / "table.csv").exists()
 
 
+def test_a_run_of_other_classes_or_channels_is_not_measured(tmp_path: Path) -> None:
+    write(tmp_path, "bp", 0)
+    for other in ({"classes": tuple("abcdefg")}, {"pixels": faces().pixels.expand(-1, 3, -1, -1)}):
+        with pytest.raises(InputError, match=r"bp of 0: trained on anger, .*; 1 channels; the test split has "):
+            robustness.gathered(tmp_path / "table.csv", tmp_path, replace(faces(), **other))
+    assert not (tmp_path / "table.csv").exists()
+
+
 def test_a_run_trained_anew_with_other_parameters_replaces_its_own_rows(tmp_path: Path) -> None:
     write(tmp_path, "bp", 0)
     robustness.gathered(tmp_path / "table.csv", tmp_path, faces())

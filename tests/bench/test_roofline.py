@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from bench import roofline
-from bench.counts import Work, additions, convolution_work, separable_work
+from bench.counts import Work, additions, convolution_work, head_work, separable_work
 from bench.roofline import Machine, Part
 from cfpn.graph import Node
+from cfpn.heads import Head, UnitHead
 from cfpn.layers import SeparableConvolution
 from cfpn.network import CFPN, build
 from pipeline.process import InputError
@@ -38,6 +39,15 @@ def test_a_separable_convolution_counts_the_depthwise_output_again_and_gradients
     assert forward.macs == pixels * 4 * (9 + 5)
     assert backward.macs == pixels * 4 * (2 * 9 + 2 * 5 + 9 * wanted)
     assert forward.numbers == pixels * (4 + 4 + 4 + 5 + 4 * 5)
+
+
+def test_a_head_counts_its_convolutions_and_averages_only_maps_that_are_larger() -> None:
+    head, maps = UnitHead(Head(hidden=2, width=8), 6, 4, 7), [torch.zeros(2, 2, 8, 8), torch.zeros(2, 4, 4, 4)]
+    pixels, embedding = 2 * 4 * 4, 2 * 8 * 2 * 2
+    products = 3 * pixels * (6 * 8 + 8 * 9 + 8 * 8) + 3 * embedding * 7
+    averaged = 2 * (2 * 2 * 64 + 2 * 2 * 16)
+    moved = 3 * pixels * ((6 + 8) + (8 + 8) + (8 + 8)) + 2 * 10 * pixels * 8
+    assert head_work(head, maps) == Work(products, averaged + moved + 2 * (pixels * 8 + embedding) + 2 * embedding)
 
 
 def test_gradients_of_a_feature_with_several_consumers_are_added_up() -> None:

@@ -264,6 +264,13 @@ def test_an_expression_that_a_split_lacks_leaves_a_gap_only(root: Path) -> None:
     assert "disgust" in read(root)
 
 
+@pytest.mark.parametrize(("name", "value"), [("seeds", "0"), ("methods", "nbp"), ("seeds", "{a: 1}")])
+def test_methods_and_seeds_that_are_no_lists_are_refused_by_name(root: Path, name: str, value: str) -> None:
+    write_params(root, **{name: value})
+    with pytest.raises(InputError, match=rf"params\.yaml: run\.{name}: expected a list, found "):
+        build(root)
+
+
 def test_nothing_is_written_where_an_input_is_missing(root: Path) -> None:
     (root / "splits/val.parquet").unlink()
     with pytest.raises(InputError, match=r"val\.parquet"):

@@ -68,3 +68,4 @@ def test_folders_that_are_not_asked_for_move_aside_and_the_others_stay(tmp_path:
     put_aside(tmp_path / "runs", {"nbp-0"}.__contains__, tmp_path / "former")
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["nbp-0"]
     assert (tmp_path / "former/nbp-1/run.json").read_text() == "runs/nbp-1"
+    assert (tmp_path / "former/nbp-1.1/run.json").read_text() == "former/nbp-1"

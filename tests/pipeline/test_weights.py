@@ -55,7 +55,7 @@ def test_added_weights_predict_as_the_runs_and_say_where_they_come_from(run: Pat
     assert own.about["training"]["code"] == {"commit": "abc", "fingerprint": "c"}
     assert own.about["training"]["test"]["accuracy"] == 0.5
     assert own.about["card"] == CARD
-    assert 0 < own.about["exit"] <= 1 or own.about["exit"] is None
+    assert own.about["exit"] is None or 0 < own.about["exit"] <= 1
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), EXPRESSIONS])

@@ -92,6 +92,17 @@ def test_only_the_sample_profile_explains_why_its_ratios_differ(root: Path, prof
     assert ("% of the parameters" in found) is said
 
 
+def test_heads_that_hold_less_than_at_width_96_are_not_said_to_take_more(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(root / "bench.json", {"rows": [{"method": "nbp", "step_ms": 1.5}]})
+    for share, said in ((0.3, False), (0.6, True)):
+        monkeypatch.setattr(costs, "head_share", lambda _, share=share: share)
+        found = texts(costs.step_section(read(root)))
+        assert f"{share:.0%} of the parameters" in found
+        assert ("a larger part of a step here" in found) is said
+
+
 def test_the_share_of_the_heads_in_the_network_of_readme_is_that_of_the_networks_parameters() -> None:
     params = parameters.load(ROOT / "params.yaml", {"profile": "fer2013-cpu"})
     cpu = params.model_copy(update={"compute": Compute("cpu")})

@@ -83,6 +83,7 @@ def test_ways_to_use_the_cores_are_compared_with_the_same_training_in_one_proces
     assert [row["faces per second"] for row in (bp, ddp)] == ["400", "600 (590 to 1,590)"]
     assert (two["of the bound, %"], two["sent in a step, MiB"]) == ("95", "27.0")
     assert [row["memory of a process, MiB"] for row in (ddp, two)] == ["510, 511", "612, 580"]
+    assert [row["of the one that leads, MiB"] for row in (bp, ddp, two)] == ["–", "–", "400"]
     minutes = "minutes to the accuracy"
     assert [row[minutes] for row in (bp, ddp, two, twice)] == ["16.0", "10.7", "–", "14.2"]
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cfpn import schema
 from cfpn.schema import Description
 from pipeline import report
+from pipeline.metrics import NAMES
 from pipeline.page import inputs
 from pipeline.page.inputs import Paths
 
@@ -124,7 +125,7 @@ def write_evaluation(out: Path, test: inputs.Split, collapsed: bool, seed: list[
     probabilities = np.eye(classes)[[3] * count] if collapsed else probabilities
     right = probabilities.argmax(1) == test.labels
     copied = test.rows % 5 == 0
-    scores = {
+    scores = dict.fromkeys(NAMES, 0.5) | {
         "accuracy": float(right.mean()),
         "accuracy_standard_error": float(np.sqrt(right.mean() * (1 - right.mean()) / count)),
         "accuracy_without_copies": float(right[~copied].mean()),

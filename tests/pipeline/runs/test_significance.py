@@ -79,3 +79,10 @@ def test_mean_and_deviation_of_too_few_values_are_none() -> None:
     assert (mean([]), deviation([0.5])) == (None, None)
     assert mean([1.0, 2.0]) == 1.5
     assert deviation([1.0, 2.0]) == pytest.approx(0.5**0.5)
+
+
+def test_differences_that_are_equal_but_for_accuracies_of_32_bits_leave_no_spread() -> None:
+    own, other = (float(np.float32(count / 3589)) for count in (2195, 2159))
+    equal = [2195 / 3589 - 2159 / 3589, own - other]
+    assert equal[0] != equal[1]
+    assert over_seeds(equal) is None and interval(equal) is None
