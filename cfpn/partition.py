@@ -1,5 +1,6 @@
 """Units and segments of equal cost: costs are counted from shapes, so that every machine cuts alike."""
 
+import re
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -57,7 +58,7 @@ def resolved(cuts: Cuts, nodes: Sequence[Node], shapes: Shapes) -> Cuts:
 
     Raises ValueError for more units than nodes.
     """
-    if not isinstance(cuts, str) or not cuts.removeprefix("balanced:").isdecimal():
+    if not isinstance(cuts, str) or not re.fullmatch(r"balanced:[0-9]+", cuts):
         return cuts
     parts = int(cuts.removeprefix("balanced:"))
     if parts > len(nodes):

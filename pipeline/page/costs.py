@@ -119,11 +119,10 @@ def other_ratios(inputs: Inputs) -> Iterator[str]:
     )
     shares = [head_share(one) for one in inputs.runs]
     if found := [share for share in shares if share]:
+        more = " So they take a larger part of a step here." if max(found) > WIDE_HEADS else ""
         yield (
             f"The heads of the units do not shrink with the network. They hold {max(found):.0%} of the parameters that "
-            f"predict here and {WIDE_HEADS:.0%} at width 96."
-            + " So they take a larger part of a step here."
-            * (max(found) > WIDE_HEADS)
+            f"predict here and {WIDE_HEADS:.0%} at width 96.{more}"
         )
 
 

@@ -267,7 +267,7 @@ def test_outputs_that_no_unit_can_learn_from_are_refused_before_the_first_step(
         Network(nodes, "layer", input_size=8, head=Head(width=8))
 
 
-@pytest.mark.parametrize("cuts", ["one", "blocks", "balanced:x", "balanced:", ""])
+@pytest.mark.parametrize("cuts", ["one", "blocks", "balanced:x", "balanced:", "2", ""])
 def test_a_word_that_is_no_way_to_cut_is_refused_whole(cuts: str) -> None:
     with pytest.raises(
         ValueError, match=f"units: expected network, block, layer, balanced:K or a list; '{cuts}' is no"
