@@ -330,7 +330,7 @@ def test_drawn_faces_and_a_profile_for_photographs_are_refused_by_the_stage_itse
     pixels, labels = np.zeros((80, 1, 48, 48), np.uint8), np.arange(80) % 7
     schema.write(folder / "data/splits/train.parquet", pixels, labels, np.arange(80), schema.Description(drawn=True))
     path = folder / PROFILE
-    path.write_text(f"photographs: true\n{path.read_text()}")
+    path.write_text(path.read_text().replace("photographs: false", "photographs: true"))
     result = train()
     assert result.code == 2
     assert "are drawn: name others by --splits, or set photographs: false in profiles/sample.yaml" in result.err
