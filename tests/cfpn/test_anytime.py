@@ -1,5 +1,6 @@
 """A face leaves when the vote so far is sure enough, and nothing else about its answer changes."""
 
+import copy
 import math
 from functools import cache
 
@@ -108,6 +109,24 @@ def test_multiply_adds_are_those_of_a_hand_count_in_every_form_of_the_layer(
     network = Network(nodes, "network", input_size=8, channels=2, classes=3, head=Head())
     depthwise, pointwise = 4 * 9 * 8 * 8, 4 * 5 * 8 * 8
     assert anytime.multiply_adds(network) == [depthwise + pointwise + 5 * 3]
+
+
+def test_multiply_adds_of_a_unit_are_those_up_to_its_own_classifier() -> None:
+    layer = Node("layer", SeparableConvolution(4, 5, "relu"), (IMAGE, IMAGE))
+    nodes = [layer, Node("end", Classifier(5, 3), ("layer",))]
+    how = {"input_size": 8, "channels": 2, "classes": 3, "vote": True, "pool": 0}
+    network = Network(nodes, "layer", head=Head(1, 3), **how)
+    unit = 4 * 9 * 8 * 8 + 4 * 5 * 8 * 8
+    opinion = 5 * 3 * 8 * 8 + 3 * 2 * 2 * 3  # a 1x1 convolution to three maps, a classifier of their 2x2 means
+    assert anytime.multiply_adds(network) == [unit + opinion, unit + opinion + 5 * 3]
+
+
+def test_opinions_do_not_hang_on_the_mode_before_and_leave_evaluation_mode() -> None:
+    expected = opinions(voting(), pixels(), 0.4)
+    own = copy.deepcopy(voting()).train()
+    found = opinions(own, pixels(), 0.4)
+    assert torch.equal(found.logs.nan_to_num(), expected.logs.nan_to_num())
+    assert not own.training
 
 
 @pytest.mark.parametrize("sure", [0.0, -1.0, 1.1, float("nan")])

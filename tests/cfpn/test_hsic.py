@@ -1,6 +1,7 @@
 """HSIC against sums over index tuples, dcor, closed forms and finite differences."""
 # ruff: noqa: E741  (k, l: the two kernel matrices)
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from itertools import permutations, product
@@ -110,6 +111,13 @@ def test_gaussian_median_width_leaves_the_diagonal_out() -> None:
     # Distances 1, 4, 5; with the zeros of the diagonal the median would be 1.
     expected = torch.exp(-(torch.cdist(z, z) ** 2) / (2 * (3 * 4.0) ** 2))
     torch.testing.assert_close(Gaussian(sigma=3.0, bandwidth="median")(z), expected)
+
+
+def test_gaussian_median_width_is_1_where_the_median_distance_is_0() -> None:
+    z = torch.tensor([[0.0], [0.0], [0.0], [1.0]], dtype=torch.float64)
+    expected = torch.ones(4, 4, dtype=torch.float64)
+    expected[3, :3] = expected[:3, 3] = math.exp(-0.5)
+    torch.testing.assert_close(Gaussian(sigma=1.0, bandwidth="median")(z), expected)
 
 
 def test_gaussian_median_width_carries_no_gradient() -> None:

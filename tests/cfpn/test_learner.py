@@ -86,6 +86,10 @@ def test_without_detaching_a_gradient_does_cross(cuts: Cuts, reached: list[set[T
     steps(state, how, 1)
     (found,) = reached
     assert all(found & mine for mine in own(state))
+    images, labels = data()
+    targets = how.local_loss.targets(images, labels, 7)
+    losses, _ = learning.joint_step(state.learners, {IMAGE: images}, targets, [0.0] * len(state.learners))
+    assert leaves(losses[-1][1]) & own(state)[0]  # the last unit's loss reaches the first unit
 
 
 @local

@@ -293,3 +293,11 @@ def test_without_an_hsic_term_no_kernel_is_made() -> None:
     to = targets(LocalLoss(hsic_weight=0.0))
     assert isinstance(to, Targets)
     assert to.x.numel() == to.y.numel() == 1
+
+
+def test_class_means_are_added_up_in_float32_under_autocast() -> None:
+    embedding, means = torch.randn(12, 8, generator=torch.Generator().manual_seed(0)), ClassMeans()
+    of = head(Head(hidden=1, width=8))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = means(embedding, labels(), of)
+    assert torch.equal(found, means(embedding, labels(), of))

@@ -1,7 +1,7 @@
 """Units and segments of equal cost."""
 
 import random
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 import pytest
 import torch
@@ -61,6 +61,9 @@ def test_balanced_units_are_cut_from_shapes_and_stand_resolved_in_the_settings(p
     network = Network(nodes, f"balanced:{parts}", input_size=32, head=Head())
     assert len(network.units) == parts
     assert network.settings["cuts"] == resolved(f"balanced:{parts}", nodes, network.shapes)
+    costs = node_costs(nodes, network.shapes)
+    found = runs(costs, list(accumulate(len(unit.nodes) for unit in network.units))[:-1])
+    assert max(found) == min(max(runs(costs, [*at])) for at in combinations(range(1, len(costs)), parts - 1))
     again = Network(build(SMALL, 0), network.settings["cuts"], input_size=32, head=Head())
     assert [unit.name for unit in again.units] == [unit.name for unit in network.units]
 

@@ -96,6 +96,15 @@ def test_predictions_do_not_hang_on_the_mode_before_and_change_no_weight() -> No
     assert not differing(weights(nodes_of(state.network)), before)
 
 
+def test_features_do_not_hang_on_the_mode_before_and_leave_evaluation_mode() -> None:
+    network, some = trained().averaged, faces(11, seed=5)
+    name = network.units[-1].name
+    expected = features(network.eval(), some.pixels, name)
+    found = features(network.train(), some.pixels, name)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert not network.training
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_a_vote_is_in_proportion_to_the_geometric_mean_or_it_is_the_last_units(together: bool) -> None:
     units = {name: torch.randn(5, 7).log_softmax(1) for name in "abc"}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cfpn.recipe import Optimizer, Recipe
 
 
-@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 1}], ids=str)
+@pytest.mark.parametrize("bad", [{"epochs": 0}, {"batch": 1}, {"batch": 3}], ids=str)
 def test_a_recipe_that_cannot_train_is_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="train: expected"):
         Recipe(**bad)

@@ -110,6 +110,9 @@ def test_one_cycle_rises_linearly_over_the_warm_up_and_falls_as_a_cosine(warm_up
     assert rates[(1000 + peak) // 2] == pytest.approx(0.5, abs=0.01)
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
     assert rates[-1] < 1e-4
+    rise = [(step + 1) / (peak + 1) for step in range(peak)]
+    fall = [(1 + math.cos(math.pi * step / (1000 - peak))) / 2 for step in range(1000 - peak)]
+    assert rates == pytest.approx(rise + fall, rel=1e-12)
 
 
 def test_the_schedule_reaches_every_units_optimiser() -> None:

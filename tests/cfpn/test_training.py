@@ -20,7 +20,7 @@ from cfpn.faces import Augmentation, Faces, augment, batches, generator, images,
 from cfpn.graph import IMAGE, Cuts, Node
 from cfpn.heads import ClassMeans, balanced_weights
 from cfpn.hsic import Gaussian
-from cfpn.learner import Losses
+from cfpn.learner import Losses, unit_loss
 from cfpn.network import build
 from cfpn.objectives import Bottleneck, LocalLoss
 from cfpn.prediction import predict, validate
@@ -292,6 +292,19 @@ def test_a_kernel_matrix_that_cannot_be_inverted_is_a_divergence_of_its_unit() -
         epochs(state, how, RECIPE, 1)
 
 
+def test_a_factorisation_that_fails_is_a_divergence_of_its_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: Tensor) -> Tensor:
+        raise torch.linalg.LinAlgError("not positive-definite")
+
+    how = method("block", local_loss=replace(LOSS, hsic=Bottleneck("normalised_hsic", kernel=Gaussian())))
+    state = begin(how)
+    images, labels = data()
+    targets = how.local_loss.targets(images, labels, 7)
+    monkeypatch.setattr(torch.linalg, "cholesky", fails)
+    with pytest.raises(DivergedError, match="the loss of unit block1 has no value: not positive-definite"):
+        unit_loss(state.learners[0], {IMAGE: images}, targets)
+
+
 def test_a_validation_loss_that_is_not_finite_is_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
     how = method("network")
     monkeypatch.setattr(prediction, "validate", lambda *_, **__: {"val/loss": math.nan, "val/accuracy": 0.1})
@@ -438,13 +451,21 @@ def test_colour_faces_of_another_side_with_ten_classes_train(
     torch.testing.assert_close(found.sum(1), torch.ones(20))
 
 
+def drawn(state: State) -> State:
+    """The state with classifiers that are not 0, where neither weights nor smoothing change a loss."""
+    for name, weight in state.network.named_parameters():
+        if "classifier" in name:
+            nn.init.normal_(weight, generator=generator(0))
+    return state
+
+
 @partition
 @pytest.mark.parametrize("gradients", ["stop", "pass"])
 def test_balanced_classes_weigh_every_units_cross_entropy(cuts: Cuts, gradients: Literal["stop", "pass"]) -> None:
     how = method(cuts, gradients=gradients, local_loss=replace(LOSS, hsic_weight=0.0))
     some = faces(BATCH)
     recipe = replace(RECIPE, epochs=1, batch=len(some), class_weights="balanced")
-    state, by_hand = begin(how), begin(how)
+    state, by_hand, plain_one = (drawn(begin(how)) for _ in range(3))
     record, _ = train(state, how, recipe, some, some, 0)
     x, labels = next(iter(batches(some, len(some), 0, 0)))
     for learner in by_hand.learners:
@@ -454,12 +475,15 @@ def test_balanced_classes_weigh_every_units_cross_entropy(cuts: Cuts, gradients:
     x = augment(images(x, SIZE), recipe.augmentation, random, some.side)
     expected = train_step(by_hand, how, x, labels, how.schedule.rates(0, 1, len(state.learners)))
     assert record.scalars == expected
-    unweighted = next(train(begin(how), how, replace(recipe, class_weights="none"), some, some, 0)).scalars
+    unweighted = next(train(plain_one, how, replace(recipe, class_weights="none"), some, some, 0)).scalars
     assert unweighted["train/accuracy"] == record.scalars["train/accuracy"]
     assert unweighted["train/loss"] != expected["train/loss"]
+    assert all(unweighted[name] != expected[name] for name in expected if name.endswith("loss"))
 
 
-@pytest.mark.parametrize("other", [{"class_weights": "balanced"}, {"label_smoothing": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"class_weights": "balanced"}, {"label_smoothing": 0.3}, {"precision": "bfloat16"}], ids=str
+)
 def test_the_loss_of_back_propagation_is_that_which_diagnostics_compare_with(other: dict[str, Any]) -> None:
     some, recipe = faces(3 * BATCH), replace(RECIPE, epochs=1, **other)
     state = begin(BP, recipe=recipe)
@@ -472,11 +496,7 @@ def test_the_loss_of_back_propagation_is_that_which_diagnostics_compare_with(oth
 @pytest.mark.parametrize("gradients", ["stop", "pass"])
 def test_label_smoothing_reaches_every_units_cross_entropy(cuts: Cuts, gradients: Literal["stop", "pass"]) -> None:
     how = method(cuts, gradients=gradients, local_loss=replace(LOSS, hsic_weight=0.0))
-    hard, soft = (begin(how, recipe=Recipe(batch=BATCH, label_smoothing=share)) for share in (0.0, 0.3))
-    for state in (hard, soft):  # the classifiers start at 0, where smoothing changes no loss
-        for name, weight in state.network.named_parameters():
-            if "classifier" in name:
-                nn.init.normal_(weight, generator=generator(0))
+    hard, soft = (drawn(begin(how, recipe=Recipe(batch=BATCH, label_smoothing=share))) for share in (0.0, 0.3))
     images, labels = data()
     found = steps(soft, how, 1)[0]
     every = [steps(copy.deepcopy(hard), how, 1)[0]]
@@ -521,6 +541,7 @@ END = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     ("last", "how", "named"),
     [
         (nn.Linear(8, 7), method("layer", local_loss=ALONE), "two"),
+        (nn.Linear(8, 7), method("layer", local_loss=ALONE), "two, frozen"),
         (nn.Identity(), method("layer"), "three"),
         (nn.Identity(), method("layer", gradients="pass"), "three"),
     ],
@@ -528,8 +549,9 @@ END = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 def test_a_unit_without_a_weight_that_its_loss_trains_is_refused_by_name(
     last: nn.Module, how: Method, named: str
 ) -> None:
-    nodes = three(nn.Conv2d(1, 8 if isinstance(last, nn.Linear) else 7, 3), nn.ReLU(), nn.Sequential(*END, last))
-    with pytest.raises(ValueError, match=f"unit '{named}': expected a weight that its loss can train"):
+    two = nn.Conv2d(8, 8, 3).requires_grad_(False) if "frozen" in named else nn.ReLU()
+    nodes = three(nn.Conv2d(1, 8 if isinstance(last, nn.Linear) else 7, 3), two, nn.Sequential(*END, last))
+    with pytest.raises(ValueError, match=f"unit '{named.split(',')[0]}': expected a weight that its loss can train"):
         begin(how, nodes=nodes)
 
 
@@ -537,6 +559,12 @@ def test_a_unit_without_weights_of_its_own_learns_by_its_head() -> None:
     how = method("layer")
     state = begin(how, nodes=three(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Sequential(*END, nn.Linear(8, 7))))
     assert set(steps(state, how, 1)[0]) >= {"unit/one/loss", "unit/two/loss"}
+
+
+def test_the_seconds_of_a_record_are_those_of_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.time, "perf_counter", itertools.count().__next__)
+    found = [record.seconds for record in epochs(begin(BP), BP, RECIPE)]
+    assert len(found) == RECIPE.epochs and len(set(found)) == 1
 
 
 def test_faces_are_moved_to_where_the_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
