@@ -124,9 +124,12 @@ def test_time_and_memory_stand_beside_the_reference(folder: Path) -> None:
     assert (nbp["against"]["time_ratio"], nbp["against"]["peak_ratio"], nbp["peak_mib"]) == (0.5, 0.75, 300.0)
 
 
-def test_times_of_unlike_machines_are_not_compared(write_run: WriteRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"device": "cuda"}, {"threads": 4}, {"workers": 2}], ids=str)
+def test_times_of_unlike_machines_are_not_compared(
+    write_run: WriteRun, tmp_path: Path, other: dict[str, object]
+) -> None:
     write_run("bp", 0)
-    write_run("nbp", 0, about={"device": "cuda"})
+    write_run("nbp", 0, about=other)
     assert found(tmp_path)["methods"]["nbp"]["against"]["time_ratio"] is None
 
 

@@ -21,7 +21,7 @@ from cfpn import anytime, checkpoint, training
 from cfpn.network import CFPN, Network
 from cfpn.prediction import opinions, predict
 from cfpn.recipe import Recipe
-from cfpn.schema import EXPRESSIONS, Description, write
+from cfpn.schema import EXPRESSIONS, Description, read, write
 from cfpn.training import Method
 from pipeline import evaluate as stage
 from pipeline import networks
@@ -410,3 +410,12 @@ def test_a_folder_whose_name_is_not_utf_8_takes_an_evaluation(inputs: tuple[Path
         pytest.skip("the file system takes no such name")
     stage.evaluate(*inputs, out, CPU)
     assert {"metrics.json", "predictions.parquet", "confusion.csv"} <= {path.name for path in out.iterdir()}
+
+
+def test_weights_of_other_classes_are_refused_and_nothing_is_scored(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    path = inputs[1] / "test.parquet"
+    pixels, labels, rows, _ = read(path)
+    write(path, pixels, labels, rows, Description(classes=EXPRESSIONS[::-1]))
+    with pytest.raises(InputError, match=r"trained on anger, .*; the test split has normal, "):
+        stage.evaluate(*inputs, tmp_path / "out", CPU)
+    assert not (tmp_path / "out").exists()

@@ -788,3 +788,16 @@ def test_neither_torch_nor_pandas_is_imported(usual: tuple[Path, dict[str, bytes
     )
     done = subprocess.run([sys.executable, "-c", code, usual[0], tmp_path / "out"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_command_does_what_its_options_say(tmp_path: Path) -> None:
+    flaws = write(tmp_path / "f.csv", flawed())
+    bare = write(tmp_path / "b.csv", lines(without_usage(200), "emotion,pixels"))
+    cut = ["--validation-share", ".1", "--test-share", ".3", "--seed", "5"]
+    for source, words, options in (
+        (flaws, ["--drop", "constant,duplicates"], {"rules": ("constant", "duplicates")}),
+        (bare, cut, {"cut": Cut(0.1, 0.3, 5)}),
+    ):
+        assert command(source, tmp_path / "command", *words).returncode == 0
+        ingest(source, tmp_path / "function", **options)
+        assert outputs(tmp_path / "command") == outputs(tmp_path / "function")

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from cfpn import load
+from cfpn.anytime import multiply_adds
 from cfpn.prediction import opinions, predict, unit_log_probabilities
 from pipeline import predict as command
 from pipeline.pictures import annotate, camera, detect, sources
@@ -298,6 +299,8 @@ def test_faces_leave_early_at_the_probability_given_or_stored(call: Call, folder
     assert probabilities(found, weights) == pytest.approx(own.vote()[0].tolist(), abs=1e-6)
     assert len(found["units"]) == int(own.asked)
     assert found["multiply_adds"] > 0
+    soon = records(call(folder / "plain.png", "--json", "--exit", 0.15)[1])[0]
+    assert (len(soon["units"]), soon["multiply_adds"]) == (1, multiply_adds(load(weights))[0])
 
 
 def test_leaving_early_is_refused_where_units_do_not_vote(

@@ -1,5 +1,6 @@
 """Faults of the input end a sweep in one line and before Ray starts."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -208,3 +209,21 @@ def test_a_transport_that_does_not_fit_the_trials_device_is_known_before_ray_sta
         own = replace(sweep, files=files, method=method)
         with pytest.raises(InputError, match=f"needs compute.device {wanted}") if refused else nullcontext():
             inputs.check(own, {"original": FACES, "val": FACES}, device)
+
+
+def test_copies_and_fingerprint_are_those_of_the_training_faces(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    pixels = {name: random.integers(0, 256, (96, 1, 48, 48), np.uint8) for name in ("train", "val", "test")}
+    pixels["test"][:5], pixels["test"][5:9] = pixels["train"][7:12], pixels["val"][:4]
+    for name, own in pixels.items():
+        write(tmp_path / f"{name}.parquet", own, np.arange(96) % 7, np.arange(96), Description())
+    sweep = replace(spaces.read(ROOT / "params.yaml", "activation", [], {}, None, 1), test=True)
+    data = inputs.load(sweep, inputs.needed(sweep, tmp_path, tmp_path / "augmented.parquet"), tmp_path)
+    assert data.copied.tolist() == [True] * 5 + [False] * 91
+    learnt = [tmp_path / "train.parquet", tmp_path / "val.parquet"]
+    assert data.fingerprints == {"original": about.digest(learnt)}
+
+
+def test_other_faces_make_another_sweep(tmp_path: Path) -> None:
+    (tmp_path / "val").write_bytes(b"1")
+    assert inputs.digests({"val": tmp_path / "val"}) == {"val": hashlib.sha256(b"1").hexdigest()}

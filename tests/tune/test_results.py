@@ -199,3 +199,15 @@ def test_the_report_reads_the_tables_and_those_of_the_costs(tmp_path: Path) -> N
     rows = [" ".join(row) for row in page.network_table(networks).rows]
     assert rows[0] == "CFPN-NBP common: 0.01 40.0 ± 0.0 50.0 ± 0.0 50.0 ± 0.0 1.5 1.00 123 9 2.5"
     assert len(rows) == 2 * len(own.models)
+
+
+def test_networks_and_metrics_have_the_sample_deviation_over_seeds() -> None:
+    outcomes = [
+        outcome({"models": "AlexNet", RATE: 0.1, "seed": seed}, [validation], test=test)
+        for seed, (validation, test) in enumerate([(0.4, 0.1), (0.6, 0.5)])
+    ]
+    row = results.models(results.trials(outcomes), 0.1, {}).iloc[0]
+    assert (row["val/accuracy/std"], row["test/accuracy/std"]) == pytest.approx((0.02**0.5, 0.08**0.5))
+    _, own = results.metrics(outcomes).values()
+    assert own["test"] == pytest.approx({"n": 2, "accuracy": 0.3, "std": 0.08**0.5})
+    assert own["val"] == pytest.approx({"n": 2, "accuracy": 0.5, "std": 0.02**0.5})

@@ -43,12 +43,14 @@ def one(method: str, seed: int, status: str = "complete", right: int = 14) -> Ou
 def test_what_is_left_of_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     kept, whole = storage.at(str(tmp_path), "x"), one("bp", 0)
     assert whole.score is not None and whole.about is not None
+    whole = whole._replace(score=whole.score._replace(collapsed=True))
     outcome.write(kept, "a=1_seed=0", Ended(whole.summary, whole.score, whole.about))
     found = outcome.read(kept, "a=1_seed=0")
     assert found is not None and outcome.read(kept, "a=1_seed=1") is None
     assert (found.summary, found.about, found.score.test) == (whole.summary, whole.about, whole.score.test)
     for name in ("probabilities", "test_probabilities"):
         assert (getattr(found.score, name) == getattr(whole.score, name)).all()
+    assert (found.score.parameters, found.score.collapsed) == (123, True)
     assert [path.name for path in (tmp_path / "x/outcomes").iterdir()] == ["a=1_seed=0.npz"]
 
 

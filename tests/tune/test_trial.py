@@ -130,6 +130,15 @@ def test_a_trial_is_scored_by_the_weights_of_its_best_epoch(monkeypatch: pytest.
     np.testing.assert_allclose(last.score.test_probabilities, told.probabilities, atol=1e-6)
 
 
+def test_a_score_says_whether_the_last_epochs_were_no_better_than_chance(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    data, _ = trained_worse_and_worse(monkeypatch, tmp_path)
+    network = session().state.averaged
+    assert trial.score(network, data, [{"val/accuracy": 0.1}] * 3).collapsed
+    assert not trial.score(network, data, [{"val/accuracy": 0.9}] * 3).collapsed
+
+
 @pytest.mark.parametrize("broken", [STATE, PLACES])
 @pytest.mark.parametrize("how", ["missing", "cut"])
 def test_a_checkpoint_in_pieces_is_passed_over_for_the_one_before(tmp_path: Path, broken: str, how: str) -> None:

@@ -352,3 +352,16 @@ def test_a_class_without_a_training_picture_is_refused_by_name(tmp_path: Path) -
     tree(tmp_path / "faces", splits=("train",), classes=("angry", "happy"))
     tree(tmp_path / "faces", splits=("val", "test"), classes=("anger", "happy"))
     assert "no training picture of anger" in refusal(tmp_path / "faces", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "normal"),
+        ("Angry", "Disgusted", "Fearful", "Happy", "Sad", "Surprised", "Neutral"),
+    ],
+)
+def test_each_spelling_of_an_expression_has_its_label(names: tuple[str, ...], tmp_path: Path) -> None:
+    pictures, classes = listing(tree(tmp_path / "in", classes=names, count=1))
+    assert classes == EXPRESSIONS
+    assert {one.name.split("/")[1]: one.label for one in pictures} == {name: i for i, name in enumerate(names)}

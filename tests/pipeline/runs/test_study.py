@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +124,26 @@ def test_runs_scored_on_other_faces_or_under_other_conditions_do_not_enter_a_tab
     with pytest.raises(InputError, match="data or parameters differ"):
         study.collect(tmp_path / "main.csv", outcomes(tmp_path))
     assert (tmp_path / "main.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("column", ["row", "label"])
+def test_as_many_other_faces_are_other_faces(write_run: WriteRun, tmp_path: Path, column: str) -> None:
+    write_run("bp", 0)
+    write_run("nbp", 0)
+    path = tmp_path / "evaluations/nbp 0/predictions.parquet"
+    table = pd.read_parquet(path)
+    table.assign(**{column: table[column] + 1}).to_parquet(path)
+    found = outcomes(tmp_path)
+    with pytest.raises(InputError, match="the test faces differ"):
+        study.check_alike(found)
+
+
+def test_numbers_of_faces_tell_other_faces_where_no_predictions_are_stored(write_run: WriteRun, tmp_path: Path) -> None:
+    write_run("bp", 0)
+    write_run("nbp", 0)
+    old = [replace(one, split="", scores=one.scores | {FACES: n}) for n, one in enumerate(outcomes(tmp_path), 1)]
+    with pytest.raises(InputError, match="number of test faces differ"):
+        study.check_alike(old)
 
 
 def test_seeds_of_a_method_with_other_parameters_of_its_own_do_not_enter_a_table(
