@@ -4,7 +4,6 @@
 docs/study. They hold counts and means, and no picture. `make docs` makes the tables from them.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from cfpn.network import Network
 from pipeline import evaluate, metrics
 from pipeline.pictures import explain
 from pipeline.pictures.explain import PATCH
-from pipeline.process import InputError, command_line, run, write_json
+from pipeline.process import InputError, command_line, file_hash, run, write_json
 from pipeline.runs import records
 
 EXAMPLE = """example:
@@ -51,7 +50,7 @@ def measured(path: Path, val: Faces, test: Faces, copies: Tensor) -> dict[str, A
     probabilities = prediction.predict(network, test.pixels)
     right = probabilities.argmax(1) == test.labels
     return {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": file_hash(path),
         "bytes": path.stat().st_size,
         "parameters": sum(tensor.numel() for tensor in network.parameters()),
         "exit": network.about.get("exit"),

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.step import add_parameters
+from bench.step import add_parameters, quartiles
 from cfpn import network as networks
 from cfpn.allocator import keep_freed_memory
 from cfpn.graph import Node
@@ -100,10 +100,9 @@ def measure(command: list[str], rounds: int) -> dict[str, object]:
         for process in processes.values():
             process.communicate()  # the end of its input ends it
     kept = {name: values[WARM_UP:] for name, values in seconds.items()}
-    ratios = [a / b for a, b in zip(kept["cfpn"], kept["naive"], strict=True)]
     means = {f"{name}_ms": 1000 * statistics.mean(values) for name, values in kept.items()}
-    quartiles = statistics.quantiles(ratios, n=4)
-    return means | {"ratio": means["cfpn_ms"] / means["naive_ms"], "quartiles": [quartiles[0], quartiles[2]]}
+    ratio = means["cfpn_ms"] / means["naive_ms"]
+    return means | {"ratio": ratio, "quartiles": quartiles(kept["cfpn"], kept["naive"])}
 
 
 def _start(command: list[str]) -> "subprocess.Popen[str]":

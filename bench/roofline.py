@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="SVG to write")
     args = parser.parse_args()
     if args.rounds < 1 or args.batch < 4:
-        raise InputError("expected --rounds of 1 or more and --batch of 4 or more")
+        raise InputError(
+            f"expected --rounds of 1 or more and --batch of 4 or more, found {args.rounds} and {args.batch}"
+        )
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: this machine has none")
     torch.set_num_threads(args.threads)

@@ -147,7 +147,8 @@ def where(args: argparse.Namespace, sweep: "Sweep") -> "Place":
     if args.gpus_per_trial is None:
         args.gpus_per_trial = float(compute.device == "cuda")
     if not (args.cpus_per_trial > 0 and args.gpus_per_trial >= 0):  # so that NaN is refused too
-        raise InputError("--cpus-per-trial must be above 0 and --gpus-per-trial at least 0")
+        found = f"{args.cpus_per_trial:g} and {args.gpus_per_trial:g}"
+        raise InputError(f"--cpus-per-trial must be above 0 and --gpus-per-trial at least 0, found {found}")
     for flag, count in (("--cpus-per-trial", args.cpus_per_trial), ("--gpus-per-trial", args.gpus_per_trial)):
         if count > 1 and count % 1:
             raise InputError(f"{flag}: expected a whole number or less than 1, found {count:g}; Ray splits single ones")

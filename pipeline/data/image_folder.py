@@ -108,7 +108,7 @@ def listing(root: Path, cut: Cut | None = None) -> tuple[list[Picture], tuple[st
     if not names:
         raise InputError(f"{root}: no picture in a folder split/class; expected {', '.join(SUFFIXES)}")
     names.sort(key=os.fsencode)
-    classes = class_names({name.split("/")[1] for name in names})
+    classes = class_names(root, {name.split("/")[1] for name in names})
     tell_left_out(root, folders, set(names))
     pictures = []
     for number, name in enumerate(names, 1):
@@ -157,7 +157,7 @@ def tell_left_out(root: Path, folders: Iterable[str], names: set[str]) -> None:
         print(f"note: {root}: {told}; left out", file=sys.stderr)
 
 
-def class_names(folders: set[str]) -> tuple[str, ...]:
+def class_names(root: Path, folders: set[str]) -> tuple[str, ...]:
     """Names of the classes by label: the paper's where the folders are its seven expressions.
 
     Raises InputError for names that differ in case alone, or that are no text.
@@ -166,13 +166,15 @@ def class_names(folders: set[str]) -> tuple[str, ...]:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise InputError(f"class {os.fsencode(name)!r}: the name of the folder is not UTF-8") from error
+            raise InputError(f"{root}: class {os.fsencode(name)!r}: the name of the folder is not UTF-8") from error
     if {SPELLINGS.get(name.lower()) for name in folders} == set(EXPRESSIONS):
         return EXPRESSIONS
     kinds: dict[str, str] = {}
     for name in sorted(folders):
         if (other := kinds.setdefault(name.lower(), name)) != name:
-            raise InputError(f"classes {other} and {name} differ in case alone; expected one folder name per class")
+            raise InputError(
+                f"{root}: classes {other} and {name} differ in case alone; expected one folder name per class"
+            )
     return tuple(sorted(folders))
 
 

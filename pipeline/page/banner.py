@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import torch
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cfpn.graph import IMAGE, Unit, prefix, run
+from cfpn.graph import IMAGE, Unit, prefix
 from cfpn.network import Network
 from pipeline import networks
 from pipeline import params as parameters
@@ -41,11 +40,7 @@ def network(params: Path) -> tuple[Sequence[Unit], Sizes]:
     made = Network(
         nodes, method.units, input_size=model.input_size, head=method.local_loss.head, pool=method.local_loss.pool
     )
-    with torch.no_grad():
-        image = torch.zeros(1, model.channels, model.input_size, model.input_size)
-        names = [IMAGE, *(node.name for node in nodes)]
-        found = run(nodes, {IMAGE: image}, names)
-    return made.units, {name: tuple(found[name].shape[1:]) for name in names}
+    return made.units, {name: tuple(shape[1:]) for name, shape in made.shapes.items()}
 
 
 @style.context(STYLE)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.compare import steps_cell
 from pipeline.metrics import DASH
 from pipeline.page.html import Section, Table, Text, dropped, method_name
 from pipeline.page.inputs import Inputs
@@ -44,8 +45,8 @@ def main_row(name: str, one: Numbers, first: Numbers) -> list[str]:
         spread(difference, first, signed=True),
         p_value(difference),
         p_value(against.get("faces")),
-        steps(one.get("steps")),
-        steps(one.get("network_steps")),
+        steps_cell(one.get("steps")),
+        steps_cell(one.get("network_steps")),
         ratio(against.get("time_ratio")),
         ratio(against.get("peak_ratio")),
     ]
@@ -83,11 +84,6 @@ def p_value(test: Numbers | None) -> str:
     if not test or test.get("p_holm") is None:
         return DASH
     return "< 0.001" if test["p_holm"] < 0.001 else f"{test['p_holm']:.3f}"
-
-
-def steps(found: Numbers | None) -> str:
-    """Mean share of the reference's steps, and how many seeds reach its accuracy."""
-    return f"{ratio(found['share'])} ({found['reached']} of {found['of']})" if found else DASH
 
 
 def ratio(value: float | None) -> str:

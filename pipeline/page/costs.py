@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.compare import REFERENCE
+from pipeline.compare import REFERENCE, steps_cell
 from pipeline.metrics import DASH
 from pipeline.page import comparison, inference
 from pipeline.page.figures import picture
@@ -61,7 +61,7 @@ def training_row(inputs: Inputs, method: str) -> list[str]:
     return [
         method_name(method),
         f"{np.mean([one.training['steps'] for one in runs]):,.0f}",
-        comparison.steps(known.get("steps") if against_bp else None),
+        steps_cell(known.get("steps") if against_bp else None),
         duration(float(np.mean(times))) if times else DASH,
         comparison.ratio(ratio),
         duration(float(np.mean(epochs))) if epochs else DASH,

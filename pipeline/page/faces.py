@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -131,26 +132,26 @@ def predictions_picture(inputs: Inputs, one: Run, predictions: pd.DataFrame) -> 
     )
     right, count = int((predictions["label"] == predictions["predicted"]).sum()), len(predictions)
     alt = f"{name_of(one)} names {right:,} of {count:,} test faces rightly; examples of both kinds."
-    figure = example_faces(inputs.splits["test"], predictions)
+    figure = example_faces(inputs.splits["test"], predictions, one.folder)
     return figures.picture(f"predictions-{name_of(one)}.png", figure, caption, alt)
 
 
-def example_faces(test: Split, predictions: pd.DataFrame) -> Figure:
-    """Two rows of test faces: right ones and wrong ones."""
+def example_faces(test: Split, predictions: pd.DataFrame, folder: Path) -> Figure:
+    """Two rows of test faces, right ones and wrong ones, with the predictions of the run in `folder`."""
     if predictions["row"].tolist() != test.rows.tolist():
-        raise InputError("predictions.parquet: its rows are not those of test.parquet; evaluate again")
+        raise InputError(f"{folder}: the rows of its predictions.parquet are not those of test.parquet; evaluate again")
     right = (predictions["label"] == predictions["predicted"]).to_numpy()
     faces, captions, tints = [], [], []
     for chosen, tint in ((right, figures.RIGHT), (~right, figures.WRONG)):
         picked = spread(np.flatnonzero(chosen), EXAMPLES)
         blank = EXAMPLES - len(picked)
         faces += [*test.pixels[picked], *np.zeros((blank, *test.pixels.shape[1:]), np.uint8)]
-        captions += [verdict(predictions.iloc[i], test.about.classes) for i in picked] + [""] * blank
+        captions += [caption_of(predictions.iloc[i], test.about.classes) for i in picked] + [""] * blank
         tints += [tint] * EXAMPLES
     return figures.face_grid(np.stack(faces), captions, EXAMPLES, tints, ("right", "wrong"))
 
 
-def verdict(row: pd.Series, classes: Sequence[str]) -> str:
+def caption_of(row: pd.Series, classes: Sequence[str]) -> str:
     """A prediction below its face."""
     actual, guess = classes[int(row["label"])], classes[int(row["predicted"])]
     return f"{guess} {row.filter(regex=r'^p[0-9]+$').max():.0%}" if actual == guess else f"{actual}\n→ {guess}"

@@ -139,7 +139,7 @@ def units_section(inputs: Inputs) -> Section | None:
     title = (
         "Test accuracy of every unit's own classifier, the network's last, and of the mean of their log probabilities"
     )
-    return Section("Units", [Table(title, ("Run", *names, "all together"), rows)])
+    return Section("Units", [Table(title, ("Run", *names, "vote"), rows)])
 
 
 def recall_section(inputs: Inputs) -> Section | None:

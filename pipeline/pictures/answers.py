@@ -1,6 +1,5 @@
 """What a network with a name says of faces, in words and numbers."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from cfpn import anytime, checkpoint, prediction, weights
 from cfpn.network import Network
 from pipeline import networks
 from pipeline.pictures import explain
-from pipeline.process import InputError
+from pipeline.process import InputError, file_hash
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def load_model(name: str) -> Model:
             Path(name).open("rb").close()
         network = checkpoint.load(name, networks.described)
         path = weights.named(name) if weights.is_name(name) else Path(name)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = file_hash(path)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
     return Model(network, path.stem if weights.is_name(name) else name, digest, anytime.multiply_adds(network))

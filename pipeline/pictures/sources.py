@@ -194,7 +194,7 @@ class Reader:
         for number, line in enumerate(lines, 1):
             fields = split_line(line)
             if fields is None or len(fields) != len(names):
-                self.report(f"{shown(path)}, row {number}: expected {len(names)} fields")
+                self.report(f"{shown(path)}, row {number}: expected {len(names)} fields, found {len(fields or ())}")
                 continue
             face = parse_pixels(fields[names.index("pixels")], number)
             if isinstance(face, Fault):

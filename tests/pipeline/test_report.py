@@ -143,7 +143,7 @@ def test_runs_whose_units_classify_get_a_table_of_them(root: Path) -> None:
     path = root / "evaluate/nbp-0/metrics.json"
     units = {"accuracy_by_unit": {"block1": 0.123, "the rest": 0.234}, "accuracy_of_vote": 0.345}
     write_json(path, json.loads(path.read_text()) | units)
-    assert "Run block1 the rest all together nbp-0 12.3 % 23.4 % 34.5 %" in read(root)
+    assert "Run block1 the rest vote nbp-0 12.3 % 23.4 % 34.5 %" in read(root)
 
 
 def test_several_seeds_get_a_mean_with_the_deviation_between_them(root: Path) -> None:
