@@ -235,10 +235,11 @@ def check(sweep: Sweep) -> None:
         raise InputError(f"--seeds: expected 1 or more, found {sweep.seeds}")
     if sweep.models and (others := sweep.axes.keys() - {MODELS, RATE}):
         raise InputError(f"{min(others)}: expected one value; the networks of a sweep may differ in the rate alone")
-    check_fixed(sweep)
     seen: dict[str, Config] = {}
+    used: set[str] = set()
     for config in configs(sweep):
         what = training(sweep, config, 1, "cpu")
+        used.add(what.method)
         train = replace(what.params.train, schedule=what.how.schedule)  # which is all that a trial reads
         key = repr((what.params.model, train, what.how, what.seed))
         if config == seen.get(key):
@@ -249,25 +250,25 @@ def check(sweep: Sweep) -> None:
                 f"method {what.method}{'' if sweep.models else '; --method names another'}"
             )
         seen[key] = config
+    check_fixed(sweep, used)
     found = [names.identifier(config) for config in seen.values()]
     if len(set(found)) < len(found):
         raise InputError(f"values that differ by more than punctuation are needed to name trials apart: {found}")
 
 
-def check_fixed(sweep: Sweep) -> None:
+def check_fixed(sweep: Sweep, used: Collection[str]) -> None:
     """Raise InputError where a value that is set for all trials reaches none: another replaces it, or no method has it.
 
-    Values that vary show this by two points that train the same.
+    used: names of the methods that trials have. Values that vary show this by two points that train the same.
     """
-    used = methods_of(sweep)
-    chosen = {RATE} if sweep.models else {leaf for name, one in sweep.fixed.items() for leaf in leaves(name, one)}
-    chosen |= {leaf for name, values in sweep.axes.items() for one in values for leaf in leaves(name, one)}
-    for leaf in (leaf for name, one in sweep.fixed.items() for leaf in leaves(name, one)):
-        kind, _, rest = leaf.partition(".")
-        method, _, own = rest.partition(".")
+    fixed = [leaf for name, value in sweep.fixed.items() for leaf in leaves(name, value)]
+    varied = (leaf for name, values in sweep.axes.items() for value in values for leaf in leaves(name, value))
+    common = bool(sweep.models) or RATE in {*fixed, *varied}
+    for leaf in fixed:
+        kind, method, own = [*leaf.split(".", 2), "", ""][:3]
         if kind == "methods" and method not in used:
             raise InputError(f"{leaf}: no trial has the method {method!r}, expected one of {', '.join(sorted(used))}")
-        if kind == "methods" and f"train.{own}" == RATE in chosen:
+        if kind == "methods" and common and f"train.{own}" == RATE:
             raise InputError(
                 f"{leaf}: this sweep sets the learning rate of all methods by {RATE}; expected one of them"
             )

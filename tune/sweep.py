@@ -200,7 +200,7 @@ def prepare(kept: "Storage", about: dict[str, Any], args: argparse.Namespace) ->
             raise InputError(f"{held}: --resume continues it, --restart discards it")
         if not args.resume:
             raise InputError(f"{held} of another kind ({differ[0]}): --restart discards it")
-        print(f"{held} of another kind ({'; '.join(differ[:1])}), which is discarded", file=sys.stderr)
+        print(f"{held} of another kind ({differ[0]}), which is discarded", file=sys.stderr)
     storage.begin(kept, about)
     return False
 

@@ -127,7 +127,7 @@ def _train(config: Config, sweep: Sweep, place: Place, kept: Storage, data: Data
     session = sessions.begin(what.params, what.how, what.seed, own)
     places = resume(session, storage.checkpoints(kept, name))
     if places:
-        report(session, places, kept=1)  # Tune may know less: a driver is killed between a checkpoint and its note
+        report(session, places, kept=True)  # Tune may know less: a driver is killed between a checkpoint and its note
     before = Clock.now()
     for record in sessions.advance(session, what.params, what.how, what.seed, own, validation):
         if record.complete:
@@ -227,12 +227,12 @@ def brief(history: Sequence[Mapping[str, float]], place: Mapping[str, Any]) -> d
     return {name: whole[name] for name in TOLD} | {BEST: best, "row": json.dumps(whole), "diverged": 0, "reason": ""}
 
 
-def report(session: Session, places: list[dict[str, Any]], **more: int) -> None:
-    """Report the last epoch together with a checkpoint of the whole session; kept=1: it was trained before."""
+def report(session: Session, places: list[dict[str, Any]], kept: bool = False) -> None:
+    """Report the last epoch together with a checkpoint of the whole session; kept: it was trained before."""
     with tempfile.TemporaryDirectory() as folder:
         sessions.save(session, Path(folder) / STATE)
         (Path(folder) / PLACES).write_text(json.dumps(places))
-        told = brief(session.history, places[-1]) | more
+        told = brief(session.history, places[-1]) | ({"kept": 1} if kept else {})
         tune.report(told, checkpoint=tune.Checkpoint.from_directory(folder))
 
 

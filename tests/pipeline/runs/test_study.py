@@ -146,6 +146,19 @@ def test_numbers_of_faces_tell_other_faces_where_no_predictions_are_stored(write
         study.check_alike(old)
 
 
+def test_what_blocks_know_stands_in_the_shortest_digits_of_its_32_bits_and_accuracies_in_all(
+    write_run: WriteRun, tmp_path: Path
+) -> None:
+    path = write_run("bp", 0, [1 / 3, 0.5]) / "history.csv"
+    exact = float(np.float32(0.1))
+    pd.read_csv(path).assign(**{"block/block1/cka_label": exact}).to_csv(path, index=False)
+    study.collect(tmp_path / "main.csv", outcomes(tmp_path))
+    (one,) = study.read(tmp_path / "main.csv")
+    assert one.history["block/block1/cka_label"].tolist() == [0.1, 0.1]
+    assert np.float32(0.1) == np.float32(exact) and exact != 0.1
+    assert one.history["val/accuracy"].tolist() == [1 / 3, 0.5]
+
+
 def test_seeds_of_a_method_with_other_parameters_of_its_own_do_not_enter_a_table(
     write_run: WriteRun, tmp_path: Path
 ) -> None:
